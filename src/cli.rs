@@ -1,0 +1,278 @@
+//! The command line: texts become a [`Config`] or another command.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{Config, Invalid, Programs};
+use crate::policy::restart::Intensity;
+
+const ABOUT: &str = "A supervisor that can tell frozen from alive.";
+
+const LONG_ABOUT: &str = "\
+A supervisor that can tell frozen from alive.
+
+Without a command, osps runs a watchdog in the foreground, with a primary server and its secondary
+servers. Each server beats: its main loop counts in shared memory. A server that died is replaced
+at once; one that is alive but silent for the hang timeout is killed, and then replaced.
+Clients keep their port meanwhile: the watchdog holds the listening sockets.";
+
+const EXAMPLES: &str = "\
+Examples:
+  osps --hang-timeout 4s                  the built-in pair on ports 2222 and 2223
+  osps status                             who runs, and when each last beat
+  kill -STOP PID                          freeze a server and watch it being replaced
+  osps run --hang-timeout 4s -- ./robot   supervise a program of your own that beats
+  osps stop                               stop everything in order; returns when all is gone
+
+Durations are written with a unit: 4s, 500ms, 1m30s.
+
+Exit codes: 0 clean, 1 failure, 2 usage, 3 gave up (--max-restarts).
+`osps status`: 0 all up, 1 degraded, 3 not running, 4 cannot tell.
+The log goes to standard error (RUST_LOG=debug shows more), the status line to standard output.";
+
+/// The whole command line.
+#[derive(Debug, Parser)]
+#[command(name = "osps", version, about = ABOUT, long_about = LONG_ABOUT, after_help = EXAMPLES)]
+pub struct Cli {
+    /// Which instance.
+    #[command(flatten)]
+    pub instance: Instance,
+    /// Options of the watchdog.
+    #[command(flatten)]
+    pub watch: Watch,
+    /// Options of the built-in pair.
+    #[command(flatten)]
+    pub pair: Pair,
+    /// Something else than running the pair.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// Which instance is meant.
+#[derive(Args, Clone, Debug)]
+pub struct Instance {
+    /// Name of the instance; several run side by side under different names
+    #[arg(long, global = true, default_value = "default", value_name = "NAME")]
+    pub name: String,
+    /// Run directory, itself on a tmpfs; created if absent
+    /// [default: $RUNTIME_DIRECTORY/NAME, else /dev/shm/osps-UID/NAME]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub run_dir: Option<PathBuf>,
+}
+
+/// Options of the watchdog.
+#[derive(Args, Clone, Debug, Default)]
+pub struct Watch {
+    /// A server silent for so long is frozen [default: 4s]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub hang_timeout: Option<Duration>,
+    /// Look at every server and print the status line at least this often [default: 2s]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub check_interval: Option<Duration>,
+    /// Servers beat at least this often [default: an eighth of the hang timeout, 10ms to 500ms]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub beat_interval: Option<Duration>,
+    /// A new server has so long for its first beat [default: 10s]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub start_timeout: Option<Duration>,
+    /// A server has so long to leave when told to stop; then TERM, then KILL [default: 5s]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub stop_timeout: Option<Duration>,
+    /// Servers outlive a dead or frozen watchdog for so long [default: 30s]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub orphan_timeout: Option<Duration>,
+    /// Give up (exit 3) when a server is restarted more often than N times within PERIOD, as in
+    /// 10/1m [default: never]
+    #[arg(long, value_name = "N/PERIOD", value_parser = intensity)]
+    pub max_restarts: Option<Intensity>,
+}
+
+/// Options of the built-in pair.
+#[derive(Args, Clone, Debug, Default)]
+pub struct Pair {
+    /// Number of secondary servers, at most 32 [default: 1]
+    #[arg(long, value_name = "N")]
+    pub workers: Option<usize>,
+    /// Address of the primary; secondaries take the ports after it. Port 0 picks free ones, shown
+    /// by `osps status` [default: 127.0.0.1:2222]
+    #[arg(long, value_name = "ADDRESS")]
+    pub listen: Option<SocketAddr>,
+    /// Size of the shared data area [default: 1MiB]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub data_size: Option<u64>,
+    /// Size of one cell of the table in it: key (at most 64 bytes), value and 24 bytes
+    /// [default: 256]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub cell_size: Option<u64>,
+    /// Answer DEBUG SLEEP|SPIN|BLOCK|ABORT, to make faults by hand
+    #[arg(long)]
+    pub allow_debug: bool,
+}
+
+/// Commands beside running the pair.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Supervise one program of your own
+    ///
+    /// It finds OSPS_RUN_DIR, OSPS_SLOT and OSPS_GENERATION in its environment and beats from its
+    /// main loop: in Rust with osps::Heart, in other languages by two stores into the mapped
+    /// segment (docs/examples). A program that does not beat within the start timeout is
+    /// restarted.
+    Run(Run),
+    /// Show who runs, and when each server last beat
+    Status {
+        /// For tools: one JSON object (schema 1)
+        #[arg(long)]
+        json: bool,
+    },
+    /// Stop everything in order; returns when all is gone
+    Stop,
+}
+
+/// Options of `osps run`.
+#[derive(Args, Debug)]
+pub struct Run {
+    /// Options of the watchdog.
+    #[command(flatten)]
+    pub watch: Watch,
+    /// Hold a listening socket for the program: it inherits it as descriptor 3 (LISTEN_FDS)
+    #[arg(long, value_name = "ADDRESS")]
+    pub listen: Option<SocketAddr>,
+    /// The program and its arguments
+    #[arg(required = true, last = true, value_name = "COMMAND")]
+    pub command: Vec<String>,
+}
+
+impl Cli {
+    /// What the operator wants to run, if the command is to run something.
+    pub fn config(&self) -> Result<Config, Invalid> {
+        let (watch, programs) = match &self.command {
+            Some(Command::Run(run)) => {
+                (&run.watch, Programs::Own { command: run.command.clone(), listen: run.listen })
+            }
+            _ => (
+                &self.watch,
+                Programs::Pair {
+                    workers: self.pair.workers.unwrap_or(1),
+                    listen: self
+                        .pair
+                        .listen
+                        .unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 2222))),
+                },
+            ),
+        };
+        let seconds =
+            |time: Option<Duration>, default| time.unwrap_or_else(|| Duration::from_secs(default));
+        let config = Config {
+            name: self.instance.name.clone(),
+            run_dir: self.instance.run_dir.clone(),
+            hang_timeout: seconds(watch.hang_timeout, 4),
+            check_interval: seconds(watch.check_interval, 2),
+            beat_interval: watch.beat_interval,
+            start_timeout: seconds(watch.start_timeout, 10),
+            stop_timeout: seconds(watch.stop_timeout, 5),
+            orphan_timeout: seconds(watch.orphan_timeout, 30),
+            data_size: self.pair.data_size.unwrap_or(1 << 20),
+            cell_size: self.pair.cell_size.unwrap_or(256),
+            intensity: watch.max_restarts,
+            allow_debug: self.pair.allow_debug,
+            programs,
+        };
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// An option of the watchdog that was given in front of a command that has no use for it
+    /// there: ignoring it silently would mislead.
+    pub fn misplaced(&self) -> Option<&'static str> {
+        self.command.as_ref()?;
+        let (watch, pair) = (&self.watch, &self.pair);
+        [
+            ("--hang-timeout", watch.hang_timeout.is_some()),
+            ("--check-interval", watch.check_interval.is_some()),
+            ("--beat-interval", watch.beat_interval.is_some()),
+            ("--start-timeout", watch.start_timeout.is_some()),
+            ("--stop-timeout", watch.stop_timeout.is_some()),
+            ("--orphan-timeout", watch.orphan_timeout.is_some()),
+            ("--max-restarts", watch.max_restarts.is_some()),
+            ("--workers", pair.workers.is_some()),
+            ("--listen", pair.listen.is_some()),
+            ("--data-size", pair.data_size.is_some()),
+            ("--cell-size", pair.cell_size.is_some()),
+            ("--allow-debug", pair.allow_debug),
+        ]
+        .into_iter()
+        .find_map(|(option, given)| given.then_some(option))
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    if text.parse::<f64>().is_ok() {
+        return Err(format!("a unit is missing: did you mean `{text}s` or `{text}ms`?"));
+    }
+    humantime::parse_duration(text).map_err(|error| format!("{error}; write it like 4s or 500ms"))
+}
+
+fn intensity(text: &str) -> Result<Intensity, String> {
+    let hint = "write it like 10/1m: at most 10 restarts within a minute";
+    let (restarts, period) = text.split_once('/').ok_or(hint)?;
+    let restarts = restarts.parse().map_err(|_| hint.to_owned())?;
+    let period = duration(period).map_err(|error| format!("{error}; {hint}"))?;
+    Ok(Intensity { restarts, period })
+}
+
+fn size(text: &str) -> Result<u64, String> {
+    let hint = "write it like 64KiB, 1MiB or a number of bytes";
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = number.parse().map_err(|_| hint.to_owned())?;
+    let factor: u64 = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "k" | "kb" | "kib" => 1 << 10,
+        "m" | "mb" | "mib" => 1 << 20,
+        "g" | "gb" | "gib" => 1 << 30,
+        _ => return Err(hint.to_owned()),
+    };
+    number.checked_mul(factor).ok_or_else(|| hint.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn durations_need_a_unit() {
+        assert_eq!(duration("4s"), Ok(Duration::from_secs(4)));
+        assert_eq!(duration("1m30s"), Ok(Duration::from_secs(90)));
+        for (text, hint) in [("4", "`4s` or `4ms`"), ("0.5", "unit"), ("4x", "500ms"), ("", "4s")] {
+            let error = duration(text).expect_err(text);
+            assert!(error.contains(hint), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn sizes_and_intensities() {
+        for (text, bytes) in
+            [("256", 256), ("1MiB", 1 << 20), ("64k", 64 << 10), ("2 GiB", 2 << 30)]
+        {
+            assert_eq!(size(text), Ok(bytes));
+        }
+        for text in ["", "MiB", "1TiB", "-1", "99999999999999999999"] {
+            assert!(size(text).is_err(), "{text}");
+        }
+        let minute = Duration::from_secs(60);
+        assert_eq!(intensity("10/1m"), Ok(Intensity { restarts: 10, period: minute }));
+        for text in ["10", "10/", "/1m", "x/1m", "10/60", "-1/1m"] {
+            assert!(intensity(text).is_err(), "{text}");
+        }
+    }
+}

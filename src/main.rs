@@ -1,0 +1,71 @@
+//! The `osps` program: parse, start the log, run a role, exit.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, error::ErrorKind};
+use env_logger::{Builder, Env, Target};
+
+use osps::cli::{Cli, Command};
+use osps::role::rundir::Place;
+use osps::role::{self, Error};
+use osps::sys::output;
+
+fn main() -> ExitCode {
+    let args: Vec<_> = std::env::args_os().collect();
+    // A server's way in does not pay for the command line's parser.
+    let code = if args.get(1).is_some_and(|arg| arg == "__exec") {
+        start_log();
+        let args: Vec<_> = args[2..].iter().map(|arg| arg.to_string_lossy().into_owned()).collect();
+        finish(role::exec::main(&args))
+    } else {
+        let cli = Cli::parse_from(args);
+        start_log();
+        run(&cli)
+    };
+    output::stdout().flush_bounded();
+    output::stderr().flush_bounded();
+    code
+}
+
+fn run(cli: &Cli) -> ExitCode {
+    if let Some(option) = cli.misplaced() {
+        let text = format!("{option} stands in front of a command that has no use for it there");
+        let _ = Cli::command().error(ErrorKind::ArgumentConflict, text).print();
+        return ExitCode::from(USAGE);
+    }
+    let place = Place::of(&cli.instance.name, cli.instance.run_dir.as_deref());
+    finish(match &cli.command {
+        Some(Command::Status { json }) => role::status::main(&place, *json),
+        Some(Command::Stop) => role::stop::main(&place),
+        None | Some(Command::Run(_)) => {
+            cli.config().map_err(Error::from).and_then(|config| role::watchdog::main(&config))
+        }
+    })
+}
+
+/// Exit code of a wish that cannot work, the same as clap's.
+const USAGE: u8 = 2;
+
+fn finish(result: Result<ExitCode, Error>) -> ExitCode {
+    result.unwrap_or_else(|error| {
+        log::error!("{error}");
+        match error {
+            Error::Invalid(_) => ExitCode::from(USAGE),
+            _ => ExitCode::FAILURE,
+        }
+    })
+}
+
+/// The log goes to standard error, through a queue that never blocks: `info` unless `RUST_LOG`
+/// says otherwise.
+fn start_log() {
+    let target = Target::Pipe(Box::new(output::stderr().clone()));
+    Builder::from_env(Env::default().default_filter_or("info"))
+        .format(|buffer, record| {
+            let time = buffer.timestamp_millis();
+            writeln!(buffer, "{time} {:<5} {}", record.level(), record.args())
+        })
+        .target(target)
+        .init();
+}

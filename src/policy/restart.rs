@@ -1,0 +1,165 @@
+//! May it run again, and when? Answers from a tally of recent deaths; owns no timer.
+//!
+//! A server that was up for a second restarts at once: whatever it was, it is not a loop that
+//! eats the machine. One that dies young gets three free tries, then waits longer each time.
+//! After s6's death tally and Erlang's intensity and period.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::time::Monotonic;
+
+/// Up this long, it restarts at once. Shorter, and a crash loop takes a whole processor; longer,
+/// and an honest crash costs its clients time.
+pub const UP_LONG_ENOUGH: Duration = Duration::from_secs(1);
+/// Free restarts within [`FREE_PERIOD`], however young the server died.
+pub const FREE: usize = 3;
+/// See [`FREE`].
+pub const FREE_PERIOD: Duration = Duration::from_secs(10);
+/// First delay; each further one is twice as long.
+pub const DELAY_MIN: Duration = Duration::from_millis(100);
+/// Longest delay: an operator who mends the cause waits half a minute at most.
+pub const DELAY_MAX: Duration = Duration::from_secs(30);
+/// Up this long, all is forgiven.
+pub const HEALTHY: Duration = Duration::from_secs(60);
+/// Largest number of restarts that an intensity may name; bounds the tally.
+pub const INTENSITY_MAX: u32 = 1000;
+
+/// Give up when more than `restarts` happen within `period` (`--max-restarts 10/1m`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Intensity {
+    /// Restarts that are still fine.
+    pub restarts: u32,
+    /// Within this time.
+    pub period: Duration,
+}
+
+/// What follows a death.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Start again, not before this moment.
+    Again(Monotonic),
+    /// More restarts than the operator allows.
+    GiveUp,
+}
+
+/// Recent deaths of one slot.
+#[derive(Clone, Debug)]
+pub struct Tally {
+    intensity: Option<Intensity>,
+    deaths: VecDeque<Monotonic>,
+    doublings: u32,
+}
+
+impl Tally {
+    /// A slot with no deaths yet.
+    pub fn new(intensity: Option<Intensity>) -> Tally {
+        Tally { intensity, deaths: VecDeque::new(), doublings: 0 }
+    }
+
+    /// Counts a death at `now` of a process that had been up for `up` (zero if it never beat).
+    pub fn died(&mut self, now: Monotonic, up: Duration) -> Decision {
+        self.deaths.push_back(now);
+        let kept = self.intensity.map_or(0, |intensity| intensity.restarts.min(INTENSITY_MAX));
+        while self.deaths.len() > (kept as usize).max(FREE) + 1 {
+            self.deaths.pop_front();
+        }
+        if let Some(intensity) = self.intensity
+            && self.within(now, intensity.period) > intensity.restarts as usize
+        {
+            return Decision::GiveUp;
+        }
+        if up >= HEALTHY {
+            self.doublings = 0;
+        }
+        let free = self.doublings == 0 && self.within(now, FREE_PERIOD) <= FREE;
+        if up >= UP_LONG_ENOUGH || free {
+            return Decision::Again(now);
+        }
+        let delay = DELAY_MIN.saturating_mul(1 << self.doublings.min(16)).min(DELAY_MAX);
+        self.doublings = self.doublings.saturating_add(1);
+        Decision::Again(now + delay)
+    }
+
+    fn within(&self, now: Monotonic, period: Duration) -> usize {
+        self.deaths.iter().filter(|death| now.since(**death) < period).count()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(ms: u64) -> Monotonic {
+        Monotonic(ms * 1_000_000)
+    }
+
+    /// Dies `lives` times, each life `up` ms long, and returns the delays in ms.
+    fn delays(tally: &mut Tally, lives: usize, up: u64) -> Vec<u64> {
+        let mut now = at(1000);
+        (0..lives)
+            .map(|_| {
+                now = now + Duration::from_millis(up);
+                let Decision::Again(next) = tally.died(now, Duration::from_millis(up)) else {
+                    return u64::MAX;
+                };
+                let delay = next.since(now);
+                now = next;
+                u64::try_from(delay.as_millis()).expect("short")
+            })
+            .collect()
+    }
+
+    #[test]
+    fn three_free_restarts_then_doubling_to_half_a_minute() {
+        let mut tally = Tally::new(None);
+        assert_eq!(
+            delays(&mut tally, 14, 5),
+            [0, 0, 0, 100, 200, 400, 800, 1600, 3200, 6400, 12_800, 25_600, 30_000, 30_000]
+        );
+    }
+
+    #[test]
+    fn a_second_up_restarts_at_once_however_often() {
+        assert_eq!(delays(&mut Tally::new(None), 50, 1000), [0; 50]);
+    }
+
+    #[test]
+    fn only_a_healthy_minute_forgives() {
+        let mut tally = Tally::new(None);
+        delays(&mut tally, 6, 5);
+        assert_eq!(tally.died(at(100_000), Duration::from_millis(5)), Decision::Again(at(100_800)));
+        assert_eq!(tally.died(at(200_000), HEALTHY), Decision::Again(at(200_000)));
+        assert_eq!(tally.died(at(200_005), Duration::from_millis(5)), Decision::Again(at(200_005)));
+    }
+
+    #[test]
+    fn free_restarts_come_back_after_ten_seconds() {
+        let mut tally = Tally::new(None);
+        for i in 0..20 {
+            let now = at(i * 4000);
+            assert_eq!(tally.died(now, Duration::ZERO), Decision::Again(now), "death {i}");
+        }
+    }
+
+    #[test]
+    fn intensity_gives_up_at_the_restart_too_many() {
+        let intensity = Intensity { restarts: 2, period: Duration::from_secs(60) };
+        let mut tally = Tally::new(Some(intensity));
+        let up = Duration::from_secs(5);
+        assert_eq!(tally.died(at(0), up), Decision::Again(at(0)));
+        assert_eq!(tally.died(at(30_000), up), Decision::Again(at(30_000)));
+        assert_eq!(tally.died(at(60_000), up), Decision::Again(at(60_000)), "the first is old");
+        assert_eq!(tally.died(at(60_001), up), Decision::GiveUp);
+        let mut none = Tally::new(Some(Intensity { restarts: 0, ..intensity }));
+        assert_eq!(none.died(at(0), up), Decision::GiveUp);
+    }
+
+    #[test]
+    fn memory_stays_bounded() {
+        let mut tally =
+            Tally::new(Some(Intensity { restarts: u32::MAX, period: Duration::from_secs(1) }));
+        delays(&mut tally, 5000, 1000);
+        assert!(tally.deaths.len() <= INTENSITY_MAX as usize + 1);
+    }
+}

@@ -1,0 +1,519 @@
+//! Is this heart alive? The rule of docs/verdicts.md, and what kind of freeze it is.
+//!
+//! A beat happened iff the *count* moved; the stamp only says when, and only within a window that
+//! the watchdog knows itself. Silence counts only over time in which the watchdog was on time: a
+//! late turn grants the full limit again, a few times. So neither a scribbled stamp nor a paused
+//! host convicts an innocent, and neither saves a frozen server for ever.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::time::Monotonic;
+
+/// Late turns that one silence may be forgiven for. More would let a host that is always late
+/// hide a freeze for ever; fewer would convict during a bumpy resume from suspend.
+pub const GRANTS_MAX: u8 = 5;
+
+/// Further limits that a starved server gets. The host is overloaded then: killing would add work.
+pub const STARVED_MAX: u8 = 2;
+
+/// The allowance for scheduling: an eighth of the limit, within 50..500 ms. Smaller, and ordinary
+/// jitter counts as a late watchdog; larger, and a pause as long as the limit goes unnoticed.
+pub fn slack(limit: Duration) -> Duration {
+    (limit / 8).clamp(Duration::from_millis(50), Duration::from_millis(500))
+}
+
+/// From here on a silent server is `late`: 60 % of the limit, early enough that evidence taken
+/// now and at the deadline spans a telling time.
+fn late_after(limit: Duration) -> Duration {
+    limit * 3 / 5
+}
+
+/// What was read from a heart: an allegation of the server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Observation {
+    /// Beats so far.
+    pub count: u64,
+    /// When the last one was, as the server says.
+    pub stamp: Monotonic,
+}
+
+/// One turn of the watchdog's loop, as far as verdicts care.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Turn {
+    /// The moment of this turn.
+    pub now: Monotonic,
+    /// The moment of the turn before.
+    pub previous: Monotonic,
+    /// How much later than planned this turn came.
+    pub lateness: Duration,
+}
+
+/// What one observation means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reading {
+    /// The server beat since the last look; `first` of its life?
+    Beat {
+        /// The first beat since it was spawned.
+        first: bool,
+    },
+    /// Silent, and that is still fine.
+    Quiet,
+    /// Silent for 60 % of the limit, told once: take a baseline.
+    Late,
+    /// Silent for the limit: take evidence, read once more, then decide.
+    Overdue,
+}
+
+/// Limits of one heart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Silence that convicts.
+    pub hang: Duration,
+    /// Time to the first beat.
+    pub start: Duration,
+}
+
+/// The history of one heart, from one spawn to the death of that process.
+#[derive(Clone, Debug)]
+pub struct Pulse {
+    limits: Limits,
+    count: u64,
+    beaten: bool,
+    last_beat: Monotonic,
+    counted_from: Monotonic,
+    late: bool,
+    grants: u8,
+    starved: u8,
+}
+
+impl Pulse {
+    /// A process spawned at `now`, when its heart's count stood at `count`.
+    pub fn new(limits: Limits, now: Monotonic, count: u64) -> Pulse {
+        Pulse {
+            limits,
+            count,
+            beaten: false,
+            last_beat: now,
+            counted_from: now,
+            late: false,
+            grants: 0,
+            starved: 0,
+        }
+    }
+
+    /// Judges one observation. Call it once a turn.
+    pub fn observe(&mut self, turn: &Turn, seen: Observation) -> Reading {
+        let slack = slack(self.limit());
+        if seen.count != self.count {
+            let first = !self.beaten;
+            let trusted = seen.stamp > turn.previous - slack && seen.stamp <= turn.now;
+            let at = if trusted { seen.stamp } else { turn.now };
+            *self = Pulse {
+                count: seen.count,
+                beaten: true,
+                last_beat: at.max(self.last_beat),
+                ..Pulse::new(self.limits, at.max(self.last_beat), seen.count)
+            };
+            return Reading::Beat { first };
+        }
+        if turn.lateness > slack && self.grants < GRANTS_MAX {
+            self.grants += 1;
+            self.grant(turn.now);
+            return Reading::Quiet;
+        }
+        let counted = turn.now.since(self.counted_from);
+        if counted >= self.limit() {
+            Reading::Overdue
+        } else if counted >= late_after(self.limit()) && !self.late {
+            self.late = true;
+            Reading::Late
+        } else {
+            Reading::Quiet
+        }
+    }
+
+    /// Counts silence from `now` on: one full limit again.
+    pub fn grant(&mut self, now: Monotonic) {
+        self.counted_from = now;
+        self.late = false;
+    }
+
+    /// Another limit for a starved server, while there is one left.
+    pub fn grant_starved(&mut self, now: Monotonic) -> bool {
+        let left = self.starved < STARVED_MAX;
+        if left {
+            self.starved += 1;
+            self.grant(now);
+        }
+        left
+    }
+
+    /// When this heart wants to be looked at next, if it stays silent.
+    pub fn deadline(&self) -> Monotonic {
+        let limit = self.limit();
+        self.counted_from + if self.late { limit } else { late_after(limit) }
+    }
+
+    /// The limit in force: until the first beat it is the start timeout.
+    pub fn limit(&self) -> Duration {
+        if self.beaten { self.limits.hang } else { self.limits.start }
+    }
+
+    /// Whether it ever beat.
+    pub fn has_beaten(&self) -> bool {
+        self.beaten
+    }
+
+    /// The last beat, or the spawn.
+    pub fn last_beat(&self) -> Monotonic {
+        self.last_beat
+    }
+}
+
+/// What kind of silence it is, from `/proc`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// SIGSTOP or a terminal stop.
+    Stopped,
+    /// A debugger holds it: somebody's intention.
+    Traced,
+    /// Its control group is frozen: somebody's intention.
+    CgroupFrozen,
+    /// Ready to run, but the host gives it no processor.
+    Starved,
+    /// Running without turning its main loop.
+    Spinning,
+    /// Asleep somewhere: a lock, a pipe, a socket.
+    Blocked,
+    /// In an uninterruptible wait: a kill may not work.
+    Unkillable,
+    /// `/proc` would not tell.
+    Unknown,
+}
+
+impl Class {
+    /// Every class with its number in the segment and its word.
+    pub const ALL: [(Class, u64, &'static str); 8] = [
+        (Class::Stopped, 1, "stopped"),
+        (Class::Traced, 2, "traced"),
+        (Class::CgroupFrozen, 3, "cgroup-frozen"),
+        (Class::Starved, 4, "starved"),
+        (Class::Spinning, 5, "spinning"),
+        (Class::Blocked, 6, "blocked"),
+        (Class::Unkillable, 7, "unkillable"),
+        (Class::Unknown, 8, "unknown"),
+    ];
+
+    /// Its number in the segment.
+    pub fn code(self) -> u64 {
+        Class::ALL.iter().find(|(class, ..)| *class == self).map_or(0, |(_, code, _)| *code)
+    }
+
+    /// The class with this number.
+    pub fn from_code(code: u64) -> Option<Class> {
+        Class::ALL.iter().find(|(_, known, _)| *known == code).map(|(class, ..)| *class)
+    }
+
+    /// Somebody wants it silent: hold, warn, do not kill.
+    pub fn is_intention(self) -> bool {
+        matches!(self, Class::Traced | Class::CgroupFrozen)
+    }
+}
+
+impl fmt::Display for Class {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let word = Class::ALL.iter().find(|(class, ..)| class == self).map_or("", |(.., w)| w);
+        f.write_str(word)
+    }
+}
+
+/// What the kernel calls the state of a thread, reduced to what matters here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RunState {
+    /// `R`: running or ready.
+    Running,
+    /// `S`, `I`: asleep, interruptibly.
+    Sleeping,
+    /// `D`: asleep, uninterruptibly.
+    Uninterruptible,
+    /// `T`: stopped by a signal.
+    Stopped,
+    /// `t`: stopped by a tracer.
+    Traced,
+    /// `Z`, `X`: this thread is gone (a leader may go before its threads).
+    Gone,
+}
+
+/// One thread at one moment. Times are totals since it started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Thread {
+    /// Thread id.
+    pub tid: u32,
+    /// Its state.
+    pub state: RunState,
+    /// Time on a processor.
+    pub cpu: Duration,
+    /// Time spent ready, waiting for a processor.
+    pub run_delay: Duration,
+}
+
+/// What `/proc` says of a server at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Evidence {
+    /// When it was taken.
+    pub at: Monotonic,
+    /// A tracer is attached.
+    pub traced: bool,
+    /// Its control group is frozen.
+    pub cgroup_frozen: bool,
+    /// Its threads, a bounded number, the leader first.
+    pub threads: Vec<Thread>,
+    /// Kernel function that the leader sleeps in; empty if unknown or none.
+    pub wait_channel: String,
+}
+
+/// Classifies a silence from two looks at it, `before` at 60 % of the limit and `after` at the
+/// deadline. Without a `before` nothing is known about times.
+pub fn classify(before: Option<&Evidence>, after: Option<&Evidence>) -> Class {
+    let Some(after) = after else { return Class::Unknown };
+    let any = |state| after.threads.iter().any(|thread| thread.state == state);
+    if after.traced || any(RunState::Traced) {
+        return Class::Traced;
+    }
+    if after.cgroup_frozen {
+        return Class::CgroupFrozen;
+    }
+    if any(RunState::Stopped) {
+        return Class::Stopped;
+    }
+    if any(RunState::Uninterruptible) && !any(RunState::Running) {
+        return Class::Unkillable;
+    }
+    if !any(RunState::Running) && cpu_share(before, after) < 0.5 {
+        return Class::Blocked;
+    }
+    // Ready to run: did it get to run? A tenth of a processor is plenty for one turn of a loop.
+    if cpu_share(before, after) < 0.1 && delay_share(before, after) > 0.5 {
+        return Class::Starved;
+    }
+    Class::Spinning
+}
+
+/// Largest share of the time between two looks that one thread spent on a processor.
+fn cpu_share(before: Option<&Evidence>, after: &Evidence) -> f64 {
+    share(before, after, |thread| thread.cpu)
+}
+
+/// Largest share that one thread spent waiting for a processor.
+fn delay_share(before: Option<&Evidence>, after: &Evidence) -> f64 {
+    share(before, after, |thread| thread.run_delay)
+}
+
+fn share(before: Option<&Evidence>, after: &Evidence, of: fn(&Thread) -> Duration) -> f64 {
+    let Some(before) = before else { return 0.0 };
+    let span = after.at.since(before.at).as_secs_f64();
+    let grown = after.threads.iter().filter_map(|now| {
+        let then = before.threads.iter().find(|then| then.tid == now.tid)?;
+        Some(of(now).saturating_sub(of(then)).as_secs_f64())
+    });
+    if span > 0.0 { grown.fold(0.0, f64::max) / span } else { 0.0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits { hang: Duration::from_secs(4), start: Duration::from_secs(10) };
+
+    fn at(ms: u64) -> Monotonic {
+        Monotonic(ms * 1_000_000)
+    }
+
+    fn turn(previous: u64, now: u64) -> Turn {
+        Turn { now: at(now), previous: at(previous), lateness: Duration::ZERO }
+    }
+
+    fn seen(count: u64, stamp: u64) -> Observation {
+        Observation { count, stamp: at(stamp) }
+    }
+
+    /// A pulse whose first beat was at 1000 ms.
+    fn beating() -> Pulse {
+        let mut pulse = Pulse::new(LIMITS, at(0), 7);
+        assert_eq!(pulse.observe(&turn(0, 1000), seen(8, 1000)), Reading::Beat { first: true });
+        pulse
+    }
+
+    #[test]
+    fn slack_is_an_eighth_within_bounds() {
+        for (limit, expected) in [(100, 50), (400, 50), (800, 100), (4000, 500), (60_000, 500)] {
+            assert_eq!(slack(Duration::from_millis(limit)), Duration::from_millis(expected));
+        }
+    }
+
+    #[test]
+    fn the_stamp_says_when_only_inside_its_window() {
+        // previous turn 2000, slack 500: the window is (1500, 3000].
+        for (name, stamp, expected) in [
+            ("fresh", 2900, 2900),
+            ("just now", 3000, 3000),
+            ("just inside", 1501, 1501),
+            ("stale", 1500, 3000),
+            ("another time namespace, behind", 3, 3000),
+            ("another time namespace, ahead", 9_000_000, 3000),
+            ("counter only", 0, 3000),
+        ] {
+            let mut pulse = beating();
+            let reading = pulse.observe(&turn(2000, 3000), seen(9, stamp));
+            assert_eq!(reading, Reading::Beat { first: false }, "{name}");
+            assert_eq!(pulse.last_beat(), at(expected), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_moving_stamp_without_a_count_is_silence() {
+        let mut pulse = beating();
+        assert_eq!(pulse.observe(&turn(4900, 5000), seen(8, 4990)), Reading::Overdue);
+    }
+
+    #[test]
+    fn a_counter_that_wraps_or_runs_backwards_still_beats() {
+        let mut pulse = beating();
+        for (i, count) in [u64::MAX, 0, 8, 3].into_iter().enumerate() {
+            let now = 2000 + i as u64 * 100;
+            let reading = pulse.observe(&turn(now - 100, now), seen(count, now));
+            assert_eq!(reading, Reading::Beat { first: false });
+        }
+    }
+
+    #[test]
+    fn silence_is_late_once_then_overdue_at_the_limit_exactly() {
+        let mut pulse = beating();
+        for (now, expected) in [
+            (3399, Reading::Quiet),
+            (3400, Reading::Late),
+            (3401, Reading::Quiet),
+            (4999, Reading::Quiet),
+            (5000, Reading::Overdue),
+            (5001, Reading::Overdue),
+        ] {
+            assert_eq!(pulse.observe(&turn(now - 1, now), seen(8, 1000)), expected, "at {now}");
+        }
+    }
+
+    #[test]
+    fn the_deadline_names_the_next_change() {
+        let mut pulse = beating();
+        assert_eq!(pulse.deadline(), at(3400));
+        pulse.observe(&turn(3000, 3400), seen(8, 1000));
+        assert_eq!(pulse.deadline(), at(5000));
+    }
+
+    #[test]
+    fn until_the_first_beat_the_start_timeout_applies() {
+        let mut pulse = Pulse::new(LIMITS, at(0), 7);
+        assert_eq!(pulse.observe(&turn(0, 5000), seen(7, 4000)), Reading::Quiet);
+        assert_eq!(pulse.observe(&turn(5000, 6000), seen(7, 4000)), Reading::Late);
+        assert_eq!(pulse.observe(&turn(6000, 10_000), seen(7, 4000)), Reading::Overdue);
+    }
+
+    #[test]
+    fn late_turns_grant_the_limit_again_five_times_in_one_silence() {
+        let late = |now: u64| Turn {
+            now: at(now),
+            previous: at(now - 4000),
+            lateness: Duration::from_millis(501),
+        };
+        let mut pulse = beating();
+        for i in 1..=5 {
+            assert_eq!(pulse.observe(&late(1000 + i * 4000), seen(8, 1000)), Reading::Quiet);
+        }
+        assert_eq!(pulse.observe(&late(25_000), seen(8, 1000)), Reading::Overdue);
+        assert_eq!(pulse.observe(&late(26_000), seen(9, 0)), Reading::Beat { first: false });
+        assert_eq!(
+            pulse.observe(&late(30_000), seen(9, 0)),
+            Reading::Quiet,
+            "a beat starts afresh"
+        );
+    }
+
+    #[test]
+    fn lateness_within_the_slack_grants_nothing() {
+        let mut pulse = beating();
+        let turn = Turn { lateness: Duration::from_millis(500), ..turn(1000, 5000) };
+        assert_eq!(pulse.observe(&turn, seen(8, 1000)), Reading::Overdue);
+    }
+
+    #[test]
+    fn starvation_earns_two_more_limits() {
+        let mut pulse = beating();
+        assert!(pulse.grant_starved(at(5000)));
+        assert_eq!(pulse.observe(&turn(8999, 9000), seen(8, 0)), Reading::Overdue);
+        assert!(pulse.grant_starved(at(9000)));
+        assert!(!pulse.grant_starved(at(13_000)));
+    }
+
+    fn evidence(at_ms: u64, states: &[(RunState, u64, u64)]) -> Evidence {
+        let thread = |(i, (state, cpu, delay)): (usize, &(RunState, u64, u64))| Thread {
+            tid: 100 + u32::try_from(i).expect("few threads"),
+            state: *state,
+            cpu: Duration::from_millis(*cpu),
+            run_delay: Duration::from_millis(*delay),
+        };
+        Evidence {
+            at: at(at_ms),
+            traced: false,
+            cgroup_frozen: false,
+            threads: states.iter().enumerate().map(thread).collect(),
+            wait_channel: String::new(),
+        }
+    }
+
+    #[test]
+    fn classes_from_two_looks() {
+        use RunState::{Gone, Running, Sleeping, Stopped, Traced, Uninterruptible};
+        let quiet = [(Sleeping, 10, 0), (Sleeping, 10, 0)];
+        for (name, before, after, expected) in [
+            ("stopped", &quiet[..], &[(Stopped, 10, 0), (Stopped, 10, 0)][..], Class::Stopped),
+            ("tracing stop", &quiet, &[(Traced, 10, 0)], Class::Traced),
+            ("lock wait", &quiet, &[(Sleeping, 11, 0), (Sleeping, 10, 0)], Class::Blocked),
+            ("disk", &quiet, &[(Uninterruptible, 10, 0)], Class::Unkillable),
+            ("spinning", &quiet, &[(Running, 1500, 90)], Class::Spinning),
+            (
+                "a second thread spins",
+                &quiet,
+                &[(Sleeping, 10, 0), (Running, 900, 0)],
+                Class::Spinning,
+            ),
+            ("spinning on a busy host", &quiet, &[(Running, 300, 1300)], Class::Spinning),
+            ("spins in short naps", &quiet, &[(Sleeping, 1500, 0)], Class::Spinning),
+            ("starved", &quiet, &[(Running, 12, 1400)], Class::Starved),
+            ("ready, no times known", &[], &[(Running, 12, 1400)], Class::Spinning),
+            (
+                "leader gone, threads asleep",
+                &quiet,
+                &[(Gone, 10, 0), (Sleeping, 10, 0)],
+                Class::Blocked,
+            ),
+        ] {
+            let (before, after) = (evidence(2400, before), evidence(4000, after));
+            assert_eq!(classify(Some(&before), Some(&after)), expected, "{name}");
+        }
+        assert_eq!(classify(None, None), Class::Unknown);
+        let traced = Evidence { traced: true, ..evidence(4000, &quiet) };
+        assert_eq!(classify(None, Some(&traced)), Class::Traced, "attached, not stopped");
+        let frozen = Evidence { cgroup_frozen: true, ..evidence(4000, &quiet) };
+        assert_eq!(classify(None, Some(&frozen)), Class::CgroupFrozen);
+    }
+
+    #[test]
+    fn codes_and_words_are_unique() {
+        for (class, code, word) in Class::ALL {
+            assert_eq!(Class::from_code(code), Some(class));
+            assert_eq!((class.code(), class.to_string().as_str()), (code, word));
+        }
+        assert_eq!(Class::from_code(0), None);
+        assert_eq!(Class::from_code(99), None);
+    }
+}

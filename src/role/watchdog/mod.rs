@@ -1,0 +1,464 @@
+//! The watchdog: starts everything, watches everything, replaces what is dead or frozen.
+//!
+//! One turn: wait for a descriptor or the earliest deadline; read the clock once; gather, in this
+//! order: lateness, stop requests, deaths, control requests, hearts, timers; step the policy;
+//! perform; beat. It never blocks on what it watches, and once it runs no error ends it: a failed
+//! action becomes an event.
+
+mod control;
+mod perform;
+mod report;
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use self::control::{Control, Request};
+use self::perform::Post;
+use super::Error;
+use super::role_code;
+use super::rundir::{self, Claim, Place};
+use crate::config::{Config, Programs};
+use crate::ids::{Generation, SlotId};
+use crate::policy::group::{Action, Event, Group, Outcome, Spec};
+use crate::policy::lifecycle::Patience;
+use crate::policy::verdict::{Limits, Observation};
+use crate::segment::layout::{HEARTS_DEFAULT, flag};
+use crate::segment::{Founding, Geometry, Segment, text};
+use crate::sync::Ordering;
+use crate::sys::clock::{self, SystemClock};
+use crate::sys::fifo::Fifo;
+use crate::sys::poll::{Interest, Poll};
+use crate::sys::signals::Signals;
+use crate::sys::{Failed, output, procfs, raw, socket};
+use crate::time::{Clock, Monotonic, nanos};
+
+/// The watchdog beats at least this often, whatever the check interval: servers judge it.
+const BEAT: Duration = Duration::from_secs(1);
+/// Time from TERM to KILL for a server that did not leave when asked.
+const TERM_GRACE: Duration = Duration::from_secs(1);
+
+/// Tokens of the poll set. Process `i` has `PROCESS + i`, askers have those from `CONTROL` on.
+const SIGNALS: u64 = 0;
+const PROCESS: u64 = 1;
+const CONTROL: u64 = 1000;
+
+/// Exit code of an instance that gave up.
+const GAVE_UP: u8 = 3;
+
+/// Runs an instance to its end.
+pub fn main(config: &Config) -> Result<ExitCode, Error> {
+    let signals = Signals::block()?;
+    raw::close_on_exec_from(3);
+    let mut watchdog = Watchdog::start(config, signals)?;
+    let outcome = watchdog.run();
+    watchdog.finish(outcome);
+    Ok(match outcome {
+        Outcome::Clean => ExitCode::SUCCESS,
+        Outcome::Forced => ExitCode::FAILURE,
+        Outcome::GaveUp => ExitCode::from(GAVE_UP),
+    })
+}
+
+struct Watchdog {
+    clock: SystemClock,
+    poll: Poll,
+    signals: Signals,
+    control: Control,
+    claim: Claim,
+    segment: Segment,
+    segment_file: File,
+    /// Somebody cut or swapped the segment: hearts mean nothing then.
+    damaged: bool,
+    group: Group,
+    posts: Vec<Post>,
+    /// Held open so that frames in flight outlive a server.
+    _tubes: Vec<Fifo>,
+    actions: VecDeque<Action>,
+    check_interval: Duration,
+    check_at: Monotonic,
+    checks: u64,
+    beat_at: Monotonic,
+    allow: Allow,
+}
+
+/// What a stop request may still change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Allow {
+    /// Nothing was asked yet.
+    Running,
+    /// An orderly stop is under way; another request makes it hasty.
+    Stopping,
+}
+
+/// One server before it exists.
+struct Plan {
+    name: String,
+    role: u64,
+    listener: Option<TcpListener>,
+    command: Vec<String>,
+    spec: Spec,
+}
+
+impl Watchdog {
+    /// Claims the run directory, binds the sockets, makes the segment; starts nobody yet.
+    fn start(config: &Config, signals: Signals) -> Result<Watchdog, Error> {
+        let clock = SystemClock;
+        let place = Place::of(&config.name, config.run_dir.as_deref());
+        let claim = Claim::take(&place)?;
+        let made = plans(config)
+            .and_then(|plans| Ok((Watchdog::set_up(config, &claim, &plans, clock)?, plans)));
+        match made {
+            Ok(((segment, segment_file, tubes, poll, control), plans)) => {
+                poll.add(&signals, SIGNALS, Interest::READ)?;
+                let range = segment.addresses();
+                raw::survive_bus_errors(range.start, range.end)
+                    .map_err(Failed::to("guard", "segment"))?;
+                let now = clock.now();
+                let specs: Vec<_> = plans.iter().map(|plan| plan.spec).collect();
+                let posts = plans.into_iter().map(|p| Post::new(p.name, p.listener, p.command));
+                Ok(Watchdog {
+                    clock,
+                    poll,
+                    signals,
+                    control,
+                    claim,
+                    segment,
+                    segment_file,
+                    damaged: false,
+                    group: Group::new(now, config.intensity, &specs),
+                    posts: posts.collect(),
+                    _tubes: tubes,
+                    actions: VecDeque::new(),
+                    check_interval: config.check_interval,
+                    check_at: now,
+                    checks: 0,
+                    beat_at: now + BEAT,
+                    allow: Allow::Running,
+                })
+            }
+            Err(error) => {
+                claim.remove();
+                Err(error)
+            }
+        }
+    }
+
+    #[allow(clippy::type_complexity, reason = "the parts of a watchdog, taken apart at once")]
+    fn set_up(
+        config: &Config,
+        claim: &Claim,
+        plans: &[Plan],
+        clock: SystemClock,
+    ) -> Result<(Segment, File, Vec<Fifo>, Poll, Control), Error> {
+        let dir = claim.run_dir.as_fd();
+        let path = claim.run_dir.path();
+        let file = File::from(claim.run_dir.create_file(crate::segment::mapping::FILE_NAME)?);
+        let geometry =
+            Geometry::new(plans.len(), HEARTS_DEFAULT, config.data_size, config.cell_size)
+                .ok_or_else(|| Error::Refused("these sizes make no segment".to_owned()))?;
+        let debug = if config.allow_debug { flag::ALLOW_DEBUG } else { 0 };
+        let pid = std::process::id();
+        let founding = Founding {
+            geometry,
+            flags: claim.made | debug,
+            boot_id: procfs::boot_id(),
+            name: config.name.clone(),
+            watchdog: (pid, procfs::start_time(pid).unwrap_or(0)),
+            now: clock.now(),
+            unix_ns: clock::unix_ns(),
+            hang_timeout: config.hang_timeout,
+            check_interval: config.check_interval,
+            beat_interval: config.beat_interval(),
+            start_timeout: config.start_timeout,
+            stop_timeout: config.stop_timeout,
+            orphan_timeout: config.orphan_timeout,
+        };
+        let furnish = |segment: &Segment| furnish(segment, plans, config);
+        let segment = Segment::create(&file, &founding, furnish).map_err(|source| {
+            let full = matches!(&source, crate::segment::AttachError::Io { source, .. }
+                if source.raw_os_error() == Some(libc::ENOSPC));
+            if full {
+                Error::Refused(format!(
+                    "{}: the tmpfs is full: {} bytes are needed; free some, or choose a smaller \
+                     --data-size or another --run-dir",
+                    path.display(),
+                    geometry.total_size
+                ))
+            } else {
+                Error::Segment { path: path.to_owned(), source }
+            }
+        })?;
+        drop(claim.run_dir.create_file(rundir::MEMBERS)?);
+        let mut tubes = Vec::new();
+        let secondaries = plans.iter().zip(0u8..).filter(|(p, _)| p.role == role_code::SECONDARY);
+        for (_, number) in secondaries {
+            for name in [rundir::tube_down(number), rundir::tube_up(number)] {
+                Fifo::create(dir, &name)?;
+                tubes.push(Fifo::open(dir, &name)?);
+            }
+        }
+        let poll = Poll::new()?;
+        let control = Control::open(dir, rundir::CONTROL, &poll, CONTROL)?;
+        Ok((segment, file, tubes, poll, control))
+    }
+
+    /// Turns until the end.
+    fn run(&mut self) -> Outcome {
+        let now = self.clock.now();
+        let path = self.claim.run_dir.path().display();
+        log::info!("watchdog pid={} watches over {path}", std::process::id());
+        self.event(None, perform::kind::WATCHDOG_STARTED, [0; 3]);
+        self.step(now, Event::Boot);
+        loop {
+            self.perform_all();
+            if let Some(outcome) = self.group.outcome() {
+                return outcome;
+            }
+            let deadlines = [Some(self.check_at), Some(self.beat_at), self.group.next_deadline()];
+            let planned = deadlines.into_iter().flatten().min().unwrap_or(now);
+            let ready = self.poll.wait(self.clock.now(), Some(planned)).unwrap_or_else(|failed| {
+                // Cannot happen with a valid set; without this the loop would spin on it.
+                log::error!("{failed}");
+                Vec::new()
+            });
+            let now = self.clock.now();
+            self.turn(&ready, now, planned);
+        }
+    }
+
+    fn turn(&mut self, ready: &[crate::sys::poll::Ready], now: Monotonic, planned: Monotonic) {
+        self.segment.header().watchdog_heart.beat(now);
+        if now >= self.beat_at {
+            self.beat_at = now + BEAT;
+        }
+        self.step(now, Event::Turn { planned });
+        self.perform_all();
+        while let Some(signal) = self.signals.next() {
+            self.stop_requested(now, signal);
+        }
+        self.perform_all();
+        for slot in self.group.slots() {
+            self.gather_death(slot, now);
+            self.perform_all();
+        }
+        for event in ready.iter().filter(|event| event.token >= CONTROL) {
+            if event.token == CONTROL {
+                self.control.accept(&self.poll);
+            } else if self.control.read(&self.poll, event.token) == Some(Request::Stop) {
+                if self.allow == Allow::Running {
+                    self.stop_requested(now, "osps stop");
+                }
+            }
+        }
+        self.check_segment();
+        if !self.damaged {
+            for slot in self.group.slots() {
+                let seen = self.observe(slot);
+                self.step(now, Event::Sample { slot, seen });
+            }
+        }
+        self.step(now, Event::Timers);
+        if now >= self.check_at {
+            self.check(now);
+        }
+    }
+
+    fn stop_requested(&mut self, now: Monotonic, who: &str) {
+        match self.allow {
+            Allow::Running => {
+                log::info!("{who}: stopping, secondaries first");
+                self.event(None, perform::kind::WATCHDOG_STOPPING, [0; 3]);
+                self.allow = Allow::Stopping;
+                self.step(now, Event::Stop);
+            }
+            Allow::Stopping => {
+                log::warn!("{who} again: killing what is left");
+                self.step(now, Event::Hurry);
+            }
+        }
+    }
+
+    fn check(&mut self, now: Monotonic) {
+        self.checks += 1;
+        while self.check_at <= now {
+            // A grid, so that checks do not drift; missed ones are not made up for.
+            let behind = nanos(now.since(self.check_at)) / nanos(self.check_interval).max(1);
+            let steps = u32::try_from(behind + 1).unwrap_or(u32::MAX);
+            self.check_at = self.check_at + self.check_interval.saturating_mul(steps);
+        }
+        let glances: Vec<_> = self
+            .group
+            .slots()
+            .map(|slot| report::Glance {
+                who: self.posts[slot.index()].who(),
+                state: self.group.state(slot),
+                silence: self.group.silence(slot, now),
+            })
+            .collect();
+        let line = report::status_line(self.checks, std::process::id(), &glances);
+        output::stdout().put(line.as_bytes());
+        let dropped = output::stdout().dropped() + output::stderr().dropped();
+        self.segment.header().dropped_lines.store(dropped, Ordering::Relaxed);
+        if self.damaged {
+            log::error!("the segment is damaged: no heart can be judged; restart osps");
+        }
+    }
+
+    /// Somebody may cut the segment short or put another in its place. That is not the servers'
+    /// fault: judge nobody by it.
+    fn check_segment(&mut self) {
+        let damaged = raw::bus_errors() > 0 || !self.segment.is_intact(&self.segment_file);
+        if damaged && !self.damaged {
+            log::error!("the segment was cut short or replaced by somebody: hearts are not judged");
+        }
+        self.damaged |= damaged;
+    }
+
+    fn observe(&self, slot: SlotId) -> Observation {
+        let sample = self.segment.hearts()[slot.index()].sample();
+        Observation { count: sample.count, stamp: sample.stamp }
+    }
+
+    fn step(&mut self, now: Monotonic, event: Event) {
+        self.actions.extend(self.group.step(now, event));
+    }
+
+    /// Tells the end and removes everything that osps made.
+    fn finish(self, outcome: Outcome) {
+        let left: Vec<_> = self.posts.iter().filter_map(Post::pid).collect();
+        self.control.tell(match outcome {
+            Outcome::Clean => "stopped",
+            Outcome::Forced => "stopped by force",
+            Outcome::GaveUp => "gave up",
+        });
+        if !left.is_empty() {
+            log::error!("pids {left:?} do not die; the run directory stays for the next start");
+            return;
+        }
+        drop(self.segment);
+        self.claim.remove();
+        match outcome {
+            Outcome::Clean | Outcome::Forced => log::info!("all stopped, nothing left"),
+            Outcome::GaveUp => log::error!("gave up: a server was restarted too often"),
+        }
+    }
+}
+
+/// Turns the configuration into servers, and binds their sockets.
+fn plans(config: &Config) -> Result<Vec<Plan>, Error> {
+    let limits = Limits { hang: config.hang_timeout, start: config.start_timeout };
+    let patience = |ask, term| Patience {
+        ask,
+        term,
+        // How long the kernel may take; memory is freed at some 20 GiB a second.
+        kill: config.hang_timeout.clamp(Duration::from_secs(1), Duration::from_secs(5)),
+    };
+    match &config.programs {
+        Programs::Own { command, listen } => {
+            find_program(&command[0])?;
+            let listener = listen.map(|address| bind(address)).transpose()?;
+            let spec =
+                Spec { depends_on: None, limits, patience: patience(None, config.stop_timeout) };
+            let name = program_name(&command[0]);
+            let command = command.clone();
+            Ok(vec![Plan { name, role: role_code::PROGRAM, listener, command, spec }])
+        }
+        Programs::Pair { workers, listen } => {
+            let patience = patience(Some(config.stop_timeout), TERM_GRACE);
+            let count = u16::try_from(*workers).unwrap_or(u16::MAX);
+            let plan = |number: u16| {
+                let mut address = *listen;
+                if address.port() != 0 {
+                    address.set_port(address.port() + number);
+                }
+                let primary = number == 0;
+                Ok(Plan {
+                    name: if primary {
+                        "primary".to_owned()
+                    } else {
+                        format!("secondary-{number}")
+                    },
+                    role: if primary { role_code::PRIMARY } else { role_code::SECONDARY },
+                    listener: Some(bind(address)?),
+                    command: Vec::new(),
+                    spec: Spec {
+                        depends_on: (!primary).then_some(SlotId::FIRST),
+                        limits,
+                        patience,
+                    },
+                })
+            };
+            (0..=count).map(plan).collect()
+        }
+    }
+}
+
+fn bind(address: SocketAddr) -> Result<TcpListener, Error> {
+    socket::listen(address).map_err(|failed| match failed.source.kind() {
+        std::io::ErrorKind::AddrInUse => Error::Refused(format!(
+            "{failed}. Another program (or another osps) has this port; choose another with \
+             --listen, or port 0 for any free one"
+        )),
+        _ => failed.into(),
+    })
+}
+
+/// A program that cannot be found is a slip of the finger: better told now than by a crash loop.
+fn find_program(program: &str) -> Result<(), Error> {
+    use std::os::unix::fs::PermissionsExt;
+    let runs = |path: &std::path::Path| {
+        path.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+    };
+    let found = if program.contains('/') {
+        runs(program.as_ref())
+    } else {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        std::env::split_paths(&path).any(|dir| runs(&dir.join(program)))
+    };
+    if found {
+        return Ok(());
+    }
+    let place = if program.contains('/') { "is not an executable file" } else { "is not in PATH" };
+    Err(Error::Refused(format!("cannot run {program}: it {place}")))
+}
+
+/// The last part of a program's path names its slot.
+fn program_name(program: &str) -> String {
+    let name = program.rsplit('/').next().unwrap_or(program);
+    if name.is_empty() { "program".to_owned() } else { name.to_owned() }
+}
+
+/// What does not change in slots and hearts as long as the segment lives.
+fn furnish(segment: &Segment, plans: &[Plan], config: &Config) {
+    for ((plan, slot), heart) in plans.iter().zip(segment.slots()).zip(segment.hearts()) {
+        let number = plans.iter().position(|other| std::ptr::eq(other, plan)).unwrap_or(0) as u64;
+        let record = &slot.record;
+        text::store(&record.name, &plan.name);
+        text::store(&heart.name, &plan.name);
+        record.role.store(plan.role, Ordering::Relaxed);
+        let depends = plan.spec.depends_on.map_or(0, |slot| u64::from(slot.0) + 1);
+        record.depends_on.store(depends, Ordering::Relaxed);
+        if let Some(address) = plan.listener.as_ref().and_then(|l| l.local_addr().ok()) {
+            text::store(&record.listen, &address.to_string());
+        }
+        heart.limit_ns.store(nanos(config.hang_timeout), Ordering::Relaxed);
+        heart.owner.store(number + 1, Ordering::Relaxed);
+    }
+}
+
+/// A generation that no process of this segment ever had.
+fn next_generation(segment: &Segment) -> Generation {
+    let word = &segment.header().generation;
+    let next = u32::try_from(word.load(Ordering::Relaxed)).unwrap_or(0).wrapping_add(1).max(1);
+    word.store(u64::from(next), Ordering::Relaxed);
+    Generation(next)
+}
+
+/// Sockets of a server, borrowed.
+fn descriptors(listener: Option<&TcpListener>) -> Vec<BorrowedFd<'_>> {
+    listener.map(AsFd::as_fd).into_iter().collect()
+}

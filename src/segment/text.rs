@@ -1,0 +1,111 @@
+//! Short texts in shared words: UTF-8 bytes, eight to a word, zero-padded.
+//!
+//! A text that changes while others read it is guarded by a sequence word (odd while it is being
+//! written). Its writer may die inside, so readers try a bounded number of times and then say
+//! "unknown". What is read is an allegation: invalid UTF-8 and control characters are replaced,
+//! since the text ends up on somebody's terminal.
+
+use crate::sync::{Ordering, Word, fence};
+
+/// How often a reader tries a guarded text. A write takes some 50 ns, so a live writer is caught
+/// in the act twice in a row hardly ever.
+const TRIES: usize = 8;
+
+/// Stores `text`, cut at a character boundary to what fits. Plain words: only for texts written
+/// before the segment is published.
+pub fn store(words: &[Word], text: &str) {
+    let mut end = text.len().min(words.len() * 8);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    let mut bytes = text.as_bytes()[..end].chunks(8);
+    for word in words {
+        let mut raw = [0u8; 8];
+        let chunk = bytes.next().unwrap_or_default();
+        raw[..chunk.len()].copy_from_slice(chunk);
+        // Relaxed: published by the version word, or by the guard in `store_guarded`.
+        word.store(u64::from_le_bytes(raw), Ordering::Relaxed);
+    }
+}
+
+/// The text in these words.
+pub fn load(words: &[Word]) -> String {
+    let mut bytes = Vec::with_capacity(words.len() * 8);
+    for word in words {
+        bytes.extend_from_slice(&word.load(Ordering::Relaxed).to_le_bytes());
+    }
+    let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
+    let text = String::from_utf8_lossy(&bytes[..end]);
+    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+}
+
+/// Replaces a guarded text. One writer only.
+pub fn store_guarded(guard: &Word, words: &[Word], text: &str) {
+    // A predecessor that died inside left the guard odd: `| 1` enters from both.
+    let busy = guard.load(Ordering::Relaxed) | 1;
+    guard.store(busy, Ordering::Relaxed);
+    // Release fence: the odd guard is visible before the first new byte; pairs with the acquire
+    // fence in `load_guarded`.
+    fence(Ordering::Release);
+    store(words, text);
+    // Release: pairs with the first acquire load in `load_guarded`.
+    guard.store(busy.wrapping_add(1), Ordering::Release);
+}
+
+/// The guarded text, or `None` if its writer was busy (or died) inside it each time.
+pub fn load_guarded(guard: &Word, words: &[Word]) -> Option<String> {
+    for _ in 0..TRIES {
+        // Acquire: pairs with the final release store in `store_guarded`.
+        let before = guard.load(Ordering::Acquire);
+        if before & 1 == 1 {
+            continue;
+        }
+        let text = load(words);
+        // Acquire fence: the words above are read before the guard is read again.
+        fence(Ordering::Acquire);
+        if guard.load(Ordering::Relaxed) == before {
+            return Some(text);
+        }
+    }
+    None
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    fn words() -> [Word; 2] {
+        [Word::new(u64::MAX), Word::new(u64::MAX)]
+    }
+
+    #[test]
+    fn texts_come_back_cut_at_a_character() {
+        for (text, expected) in [
+            ("", ""),
+            ("short", "short"),
+            ("exactly sixteen!", "exactly sixteen!"),
+            ("more than sixteen bytes", "more than sixtee"),
+            ("fifteen bytes..é", "fifteen bytes.."),
+        ] {
+            let cells = words();
+            store(&cells, text);
+            assert_eq!(load(&cells), expected);
+        }
+    }
+
+    #[test]
+    fn scribbled_bytes_are_made_harmless() {
+        let cells = words();
+        assert!(load(&cells).contains('\u{fffd}'));
+        store(&cells, "\u{1b}[2Jboo");
+        assert_eq!(load(&cells), "?[2Jboo");
+    }
+
+    #[test]
+    fn a_writer_that_died_inside_blocks_no_reader_and_no_successor() {
+        let (guard, cells) = (Word::new(7), words());
+        assert_eq!(load_guarded(&guard, &cells), None);
+        store_guarded(&guard, &cells, "idle");
+        assert_eq!(load_guarded(&guard, &cells).as_deref(), Some("idle"));
+    }
+}

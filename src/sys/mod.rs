@@ -1,0 +1,39 @@
+//! What touches Linux: one thin file per kernel facility, no decisions.
+//!
+//! Everything here is non-blocking or bounded. A refusal of the kernel becomes a [`Failed`], which
+//! names what was tried on what; whether that matters is decided above. This stratum knows neither
+//! the segment nor the policy. `raw` holds the calls that have no safe wrapper.
+
+pub mod clock;
+pub mod fifo;
+pub mod output;
+pub mod poll;
+pub mod process;
+pub mod procfs;
+pub mod raw;
+pub mod signals;
+pub mod socket;
+
+use std::io;
+
+/// A call that the kernel refused: "failed to {op} {object}: {source}".
+#[derive(Debug, thiserror::Error)]
+#[error("{op} {object}: {source}")]
+pub struct Failed {
+    /// What was tried, as a verb.
+    pub op: &'static str,
+    /// On what: a path, a pid, an address.
+    pub object: String,
+    /// The kernel's answer.
+    pub source: io::Error,
+}
+
+impl Failed {
+    /// For `map_err`: `.map_err(Failed::to("open", path))`.
+    pub fn to<E: Into<io::Error>>(
+        op: &'static str,
+        object: impl ToString,
+    ) -> impl FnOnce(E) -> Failed {
+        move |source| Failed { op, object: object.to_string(), source: source.into() }
+    }
+}

@@ -1,0 +1,136 @@
+//! Standard output and standard error that never block the one who writes.
+//!
+//! A terminal stopped with Ctrl-S, or a pipe that nobody reads, blocks every `write` on it. So
+//! lines go into a bounded queue, one writer thread per stream; what does not fit is dropped and
+//! counted, and the count is told in the stream as soon as it moves again. Errors are ignored:
+//! a closed stdout is no reason to stop supervising.
+
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+
+use crate::sync::{Ordering, Word};
+
+/// Lines kept for a reader that is slow: a crash loop writes some five lines a restart.
+const QUEUE: usize = 512;
+/// How long the end of the process waits for a stream to take its last lines.
+const FLUSH_TIME: Duration = Duration::from_millis(300);
+
+enum Job {
+    Line(Vec<u8>),
+    Flush(SyncSender<()>),
+}
+
+/// One of the two streams.
+#[derive(Clone)]
+pub struct Output {
+    queue: SyncSender<Job>,
+    dropped: Arc<Word>,
+}
+
+impl std::fmt::Debug for Output {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Output").field("dropped", &self.dropped()).finish_non_exhaustive()
+    }
+}
+
+/// Standard output.
+pub fn stdout() -> &'static Output {
+    static OUTPUT: OnceLock<Output> = OnceLock::new();
+    OUTPUT.get_or_init(|| Output::start("stdout", io::stdout))
+}
+
+/// Standard error.
+pub fn stderr() -> &'static Output {
+    static OUTPUT: OnceLock<Output> = OnceLock::new();
+    OUTPUT.get_or_init(|| Output::start("stderr", io::stderr))
+}
+
+impl Output {
+    fn start<S: AsFd + 'static>(name: &'static str, stream: fn() -> S) -> Output {
+        let (queue, jobs) = sync_channel(QUEUE);
+        let dropped = Arc::new(Word::new(0));
+        let told = Arc::clone(&dropped);
+        // Small stack: the thread only moves bytes. If it cannot be started, the queue's other
+        // end is dropped and every line counts as dropped.
+        let _ = std::thread::Builder::new()
+            .name(name.to_owned())
+            .stack_size(64 << 10)
+            .spawn(move || run(&stream(), &jobs, &told));
+        Output { queue, dropped }
+    }
+
+    /// Queues bytes that end in a line end, or drops them.
+    pub fn put(&self, line: &[u8]) {
+        match self.queue.try_send(Job::Line(line.to_vec())) {
+            Ok(()) => {}
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
+                self.dropped.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Lines dropped so far.
+    pub fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+
+    /// Waits, for a bounded time, until what was queued is written.
+    pub fn flush_bounded(&self) {
+        let (done, finished) = sync_channel(1);
+        if self.queue.try_send(Job::Flush(done)).is_ok() {
+            match finished.recv_timeout(FLUSH_TIME) {
+                Ok(()) | Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
+            }
+        }
+    }
+}
+
+/// For `env_logger`: one call per log line.
+impl Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.put(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn run(stream: &impl AsFd, jobs: &Receiver<Job>, dropped: &Word) {
+    let mut told = 0;
+    while let Ok(job) = jobs.recv() {
+        match job {
+            Job::Line(line) => {
+                let total = dropped.load(Ordering::Relaxed);
+                if total > told {
+                    let note = format!("({} lines dropped: nobody read them)\n", total - told);
+                    write_all(stream, note.as_bytes());
+                    told = total;
+                }
+                write_all(stream, &line);
+            }
+            Job::Flush(done) => drop(done.send(())),
+        }
+    }
+}
+
+/// Writes all of it, or as much as the stream takes before it fails. May block: this thread may.
+fn write_all(stream: &impl AsFd, mut bytes: &[u8]) {
+    while !bytes.is_empty() {
+        match rustix::io::write(stream, bytes) {
+            Ok(written) => bytes = &bytes[written..],
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => {
+                let _ = poll(&mut [PollFd::new(stream, PollFlags::OUT)], None);
+            }
+            Err(_) => return,
+        }
+    }
+}

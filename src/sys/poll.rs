@@ -1,0 +1,114 @@
+//! The one blocking call of every loop: wait for descriptors or for the earliest deadline.
+//!
+//! epoll, because a server may hold ten thousand idle clients; nanosecond deadlines, because a
+//! verdict is due at its deadline and not a millisecond later.
+
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+use rustix::event::{Timespec, epoll};
+
+use super::Failed;
+use crate::time::Monotonic;
+
+/// Most events taken from the kernel in one turn; the rest comes in the next. Bounds a turn.
+const BATCH: usize = 256;
+
+/// What a descriptor is watched for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Interest {
+    /// Wake up when it can be read.
+    pub read: bool,
+    /// Wake up when it can be written.
+    pub write: bool,
+}
+
+impl Interest {
+    /// Wake up when it can be read.
+    pub const READ: Interest = Interest { read: true, write: false };
+
+    fn flags(self) -> epoll::EventFlags {
+        let mut flags = epoll::EventFlags::empty();
+        flags.set(epoll::EventFlags::IN | epoll::EventFlags::RDHUP, self.read);
+        flags.set(epoll::EventFlags::OUT, self.write);
+        flags
+    }
+}
+
+/// A descriptor that has something to tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ready {
+    /// The number it was added with.
+    pub token: u64,
+    /// It can be read, has ended or failed: a read will tell.
+    pub readable: bool,
+    /// It can be written.
+    pub writable: bool,
+    /// The other side is gone or it failed.
+    pub closed: bool,
+}
+
+/// A set of descriptors to wait for.
+#[derive(Debug)]
+pub struct Poll {
+    epoll: OwnedFd,
+}
+
+impl Poll {
+    /// An empty set.
+    pub fn new() -> Result<Poll, Failed> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)
+            .map_err(Failed::to("create", "epoll descriptor"))?;
+        Ok(Poll { epoll })
+    }
+
+    /// Watches a descriptor under a number of the caller's.
+    pub fn add(&self, fd: impl AsFd, token: u64, interest: Interest) -> Result<(), Failed> {
+        epoll::add(&self.epoll, fd, epoll::EventData::new_u64(token), interest.flags())
+            .map_err(Failed::to("watch", format!("descriptor {token}")))
+    }
+
+    /// Watches it for something else.
+    pub fn modify(&self, fd: impl AsFd, token: u64, interest: Interest) -> Result<(), Failed> {
+        epoll::modify(&self.epoll, fd, epoll::EventData::new_u64(token), interest.flags())
+            .map_err(Failed::to("watch", format!("descriptor {token}")))
+    }
+
+    /// Stops watching it. Closing it is not enough where another process holds a copy.
+    pub fn remove(&self, fd: impl AsFd) {
+        // The only failures are "not watched" and "not open": both are what is wanted.
+        let _ = epoll::delete(&self.epoll, fd);
+    }
+
+    /// Waits until a descriptor is ready or `until` has come, counted from `now`; without `until`
+    /// as long as it takes. An interrupted wait is an empty one.
+    pub fn wait(&self, now: Monotonic, until: Option<Monotonic>) -> Result<Vec<Ready>, Failed> {
+        let timeout = until.map(|until| timespec(until.since(now)));
+        let mut buffer = [MaybeUninit::<epoll::Event>::uninit(); BATCH];
+        match epoll::wait(&self.epoll, &mut buffer, timeout.as_ref()) {
+            Ok((events, _)) => Ok(events.iter().map(ready).collect()),
+            Err(rustix::io::Errno::INTR) => Ok(Vec::new()),
+            Err(errno) => Err(Failed::to("wait for", "descriptors")(errno)),
+        }
+    }
+}
+
+fn ready(event: &epoll::Event) -> Ready {
+    use epoll::EventFlags;
+    let flags = event.flags;
+    let closed = flags.intersects(EventFlags::HUP | EventFlags::ERR);
+    Ready {
+        token: event.data.u64(),
+        readable: closed || flags.intersects(EventFlags::IN | EventFlags::RDHUP),
+        writable: flags.contains(EventFlags::OUT),
+        closed,
+    }
+}
+
+fn timespec(span: Duration) -> Timespec {
+    Timespec {
+        tv_sec: i64::try_from(span.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: i64::from(span.subsec_nanos()),
+    }
+}

@@ -1,0 +1,165 @@
+//! Processes, held by pidfd: a pid is reused within minutes, a pidfd never names another.
+//!
+//! Launch protocol: our own binary is started as a trampoline that waits on its standard input, a
+//! socket; it goes on only when [`Gate::open`] sends a byte (with its listening sockets). Until
+//! then it can be recorded; if we die first it reads the end of file and leaves. So no unrecorded
+//! server can exist.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_open,
+    pidfd_send_signal, waitid,
+};
+
+use super::{Failed, procfs, raw, socket};
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// With this status.
+    Exited(i32),
+    /// By this signal.
+    Killed(i32),
+    /// It is gone, but somebody else got the status.
+    Unknown,
+}
+
+/// A process of ours, or one that a predecessor left behind.
+#[derive(Debug)]
+pub struct Process {
+    pid: u32,
+    start_time: u64,
+    pidfd: OwnedFd,
+}
+
+/// The waiting trampoline's end: it runs on when this opens and leaves when this is dropped.
+#[derive(Debug)]
+pub struct Gate(UnixStream);
+
+impl Gate {
+    /// Lets the server run, with these sockets.
+    pub fn open(self, sockets: &[BorrowedFd<'_>]) -> Result<(), Failed> {
+        socket::send_descriptors(&self.0, b'g', sockets)
+    }
+}
+
+/// Starts this binary (the very one that runs, even if the file was replaced since) as
+/// `osps __exec ARGS...` with a closed gate.
+pub fn launch(args: &[String], env: &[(&str, String)]) -> Result<(Process, Gate), Failed> {
+    let failed = |error: io::Error| Failed::to("start", format!("osps {}", args.join(" ")))(error);
+    let (ours, theirs) = UnixStream::pair().map_err(failed)?;
+    let mut command = Command::new("/proc/self/exe");
+    command
+        .arg0("osps")
+        .args(args)
+        .envs(env.iter().map(|(key, value)| (key, value)))
+        // The watchdog's own: a server that used them would speak in its name.
+        .env_remove("NOTIFY_SOCKET")
+        .env_remove("WATCHDOG_USEC")
+        .env_remove("WATCHDOG_PID")
+        .stdin(Stdio::from(OwnedFd::from(theirs)));
+    for name in ["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"] {
+        command.env_remove(name);
+    }
+    let child = command.spawn().map_err(failed)?;
+    let pid = child.id();
+    // Nobody else waits for our children, so the pid is this process's until we reap it.
+    let pidfd = open_pidfd(pid).map_err(|errno| failed(errno.into()))?;
+    let start_time = procfs::start_time(pid).unwrap_or(0);
+    Ok((Process { pid, start_time, pidfd }, Gate(ours)))
+}
+
+fn open_pidfd(pid: u32) -> Result<OwnedFd, Errno> {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(Errno::SRCH)?;
+    pidfd_open(pid, PidfdFlags::empty())
+}
+
+impl Process {
+    /// The process with this pid *and* start time, if it lives. Opened first and compared then:
+    /// from the opening on nobody can swap the pid under us.
+    pub fn find(pid: u32, start_time: u64) -> Option<Process> {
+        let pidfd = open_pidfd(pid).ok()?;
+        let process = Process { pid, start_time, pidfd };
+        let same = procfs::start_time(pid) == Some(start_time);
+        (same && !process.is_dead()).then_some(process)
+    }
+
+    /// Process id. For people and for `/proc`, never for signals.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Start time in clock ticks since boot.
+    pub fn start_time(&self) -> u64 {
+        self.start_time
+    }
+
+    /// Kills it and its process group. Works on a stopped process too. That it is dead is only
+    /// known when [`Process::is_dead`] says so.
+    pub fn kill(&self) -> Result<(), Failed> {
+        self.kill_group();
+        match pidfd_send_signal(&self.pidfd, Signal::KILL) {
+            Ok(()) | Err(Errno::SRCH) => Ok(()),
+            Err(errno) => Err(Failed::to("kill", format!("pid {}", self.pid))(errno)),
+        }
+    }
+
+    /// Kills what is left of its process group. To be called before a dead leader is reaped: its
+    /// zombie keeps the group's number from being reused.
+    pub fn kill_group(&self) {
+        let refused = raw::signal_group(self.as_fd(), Signal::KILL.as_raw());
+        if refused.is_err_and(|error| error.raw_os_error() == Some(libc::EINVAL)) {
+            // Before Linux 6.9. The group is led by this process or does not exist.
+            if let Some(group) = i32::try_from(self.pid).ok().and_then(Pid::from_raw) {
+                let _ = kill_process_group(group, Signal::KILL);
+            }
+        }
+    }
+
+    /// Asks it to terminate; continued after that, so that a stopped one can act on it.
+    pub fn terminate(&self) -> Result<(), Failed> {
+        for signal in [Signal::TERM, Signal::CONT] {
+            match pidfd_send_signal(&self.pidfd, signal) {
+                Ok(()) | Err(Errno::SRCH) => {}
+                Err(errno) => {
+                    return Err(Failed::to("terminate", format!("pid {}", self.pid))(errno));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether it is dead: the kernel's word, after which it stores nothing more.
+    pub fn is_dead(&self) -> bool {
+        let mut fds = [PollFd::new(&self.pidfd, PollFlags::IN)];
+        poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready > 0)
+    }
+
+    /// Takes the status of a dead child, so that no zombie stays; `None` = still alive.
+    pub fn reap(&self) -> Option<Ending> {
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+        match waitid(WaitId::PidFd(self.as_fd()), options) {
+            Ok(Some(status)) => Some(match (status.exit_status(), status.terminating_signal()) {
+                (Some(code), _) => Ending::Exited(code),
+                (None, Some(signal)) => Ending::Killed(signal),
+                (None, None) => Ending::Unknown,
+            }),
+            Ok(None) | Err(Errno::INTR) => None,
+            // Not our child: whoever is its parent gets the status.
+            Err(_) => self.is_dead().then_some(Ending::Unknown),
+        }
+    }
+}
+
+impl AsFd for Process {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+}

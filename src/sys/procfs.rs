@@ -1,0 +1,189 @@
+//! What `/proc` says, parsed by total functions.
+//!
+//! Only files that cannot block on the victim's own locks are read (stat, status, wchan,
+//! schedstat, cgroup), each at most once and bounded; no ptrace. Whoever may signal a process may
+//! read these.
+
+use std::fs::File;
+use std::io::Read;
+use std::time::Duration;
+
+/// Most threads looked at: bounds the time that a look takes. The leader is always among them.
+const THREADS_MAX: usize = 64;
+/// Most bytes read of one file.
+const BYTES_MAX: u64 = 4096;
+/// Most directory entries walked to find those threads.
+const CGROUP_ROOTS: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
+
+/// One thread, as the kernel prints it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ThreadStat {
+    /// Thread id.
+    pub tid: u32,
+    /// State letter.
+    pub state: char,
+    /// Time on a processor.
+    pub cpu: Duration,
+    /// Time waiting for one.
+    pub run_delay: Duration,
+}
+
+/// One look at a process.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Look {
+    /// A tracer is attached.
+    pub traced: bool,
+    /// Its control group is frozen.
+    pub cgroup_frozen: bool,
+    /// Its threads, the leader first.
+    pub threads: Vec<ThreadStat>,
+    /// Where the leader sleeps.
+    pub wait_channel: String,
+}
+
+/// Looks at a process; `None` = it is gone or hidden.
+pub fn look(pid: u32) -> Option<Look> {
+    let leader = thread(pid, pid)?;
+    let mut threads = vec![leader];
+    if let Ok(tasks) = std::fs::read_dir(format!("/proc/{pid}/task")) {
+        let tids = tasks.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        threads.extend(
+            tids.filter(|tid| *tid != pid).take(THREADS_MAX - 1).filter_map(|tid| thread(pid, tid)),
+        );
+    }
+    let status = read(&format!("/proc/{pid}/status")).unwrap_or_default();
+    let tracer = field(&status, "TracerPid:").and_then(|value| value.parse::<u32>().ok());
+    let wait_channel = read(&format!("/proc/{pid}/wchan")).unwrap_or_default();
+    Some(Look {
+        traced: tracer.is_some_and(|tracer| tracer != 0),
+        cgroup_frozen: is_frozen(&read(&format!("/proc/{pid}/cgroup")).unwrap_or_default()),
+        threads,
+        wait_channel: if wait_channel == "0" { String::new() } else { wait_channel },
+    })
+}
+
+/// When a process started, in clock ticks since boot.
+pub fn start_time(pid: u32) -> Option<u64> {
+    parse_stat(&read(&format!("/proc/{pid}/stat"))?).map(|(_, start_time)| start_time)
+}
+
+/// Its state letter.
+pub fn state(pid: u32) -> Option<char> {
+    parse_stat(&read(&format!("/proc/{pid}/stat"))?).map(|(state, _)| state)
+}
+
+/// The command's short name.
+pub fn name(pid: u32) -> Option<String> {
+    read(&format!("/proc/{pid}/comm")).map(|name| name.trim_end().to_owned())
+}
+
+/// Processes that hold a file open, by device and inode; for messages, so it may miss some.
+pub fn holders(device: u64, inode: u64) -> Vec<u32> {
+    use std::os::unix::fs::MetadataExt;
+    let Ok(processes) = std::fs::read_dir("/proc") else { return Vec::new() };
+    let pids = processes.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let holds = |pid: &u32| {
+        let Ok(fds) = std::fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
+        fds.flatten().any(|fd| {
+            let meta = std::fs::metadata(fd.path());
+            meta.is_ok_and(|meta| meta.dev() == device && meta.ino() == inode)
+        })
+    };
+    pids.filter(|pid| *pid != std::process::id()).filter(holds).collect()
+}
+
+/// The kernel's random name for this boot, as two words.
+pub fn boot_id() -> [u64; 2] {
+    let text = read("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
+    let word =
+        |range| digits.get(range).and_then(|part| u64::from_str_radix(part, 16).ok()).unwrap_or(0);
+    [word(0..16), word(16..32)]
+}
+
+/// Whether this process ignores a signal.
+pub fn is_ignored(signal: u32) -> bool {
+    let status = read("/proc/self/status").unwrap_or_default();
+    let mask = field(&status, "SigIgn:").and_then(|value| u64::from_str_radix(value, 16).ok());
+    mask.is_some_and(|mask| signal >= 1 && mask >> (signal - 1) & 1 == 1)
+}
+
+fn thread(pid: u32, tid: u32) -> Option<ThreadStat> {
+    let (state, _) = parse_stat(&read(&format!("/proc/{pid}/task/{tid}/stat"))?)?;
+    let schedstat = read(&format!("/proc/{pid}/task/{tid}/schedstat")).unwrap_or_default();
+    let mut numbers = schedstat.split_ascii_whitespace().map_while(|number| number.parse().ok());
+    let mut time = || Duration::from_nanos(numbers.next().unwrap_or(0));
+    Some(ThreadStat { tid, state, cpu: time(), run_delay: time() })
+}
+
+/// State and start time. The command's name stands in parentheses and may hold anything, so
+/// counting starts behind the last one.
+fn parse_stat(stat: &str) -> Option<(char, u64)> {
+    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
+    let state = fields.next()?.chars().next()?;
+    // Field 22 of the line; the state is field 3.
+    let start_time = fields.nth(18)?.parse().ok()?;
+    Some((state, start_time))
+}
+
+fn field<'a>(status: &'a str, key: &str) -> Option<&'a str> {
+    status.lines().find_map(|line| line.strip_prefix(key)).map(str::trim)
+}
+
+/// Whether a control group in this `/proc/PID/cgroup` is frozen, version 2 or version 1.
+fn is_frozen(cgroups: &str) -> bool {
+    cgroups.lines().any(|line| {
+        let mut parts = line.splitn(3, ':');
+        let (Some(_), Some(controllers), Some(path)) = (parts.next(), parts.next(), parts.next())
+        else {
+            return false;
+        };
+        if controllers.is_empty() {
+            return CGROUP_ROOTS.iter().any(|root| {
+                let events = read(&format!("{root}{path}/cgroup.events")).unwrap_or_default();
+                events.lines().any(|line| line == "frozen 1")
+            });
+        }
+        controllers.split(',').any(|controller| controller == "freezer")
+            && read(&format!("/sys/fs/cgroup/freezer{path}/freezer.state"))
+                .is_some_and(|state| state.trim() != "THAWED")
+    })
+}
+
+fn read(path: &str) -> Option<String> {
+    let mut text = Vec::new();
+    File::open(path).ok()?.take(BYTES_MAX).read_to_end(&mut text).ok()?;
+    Some(String::from_utf8_lossy(&text).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_with_parentheses_do_not_shift_the_fields() {
+        let tail = " S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4711 20";
+        for name in ["sh", "a) R 1 (b", "", "((("] {
+            assert_eq!(parse_stat(&format!("12 ({name}){tail}")), Some(('S', 4711)));
+        }
+        for bad in ["", "12 sh S", "12 (sh)", "12 (sh) S 1", "12 (sh) "] {
+            assert_eq!(parse_stat(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn this_process_can_be_looked_at() {
+        let look = look(std::process::id()).expect("this process lives");
+        assert_eq!(look.threads[0].tid, std::process::id());
+        assert!(look.threads.len() >= 2, "the test harness runs tests in threads");
+        assert!(start_time(std::process::id()).is_some_and(|ticks| ticks > 0));
+        assert_ne!(boot_id(), [0, 0]);
+    }
+
+    #[test]
+    fn what_is_gone_is_none() {
+        assert_eq!(look(u32::MAX), None);
+        assert_eq!(start_time(u32::MAX), None);
+        assert!(!is_frozen("garbage\n0::\n:::\n7:freezer:/no/such/group\n"));
+    }
+}

@@ -1,0 +1,101 @@
+//! Kernel calls that have no safe wrapper. One of the two files with `unsafe`.
+//!
+//! Nothing here keeps a pointer that outlives its call, except the range given to
+//! [`survive_bus_errors`], which is only compared with.
+#![allow(unsafe_code, reason = "libc calls that nix and rustix do not wrap; each block is argued")]
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::ptr;
+
+use crate::sync::{Ordering, Word};
+
+/// Marks every descriptor from `first` on close-on-exec: what a shell or CI left open in us must
+/// not reach our servers. Needs Linux 5.11; on an older kernel nothing happens.
+pub fn close_on_exec_from(first: u32) {
+    const CLOEXEC: libc::c_int = 4; // CLOSE_RANGE_CLOEXEC
+    // SAFETY: close_range with this flag changes only a flag of descriptors, no memory.
+    let _ = unsafe { libc::close_range(first, libc::c_uint::MAX, CLOEXEC) };
+}
+
+/// Sends a signal to the whole process group led by this process. Race-free from Linux 6.9 on;
+/// `Err(EINVAL)` before.
+pub fn signal_group(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
+    const GROUP: libc::c_uint = 4; // PIDFD_SIGNAL_PROCESS_GROUP
+    let info: *const libc::siginfo_t = ptr::null();
+    // SAFETY: a null siginfo is allowed and means "as kill(2)"; the descriptor is borrowed, so open.
+    let result = unsafe {
+        libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, info, GROUP)
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Sets every signal back to its default action, as a fresh program expects: an ignored one is
+/// inherited over exec. To be called before a program is exec'd, with one thread.
+pub fn default_signals() {
+    for signal in 1..=31 {
+        if signal != libc::SIGKILL && signal != libc::SIGSTOP {
+            // SAFETY: SIG_DFL is a valid action for each of these signals, and no handler of ours
+            // is needed any more: the caller is about to exec.
+            unsafe { libc::signal(signal, libc::SIG_DFL) };
+        }
+    }
+}
+
+static RANGE_START: Word = Word::new(0);
+static RANGE_END: Word = Word::new(0);
+static BUS_ERRORS: Word = Word::new(0);
+
+/// Lets the watchdog survive somebody cutting the segment short: a fault inside `start..end` is
+/// answered with a page of zeros. Not a means of monitoring; the only signal handler of osps.
+pub fn survive_bus_errors(start: usize, end: usize) -> io::Result<()> {
+    RANGE_START.store(start as u64, Ordering::Relaxed);
+    RANGE_END.store(end as u64, Ordering::Relaxed);
+    let handler: extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void) = on_bus_error;
+    // SAFETY: all zeros is a valid sigaction (default action, empty mask, no flags).
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    action.sa_sigaction = handler as *const () as usize;
+    action.sa_flags = libc::SA_SIGINFO;
+    // SAFETY: `action` is complete and lives over the call; the handler is async-signal-safe: it
+    // uses atomics, mmap and signal only.
+    let result = unsafe { libc::sigaction(libc::SIGBUS, &raw const action, ptr::null_mut()) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Faults survived so far: more than zero means that the segment is damaged.
+pub fn bus_errors() -> u64 {
+    BUS_ERRORS.load(Ordering::Relaxed)
+}
+
+extern "C" fn on_bus_error(
+    signal: libc::c_int,
+    info: *mut libc::siginfo_t,
+    _context: *mut libc::c_void,
+) {
+    // SAFETY: the kernel passes a valid siginfo to an SA_SIGINFO handler.
+    let info = unsafe { &*info };
+    // SAFETY: for SIGBUS the address field is the one that is set.
+    let address = unsafe { info.si_addr() } as usize;
+    let page = address & !0xfff;
+    let inside = (RANGE_START.load(Ordering::Relaxed)..RANGE_END.load(Ordering::Relaxed))
+        .contains(&(page as u64));
+    if !inside {
+        // Not ours to mend: the fault repeats and ends the process as it would have.
+        // SAFETY: SIG_DFL is a valid action.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+        return;
+    }
+    // SAFETY: the page lies inside our own mapping of the segment, which holds atomic words only:
+    // zeros are valid for them.
+    unsafe {
+        libc::mmap(
+            page as *mut libc::c_void,
+            4096,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_FIXED | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+            -1,
+            0,
+        )
+    };
+    BUS_ERRORS.fetch_add(1, Ordering::Relaxed);
+}

@@ -1,0 +1,88 @@
+//! Sockets: listeners that outlive their servers, the control socket, descriptors as messages.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+};
+
+use super::Failed;
+
+/// Connections that the kernel queues while a server is replaced. std's 128 lets clients time out
+/// after a second of freeze; the kernel cuts this to `net.core.somaxconn`.
+pub const BACKLOG: i32 = 4096;
+
+/// Most descriptors passed to one server.
+pub const FDS_MAX: usize = 16;
+
+/// Binds and listens; non-blocking, close-on-exec.
+pub fn listen(address: SocketAddr) -> Result<TcpListener, Failed> {
+    let listener = TcpListener::bind(address).map_err(Failed::to("listen on", address))?;
+    rustix::net::listen(&listener, BACKLOG).map_err(Failed::to("listen on", address))?;
+    listener.set_nonblocking(true).map_err(Failed::to("listen on", address))?;
+    Ok(listener)
+}
+
+/// A path to `name` in an open directory that fits into a socket address, however long the
+/// directory's own path is.
+fn short_path(dir: BorrowedFd<'_>, name: &str) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}/{name}", dir.as_raw_fd()))
+}
+
+/// Binds a unix socket inside a directory; non-blocking.
+pub fn listen_unix(dir: BorrowedFd<'_>, name: &str) -> Result<UnixListener, Failed> {
+    let listener =
+        UnixListener::bind(short_path(dir, name)).map_err(Failed::to("bind socket", name))?;
+    listener.set_nonblocking(true).map_err(Failed::to("bind socket", name))?;
+    Ok(listener)
+}
+
+/// Connects to a unix socket inside a directory.
+pub fn connect_unix(dir: BorrowedFd<'_>, name: &str) -> Result<UnixStream, Failed> {
+    UnixStream::connect(short_path(dir, name)).map_err(Failed::to("connect to", name))
+}
+
+/// The user at the other end of a unix socket, and its process id.
+pub fn peer(stream: &UnixStream) -> Result<(u32, u32), Failed> {
+    let credentials = rustix::net::sockopt::socket_peercred(stream)
+        .map_err(Failed::to("ask for the peer of", "control socket"))?;
+    let pid = u32::try_from(credentials.pid.as_raw_nonzero().get()).unwrap_or(0);
+    Ok((credentials.uid.as_raw(), pid))
+}
+
+/// Sends one byte and, with it, descriptors.
+pub fn send_descriptors(to: &UnixStream, byte: u8, fds: &[BorrowedFd<'_>]) -> Result<(), Failed> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let failed = |errno| Failed::to("send descriptors to", "server")(errno);
+    if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
+        return Err(failed(rustix::io::Errno::NOBUFS));
+    }
+    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+    sendmsg(to, &[IoSlice::new(&[byte])], &mut control, flags).map_err(failed)?;
+    Ok(())
+}
+
+/// Waits for one byte and the descriptors that come with it (close-on-exec); `None` = the other
+/// side is gone.
+pub fn receive_descriptors(from: impl AsFd) -> Result<Option<(u8, Vec<OwnedFd>)>, Failed> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut byte = [0u8];
+    let message =
+        recvmsg(from, &mut [IoSliceMut::new(&mut byte)], &mut control, RecvFlags::CMSG_CLOEXEC)
+            .map_err(Failed::to("receive from", "watchdog"))?;
+    let mut fds = Vec::new();
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(received) = message {
+            fds.extend(received);
+        }
+    }
+    Ok((message.bytes > 0).then_some((byte[0], fds)))
+}

@@ -1,0 +1,465 @@
+//! The documents tell the truth about the code.
+//!
+//! Goal: docs/segment.md lists every word of the segment where it really lies, and every code with
+//! the word that the program prints; the examples beside it use the same offsets; the lifecycle
+//! tables in docs/architecture.md are what `State::on` does.
+//!
+//! Method: the tables are parsed out of the Markdown and compared, row by row and in order, with
+//! rows made from the code (`offset_of!`, `size_of`, the `code` functions). The lifecycle tables
+//! are made the other way round: rendered from the code, compared with the document, and written
+//! into it when OSPS_BLESS is set.
+//!
+//! What it cannot show: that the *meaning* columns are right, that a word has only the writer the
+//! table names, or that the orderings described are the ones in use. Roles and event kinds are
+//! numbers that only their users know, so their tables are checked for shape alone.
+#![cfg(not(loom))] // Under loom a word is not eight bytes, so there are no offsets to compare.
+#![allow(clippy::unwrap_used, reason = "a test that cannot read its document has failed")]
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use osps::ids::{Epoch, SlotId};
+use osps::policy::lifecycle::{Act, Cause, Event, Next, Patience, Rung, STATE_WORDS, State};
+use osps::policy::verdict::Class;
+use osps::segment::Geometry;
+use osps::segment::layout;
+use osps::segment::layout::{
+    AreaCells, EventCells, HeaderCells, HeartCells, OwnerCells, RecordCells, ReportCells,
+    RingCells, SlotCells,
+};
+use osps::segment::owner::Owner;
+use osps::segment::slot::desired;
+use osps::time::Monotonic;
+
+fn path(relative: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(relative)
+}
+
+fn read(relative: &str) -> String {
+    std::fs::read_to_string(path(relative)).unwrap_or_else(|e| panic!("{relative}: {e}"))
+}
+
+/// The cells of the first table under the heading `title` of docs/segment.md, which must have
+/// exactly these columns. Code marks are taken off.
+fn table(title: &str, columns: &[&str]) -> Vec<Vec<String>> {
+    let document = read("docs/segment.md");
+    let is_title =
+        |line: &&str| line.starts_with('#') && line.trim_start_matches('#').trim() == title;
+    let headings = document.lines().filter(is_title).count();
+    assert_eq!(headings, 1, "headings \"{title}\" in docs/segment.md");
+    let mut rows = document
+        .lines()
+        .skip_while(|line| !is_title(line))
+        .skip(1)
+        .take_while(|line| !line.starts_with('#'))
+        .skip_while(|line| !line.starts_with('|'))
+        .take_while(|line| line.starts_with('|'))
+        .map(|line| {
+            let inner = line.strip_prefix('|').and_then(|l| l.strip_suffix('|')).unwrap_or(line);
+            inner.split('|').map(|cell| cell.trim().trim_matches('`').to_owned()).collect()
+        })
+        .collect::<Vec<Vec<String>>>();
+    assert!(rows.len() > 2, "{title}: no table under this heading");
+    assert_eq!(rows[0], columns, "{title}: columns");
+    assert!(rows[1].iter().all(|cell| cell == "---"), "{title}: no line under the columns");
+    for row in &rows {
+        assert_eq!(row.len(), columns.len(), "{title}: cells in row {row:?}");
+    }
+    rows.split_off(2)
+}
+
+/// The first `count` columns of each row, joined: short enough to be read in a failed comparison.
+fn leading(rows: &[Vec<String>], count: usize) -> Vec<String> {
+    rows.iter().map(|row| row[..count].join(" ")).collect()
+}
+
+/// Size of a field, from a function that borrows it.
+fn field_size<T, F>(_: fn(&T) -> &F) -> usize {
+    size_of::<F>()
+}
+
+/// Fails unless the document lists all fields of the structure. The pattern has no `..`, so a new
+/// field does not even compile until it is named here, and then fails until it is documented.
+macro_rules! check_fields {
+    ($name:ident { $($field:ident),+ $(,)? }) => {{
+        let _every_field_is_listed = |cells: $name| { let $name { $($field: _),+ } = cells; };
+        check_structure(stringify!($name), size_of::<$name>(), &[$((
+            std::mem::offset_of!($name, $field),
+            field_size(|cells: &$name| &cells.$field),
+            stringify!($field),
+        )),+]);
+    }};
+}
+
+fn check_structure(name: &str, size: usize, fields: &[(usize, usize, &str)]) {
+    let mut expected = Vec::new();
+    let mut end = 0;
+    let mut sorted = fields.to_vec();
+    sorted.sort_unstable();
+    for (offset, size, field) in sorted {
+        if offset > end {
+            expected.push(format!("{end} {} (gap)", offset - end));
+        }
+        expected.push(format!("{offset} {size} {field}"));
+        end = offset + size;
+    }
+    assert_eq!(end, size, "{name}: it ends after its last field");
+    let rows = table(name, &["offset", "size", "field", "writer", "meaning"]);
+    assert_eq!(leading(&rows, 3), expected, "{name}: left docs/segment.md, right the code");
+    for row in rows {
+        assert!(!row[3].is_empty() && !row[4].is_empty(), "{name}: {} says nothing", row[2]);
+    }
+}
+
+#[test]
+fn every_field_is_where_the_document_says() {
+    check_fields!(HeaderCells {
+        magic,
+        version,
+        total_size,
+        hearts_offset,
+        hearts_count,
+        slots_offset,
+        slots_count,
+        events_offset,
+        events_count,
+        owner_offset,
+        data_offset,
+        data_size,
+        cell_size,
+        flags,
+        boot_id,
+        name,
+        watchdog_pid,
+        watchdog_start_time,
+        started_ns,
+        started_unix_ns,
+        hang_timeout_ns,
+        check_interval_ns,
+        beat_interval_ns,
+        start_timeout_ns,
+        stop_timeout_ns,
+        orphan_timeout_ns,
+        generation,
+        dropped_lines,
+        reserved,
+        watchdog_heart,
+    });
+    check_fields!(HeartCells { count, stamp_ns, limit_ns, owner, name });
+    check_fields!(SlotCells { record, report });
+    check_fields!(RecordCells {
+        name,
+        role,
+        state,
+        pid,
+        start_time,
+        generation,
+        desired,
+        since_ns,
+        spawned_ns,
+        baseline,
+        listen,
+        starts,
+        restarts,
+        last_cause,
+        last_class,
+        last_silence_ns,
+        depends_on,
+        reserved,
+    });
+    check_fields!(ReportCells {
+        sessions,
+        link,
+        frames_dropped,
+        activity_guard,
+        activity,
+        reserved,
+    });
+    check_fields!(RingCells { head, reserved, entries });
+    check_fields!(EventCells { ticket, time_ns, slot, generation, kind, arguments });
+    check_fields!(OwnerCells { word, recall_epoch, recall_since_ns, reserved });
+    check_fields!(AreaCells { sequence, keys, reserved, range_count, reserved_too, ranges });
+}
+
+#[test]
+fn the_sections_of_the_example_lie_where_the_document_says() {
+    let g = Geometry::new(2, layout::HEARTS_DEFAULT, 1 << 20, 256).unwrap();
+    let copy = usize::try_from(g.data_size).unwrap();
+    let starts = [
+        (0, "header"),
+        (g.hearts_offset, "hearts"),
+        (g.slots_offset, "slots"),
+        (g.events_offset, "events"),
+        (g.owner_offset, "owner"),
+        (g.data_offset, "data, control page"),
+        (g.data_offset + layout::PAGE, "data, copy 0"),
+        (g.data_offset + layout::PAGE + copy, "data, copy 1"),
+    ];
+    let ends = starts.iter().skip(1).map(|(start, _)| *start).chain([g.total_size]);
+    let expected: Vec<String> = starts
+        .iter()
+        .zip(ends)
+        .map(|((start, section), end)| format!("{start} {} {section}", end - start))
+        .collect();
+    let rows = table("Sections", &["offset", "size", "section", "stored as"]);
+    assert_eq!(leading(&rows, 3), expected);
+}
+
+#[test]
+fn constants_have_the_values_in_the_document() {
+    let expected = [
+        ("MAGIC", layout::MAGIC),
+        ("VERSION", layout::VERSION),
+        ("PAGE", layout::PAGE as u64),
+        ("SLOTS_MAX", layout::SLOTS_MAX as u64),
+        ("HEARTS_MAX", layout::HEARTS_MAX as u64),
+        ("HEARTS_DEFAULT", layout::HEARTS_DEFAULT as u64),
+        ("EVENTS", layout::EVENTS as u64),
+        ("RANGES", layout::RANGES as u64),
+        ("DATA_MAX", layout::DATA_MAX),
+    ]
+    .map(|(name, value)| format!("{name} {value}"));
+    assert_eq!(leading(&table("Constants", &["constant", "value", "meaning"]), 2), expected);
+}
+
+/// The rows `code word` of a table of codes.
+fn codes(title: &str) -> Vec<String> {
+    leading(&table(title, &["code", "word", "meaning"]), 2)
+}
+
+#[test]
+fn codes_have_the_words_in_the_document() {
+    let states: Vec<String> =
+        STATE_WORDS.iter().enumerate().map(|(code, word)| format!("{code} {word}")).collect();
+    assert_eq!(codes("State"), states);
+    for state in STATES {
+        let line = format!("{} {state}", state.code());
+        assert!(states.contains(&line), "{state:?} is not \"{line}\"");
+    }
+
+    let causes = [
+        Cause::Exited,
+        Cause::Killed,
+        Cause::Frozen(Class::Unknown),
+        Cause::StartTimeout,
+        Cause::Primary,
+        Cause::Requested,
+    ]
+    .map(|cause| format!("{} {cause}", cause.code()));
+    assert_eq!(causes.len(), Cause::WORDS.len(), "a cause is missing here");
+    assert_eq!(codes("Cause"), causes);
+
+    let classes = Class::ALL.map(|(class, ..)| format!("{} {class}", class.code()));
+    assert_eq!(codes("Class"), classes);
+
+    let orders = [(desired::RUN, "run"), (desired::STOP, "stop")];
+    assert_eq!(codes("Desired"), orders.map(|(code, word)| format!("{code} {word}")));
+
+    let flags = [
+        (layout::flag::MADE_DIR, "MADE_DIR"),
+        (layout::flag::MADE_PARENT, "MADE_PARENT"),
+        (layout::flag::ALLOW_DEBUG, "ALLOW_DEBUG"),
+    ];
+    assert_eq!(codes("Header flags"), flags.map(|(code, word)| format!("{code} {word}")));
+}
+
+#[test]
+fn tables_without_a_counterpart_are_well_formed() {
+    assert_eq!(codes("Role"), ["1 primary", "2 secondary", "3 program"]);
+    let kinds = table("Event kinds", &["kind", "word", "arg0", "arg1", "arg2"]);
+    for (i, row) in kinds.iter().enumerate() {
+        assert_eq!(row[0], (i + 1).to_string(), "kinds are numbered without a hole: {row:?}");
+    }
+}
+
+#[test]
+fn the_owner_word_is_packed_as_the_document_says() {
+    let none = Owner { slot: Some(SlotId(0)), generation: 0, epoch: Epoch(0) };
+    assert_eq!(none.pack(), 0, "the parts below are looked at one by one");
+    let parts = [
+        ("slot", Owner { slot: Some(SlotId(0xfe)), ..none }.pack() | 1),
+        ("generation", Owner { generation: u16::MAX, ..none }.pack()),
+        ("epoch", Owner { epoch: Epoch(u64::MAX), ..none }.pack()),
+    ];
+    let expected = parts.map(|(part, mask)| {
+        let (low, high) = (mask.trailing_zeros(), mask.ilog2());
+        assert_eq!(mask.count_ones(), high - low + 1, "{part} is one run of bits");
+        format!("{low}..{high} {part}")
+    });
+    assert_eq!(leading(&table("Owner word", &["bits", "part", "meaning"]), 2), expected);
+}
+
+/// The examples name their offsets `HEADER_x`, `HEART_x` and `RECORD_x` after the fields.
+#[test]
+fn the_examples_use_the_offsets_in_the_document() {
+    let columns = ["offset", "size", "field", "writer", "meaning"];
+    let structures = [
+        ("HEADER_", table("HeaderCells", &columns)),
+        ("HEART_", table("HeartCells", &columns)),
+        ("RECORD_", table("RecordCells", &columns)),
+    ];
+    for example in ["docs/examples/beat.py", "docs/examples/beat.c", "docs/examples/hearts.py"] {
+        let source = read(example);
+        let words: Vec<&str> = source
+            .split(|c: char| c.is_whitespace() || c == ',')
+            .filter(|w| !w.is_empty())
+            .collect();
+        let mut checked = 0;
+        for definition in words.windows(3).filter(|words| words[1] == "=") {
+            let (name, value) = (definition[0], definition[2]);
+            let Some((field, rows)) = structures
+                .iter()
+                .find_map(|(prefix, rows)| Some((name.strip_prefix(prefix)?.to_lowercase(), rows)))
+            else {
+                continue;
+            };
+            let row = rows.iter().find(|row| row[2] == field);
+            let row = row.unwrap_or_else(|| panic!("{example}: {name} is no field"));
+            assert_eq!(value, row[0], "{example}: {name}");
+            checked += 1;
+        }
+        assert!(checked >= 8, "{example}: only {checked} offsets found");
+    }
+}
+
+const NOW: Monotonic = Monotonic(0);
+
+const STATES: [State; 11] = [
+    State::Down,
+    State::Starting,
+    State::Up,
+    State::Late,
+    State::Held,
+    State::Stopping(Rung::Asked { until: NOW }),
+    State::Stopping(Rung::Terminating { until: NOW }),
+    State::Stopping(Rung::Killing { until: NOW }),
+    State::Stopping(Rung::Unkillable),
+    State::Backoff { until: NOW },
+    State::Failed,
+];
+
+const NEXTS: [Next; 3] = [Next::Rest, Next::Wait(NOW), Next::Never];
+
+/// The events in two groups, since one table of all would be wider than a page.
+const SILENCE: [Event; 5] = [Event::Start, Event::Beat, Event::Late, Event::Hold, Event::Pardon];
+const ENDING: [Event; 5] =
+    [Event::Convict, Event::Condemn, Event::Stop, Event::Died(Next::Rest), Event::Timer];
+
+fn state_name(state: State) -> &'static str {
+    match state {
+        State::Down => "down",
+        State::Starting => "starting",
+        State::Up => "up",
+        State::Late => "late",
+        State::Held => "held",
+        State::Stopping(Rung::Asked { .. }) => "asked",
+        State::Stopping(Rung::Terminating { .. }) => "terminating",
+        State::Stopping(Rung::Killing { .. }) => "killing",
+        State::Stopping(Rung::Unkillable) => "unkillable",
+        State::Backoff { .. } => "backoff",
+        State::Failed => "failed",
+    }
+}
+
+fn event_name(event: Event) -> &'static str {
+    match event {
+        Event::Start => "Start",
+        Event::Beat => "Beat",
+        Event::Late => "Late",
+        Event::Hold => "Hold",
+        Event::Pardon => "Pardon",
+        Event::Convict => "Convict",
+        Event::Condemn => "Condemn",
+        Event::Stop => "Stop",
+        Event::Died(_) => "Died",
+        Event::Timer => "Timer",
+    }
+}
+
+fn act_name(act: Act) -> &'static str {
+    match act {
+        Act::Spawn => "spawn",
+        Act::Baseline => "baseline",
+        Act::Ask => "ask",
+        Act::Terminate => "terminate",
+        Act::Kill => "kill",
+        Act::Alarm => "alarm",
+    }
+}
+
+/// One cell: `next state / act`, a dot where nothing happens.
+fn cell(state: State, event: Event, ask: Option<Duration>) -> String {
+    let second = Duration::from_secs(1);
+    let patience = Patience { ask, term: second, kill: second };
+    let outcome = |event| {
+        let (next, act) = state.on(event, NOW, &patience);
+        let act = act.map(|act| format!(" / {}", act_name(act))).unwrap_or_default();
+        if next == state && act.is_empty() {
+            "·".to_owned()
+        } else {
+            format!("{}{act}", state_name(next))
+        }
+    };
+    let Event::Died(_) = event else { return outcome(event) };
+    let outcomes = NEXTS.map(|next| outcome(Event::Died(next)));
+    if outcomes == ["down", "backoff", "failed"] {
+        "next".to_owned()
+    } else {
+        assert!(outcomes.iter().all(|o| o == "·"), "a death in {state:?} is special: {outcomes:?}");
+        "·".to_owned()
+    }
+}
+
+fn lifecycle_table(events: &[Event]) -> String {
+    let mut lines = vec!["state".to_owned()];
+    lines[0].extend(events.iter().map(|event| format!(" | {}", event_name(*event))));
+    lines.push(format!("---{}", " | ---".repeat(events.len())));
+    for state in STATES {
+        let mut line = state_name(state).to_owned();
+        for event in events {
+            write!(line, " | {}", cell(state, *event, Some(Duration::from_secs(5)))).unwrap();
+        }
+        lines.push(line);
+    }
+    format!("| {} |\n", lines.join(" |\n| "))
+}
+
+/// What the tables do not show: programs that cannot be asked. Checked here, then told in words.
+fn impatient_note() -> &'static str {
+    for state in STATES {
+        for event in SILENCE.into_iter().chain(ENDING) {
+            let asked = cell(state, event, Some(Duration::from_secs(5)));
+            let expected = if asked == "asked / ask" { "terminating / terminate" } else { &asked };
+            assert_eq!(cell(state, event, None), expected, "{state:?} on {event:?}");
+        }
+    }
+    "A program that does not look at its desired word is not asked: where the table says\n\
+     `asked / ask`, it gets `terminating / terminate` at once.\n"
+}
+
+#[test]
+fn the_lifecycle_tables_are_what_the_code_does() {
+    const FILE: &str = "docs/architecture.md";
+    const BEGIN: &str = "<!-- lifecycle table -->\n";
+    const END: &str = "<!-- end -->";
+    let rendered = format!(
+        "A cell is `next state / act`; a dot means that nothing happens. `asked`, `terminating`,\n\
+         `killing` and `unkillable` are the rungs of `stopping`. `next` is `down`, `backoff` or\n\
+         `failed`, as the restart rules decide.\n\n{}\n{}\n{}",
+        lifecycle_table(&SILENCE),
+        lifecycle_table(&ENDING),
+        impatient_note(),
+    );
+    let document = read(FILE);
+    let (before, rest) = document.split_once(BEGIN).expect("the marker before the block");
+    let (block, after) = rest.split_once(END).expect("the marker after the block");
+    if std::env::var_os("OSPS_BLESS").is_some() {
+        if block != rendered {
+            let blessed = format!("{before}{BEGIN}{rendered}{END}{after}");
+            std::fs::write(path(FILE), blessed).unwrap();
+        }
+    } else {
+        assert_eq!(block, rendered, "{FILE} is out of date: run this test with OSPS_BLESS=1");
+    }
+}
