@@ -166,7 +166,7 @@ fn name_is_valid(name: &str) -> Result<(), Invalid> {
     if sound { Ok(()) } else { Err(refuse("--name", name, why.to_owned())) }
 }
 
-fn refuse(option: &'static str, value: impl ToString, why: String) -> Invalid {
+fn refuse(option: &'static str, value: impl std::fmt::Display, why: String) -> Invalid {
     Invalid { option, value: value.to_string(), why }
 }
 

@@ -76,7 +76,7 @@ mod tests {
             (Duration::ZERO, "0us"),
             (Duration::from_micros(999), "999us"),
             (Duration::from_micros(3100), "3.1ms"),
-            (Duration::from_millis(4000), "4.00s"),
+            (Duration::from_secs(4), "4.00s"),
             (Duration::from_secs(119), "119.00s"),
             (Duration::from_secs(125), "2m05s"),
             (Duration::from_secs(7300), "2h01m"),

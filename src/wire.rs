@@ -13,6 +13,8 @@ pub const FRAME_SIZE: usize = 64;
 pub const MAGIC: u32 = u32::from_le_bytes(*b"OSPF");
 /// Version of the frame layout.
 pub const VERSION: u8 = 1;
+/// Sending slot of the watchdog's frames: no slot.
+pub const WATCHDOG: SlotId = SlotId(0xff);
 /// Bytes a frame carries for its kind's own use.
 pub const PAYLOAD_SIZE: usize = 24;
 
@@ -65,7 +67,7 @@ pub enum Kind {
     Done,
     /// SS: `errtraitement`, the job failed.
     Failed,
-    /// Watchdog to SP: a slot lost its process; look at the segment.
+    /// Watchdog to a server, a wake-up only: something changed in the segment, look there.
     Lost,
 }
 

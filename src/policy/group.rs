@@ -16,6 +16,10 @@ use super::verdict::{Class, Limits, Observation, Pulse, Reading, Turn, slack};
 use crate::ids::SlotId;
 use crate::time::Monotonic;
 
+/// First look for a new server's first beat; each further one comes later by half of the time that
+/// has passed. So "up" is known within milliseconds, and a slow start costs some twenty wake-ups.
+const PROBE: Duration = Duration::from_millis(2);
+
 /// What the policy has to know about one server.
 #[derive(Clone, Copy, Debug)]
 pub struct Spec {
@@ -195,6 +199,8 @@ struct Server {
     /// Why the process has to go or went; `None` = nobody's fault.
     cause: Option<Cause>,
     spawned_at: Monotonic,
+    /// When to look for the first beat.
+    probe_at: Monotonic,
     up_since: Option<Monotonic>,
     killed_at: Option<Monotonic>,
     /// Since when clients have had nobody to talk to.
@@ -219,6 +225,7 @@ impl Group {
             tally: Tally::new(intensity),
             cause: None,
             spawned_at: now,
+            probe_at: now,
             up_since: None,
             killed_at: None,
             gone_since: None,
@@ -259,6 +266,7 @@ impl Group {
                 if let Some(server) = self.servers.get_mut(slot.index()) {
                     server.pulse = Pulse::new(server.spec.limits, now, count);
                     server.spawned_at = now;
+                    server.probe_at = now + PROBE;
                 }
             }
             Event::Died { slot, death } => self.died(slot, death, now, out),
@@ -286,7 +294,10 @@ impl Group {
     /// The earliest moment at which something has to be looked at.
     pub fn next_deadline(&self) -> Option<Monotonic> {
         let of = |server: &Server| {
-            let heart = server.state.is_watched().then(|| server.pulse.deadline());
+            let heart = server.state.is_watched().then(|| {
+                let probe = (!server.pulse.has_beaten()).then_some(server.probe_at);
+                probe.map_or(server.pulse.deadline(), |at| at.min(server.pulse.deadline()))
+            });
             server.state.timer().or(heart)
         };
         self.servers.iter().filter_map(of).min()
@@ -338,6 +349,9 @@ impl Group {
         let Some(server) = self.watched(slot) else { return };
         let silence = now.since(server.pulse.last_beat());
         let limit = server.pulse.limit();
+        if now >= server.probe_at {
+            server.probe_at = now + (now.since(server.spawned_at) / 2).max(PROBE);
+        }
         match server.pulse.observe(&turn, seen) {
             Reading::Quiet => {}
             Reading::Beat { first } => self.beat(slot, first, silence, now, out),

@@ -34,6 +34,9 @@ pub enum After {
     Close,
 }
 
+/// Answers one request: gets its words, appends its reply.
+pub type Answer<'a> = dyn FnMut(&[&[u8]], &mut Vec<u8>) -> After + 'a;
+
 #[derive(Debug)]
 struct Connection {
     stream: TcpStream,
@@ -54,6 +57,7 @@ pub struct Clients {
     resting: bool,
     /// Connections that hold requests beyond this turn's share.
     pending: Vec<u64>,
+    scratch: Vec<u8>,
 }
 
 impl Clients {
@@ -68,6 +72,7 @@ impl Clients {
             next: FIRST,
             resting: false,
             pending: Vec::new(),
+            scratch: vec![0; READ],
         })
     }
 
@@ -87,19 +92,14 @@ impl Clients {
     }
 
     /// Handles what one turn brought. `answer` gets the words of a request and writes its reply.
-    pub fn turn(
-        &mut self,
-        poll: &Poll,
-        ready: &[Ready],
-        answer: &mut dyn FnMut(&[&[u8]], &mut Vec<u8>) -> After,
-    ) {
+    pub fn turn(&mut self, poll: &Poll, ready: &[Ready], answer: &mut Answer<'_>) {
         let mut busy = std::mem::take(&mut self.pending);
         for event in ready {
             if event.token == LISTENER {
                 self.accept(poll);
             } else if let Some(connection) = self.connections.get_mut(&event.token) {
                 if event.readable {
-                    connection.fill();
+                    connection.fill(&mut self.scratch);
                 }
                 busy.push(event.token);
             }
@@ -172,12 +172,11 @@ impl Clients {
 
 impl Connection {
     /// Takes what the client sent, up to this turn's share.
-    fn fill(&mut self) {
+    fn fill(&mut self, chunk: &mut [u8]) {
         if self.ended || self.output.len() > REPLIES {
             return;
         }
-        let mut chunk = [0u8; READ];
-        match self.stream.read(&mut chunk) {
+        match self.stream.read(chunk) {
             Ok(0) => self.ended = true,
             Ok(length) => self.input.extend_from_slice(&chunk[..length]),
             Err(error) if is_transient(&error) => {}
@@ -189,7 +188,7 @@ impl Connection {
     }
 
     /// Answers complete requests. Returns whether some are left for the next turn.
-    fn serve(&mut self, answer: &mut dyn FnMut(&[&[u8]], &mut Vec<u8>) -> After) -> bool {
+    fn serve(&mut self, answer: &mut Answer<'_>) -> bool {
         let mut used = 0;
         let mut more = false;
         for number in 0.. {

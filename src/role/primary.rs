@@ -34,6 +34,8 @@ impl Part for Primary {
     fn frame(&mut self, me: &Myself, link: &mut Link, frame: &Frame) {
         match frame.kind {
             Kind::Pong => link.confirm(me, frame.from_generation),
+            // A wake-up: every turn looks at the segment anyway.
+            Kind::Lost => {}
             // The other kinds come with the ownership protocol.
             other => log::debug!("unexpected {other:?} from slot {}", frame.from),
         }

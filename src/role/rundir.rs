@@ -69,14 +69,11 @@ impl Place {
             };
         }
         let given = std::env::var("RUNTIME_DIRECTORY").unwrap_or_default();
-        match given.split(':').next().filter(|first| first.starts_with('/')) {
-            Some(first) => Place { path: Path::new(first).join(name), own_parent: false },
-            None => {
-                let uid = rustix::process::geteuid().as_raw();
-                let path = PathBuf::from(format!("/dev/shm/osps-{uid}/{name}"));
-                Place { path, own_parent: true }
-            }
+        if let Some(first) = given.split(':').next().filter(|first| first.starts_with('/')) {
+            return Place { path: Path::new(first).join(name), own_parent: false };
         }
+        let uid = rustix::process::geteuid().as_raw();
+        Place { path: PathBuf::from(format!("/dev/shm/osps-{uid}/{name}")), own_parent: true }
     }
 }
 
@@ -95,7 +92,7 @@ pub struct Claim {
     /// What we made of it: bits of [`flag`].
     pub made: u64,
     /// Held for life.
-    _lock: OwnedFd,
+    lock: OwnedFd,
 }
 
 impl RunDir {
@@ -248,7 +245,7 @@ impl Claim {
             let run_dir = RunDir::open(&place.path)?;
             match run_dir.take_lock() {
                 Ok(Some(lock)) => {
-                    let mut claim = Claim { run_dir, made, _lock: lock };
+                    let mut claim = Claim { run_dir, made, lock };
                     claim.clear()?;
                     return Ok(claim);
                 }
@@ -263,7 +260,7 @@ impl Claim {
                 Ok(None) => {}
                 Err(failed) => return Err(failed.into()),
             }
-            pause(&clock);
+            pause(clock);
         }
     }
 
@@ -276,7 +273,7 @@ impl Claim {
             if boot == procfs::boot_id() {
                 self.made |=
                     header.flags.load(Ordering::Relaxed) & (flag::MADE_DIR | flag::MADE_PARENT);
-                end_survivors(&segment, &clock)?;
+                end_survivors(&segment, clock)?;
             }
         }
         let until = clock.now() + LEAVING;
@@ -284,7 +281,7 @@ impl Claim {
             if clock.now() >= until {
                 return Err(Error::Refused(self.describe_members()));
             }
-            pause(&clock);
+            pause(clock);
         }
         let swept = self.run_dir.sweep();
         if swept > 0 {
@@ -292,7 +289,7 @@ impl Claim {
             log::info!("swept {swept} files that a killed instance left in {path}");
         }
         let text = format!("{}\n", std::process::id());
-        let lock = &self._lock;
+        let lock = &self.lock;
         let written = rustix::fs::ftruncate(lock, 0)
             .and_then(|()| rustix::io::pwrite(lock, text.as_bytes(), 0).map(|_| ()));
         Ok(written.map_err(Failed::to("write", self.run_dir.path.join(LOCK).display()))?)
@@ -351,7 +348,7 @@ fn make(place: &Place) -> Result<u64, Error> {
 
 /// Kills the servers that a dead watchdog's segment records, each identified by pid *and* start
 /// time, and waits until the kernel confirms.
-fn end_survivors(segment: &Segment, clock: &SystemClock) -> Result<(), Error> {
+fn end_survivors(segment: &Segment, clock: SystemClock) -> Result<(), Error> {
     let old = segment.header().watchdog_pid.load(Ordering::Relaxed);
     for slot in segment.slots() {
         let Some(identity) = slot.record.identity() else { continue };
@@ -446,11 +443,11 @@ pub fn leave_orphaned(run_dir: &RunDir, members: OwnedFd, made: u64) {
             drop(lock);
             return;
         }
-        pause(&clock);
+        pause(clock);
     }
 }
 
-fn pause(clock: &SystemClock) {
+fn pause(clock: SystemClock) {
     let now = clock.now();
     if let Ok(poll) = Poll::new() {
         let _ = poll.wait(now, Some(now + PAUSE));

@@ -27,6 +27,8 @@ impl Part for Secondary {
                 link.confirm(me, frame.from_generation);
                 link.send(me, Kind::Pong);
             }
+            // A wake-up: every turn looks at the segment anyway.
+            Kind::Lost => {}
             // The other kinds come with the ownership protocol.
             other => log::debug!("unexpected {other:?} from slot {}", frame.from),
         }

@@ -141,10 +141,10 @@ impl Link {
     }
 
     fn is_for(&self, me: &Myself, frame: &Frame) -> bool {
-        frame.to == me.slot
-            && frame.to_generation == me.generation
-            && frame.from == self.peer
-            && frame.from_generation == me.generation_in(self.peer)
+        let from_peer =
+            frame.from == self.peer && frame.from_generation == me.generation_in(self.peer);
+        let from_watchdog = frame.from == wire::WATCHDOG && frame.kind == Kind::Lost;
+        frame.to == me.slot && frame.to_generation == me.generation && (from_peer || from_watchdog)
     }
 
     /// Notes that the peer's present generation answered.
@@ -278,6 +278,7 @@ impl Server {
             let Some(link) = index.and_then(|index| self.links.get_mut(index)) else { continue };
             for _ in 0..FRAMES {
                 let Some(frame) = link.receive(&self.me) else { break };
+                log::trace!("slot {} received {:?}", self.me.slot, frame.kind);
                 self.part.frame(&self.me, link, &frame);
             }
         }
@@ -406,14 +407,13 @@ fn misbehave(me: &Myself, fault: &Debug) {
     log::warn!("{} gen={}: DEBUG {fault:?} on a client's request", me.name, me.generation);
     me.page().report.set_activity(&format!("DEBUG {fault:?}"));
     match fault {
-        Debug::Sleep(time) => sleep(*time),
+        Debug::Sleep(time) | Debug::Block(Some(time)) => sleep(*time),
         Debug::Spin(time) => {
             let until = time.map(|time| me.clock.now() + time);
             while until.is_none_or(|until| me.clock.now() < until) {
                 std::hint::spin_loop();
             }
         }
-        Debug::Block(Some(time)) => sleep(*time),
         Debug::Block(None) => block_for_ever(),
         Debug::Abort => std::process::abort(),
     }

@@ -161,7 +161,7 @@ impl Report {
 
     fn table(&self, verdict: Verdict) -> String {
         let watchdog = &self.watchdog;
-        let age = |ms: Option<u64>| ms.map_or("-".to_owned(), |ms| ago(ms));
+        let age = |ms: Option<u64>| ms.map_or("-".to_owned(), ago);
         let standing = match (watchdog.alive, self.is_frozen()) {
             (true, false) => "alive",
             (true, true) => "FROZEN",

@@ -75,8 +75,6 @@ struct Watchdog {
     damaged: bool,
     group: Group,
     posts: Vec<Post>,
-    /// Held open so that frames in flight outlive a server.
-    _tubes: Vec<Fifo>,
     actions: VecDeque<Action>,
     check_interval: Duration,
     check_at: Monotonic,
@@ -119,7 +117,7 @@ impl Watchdog {
                     .map_err(Failed::to("guard", "segment"))?;
                 let now = clock.now();
                 let specs: Vec<_> = plans.iter().map(|plan| plan.spec).collect();
-                let posts = plans.into_iter().map(|p| Post::new(p.name, p.listener, p.command));
+                let posts = plans.into_iter().zip(tubes).map(|(plan, tube)| Post::new(plan, tube));
                 Ok(Watchdog {
                     clock,
                     poll,
@@ -131,7 +129,6 @@ impl Watchdog {
                     damaged: false,
                     group: Group::new(now, config.intensity, &specs),
                     posts: posts.collect(),
-                    _tubes: tubes,
                     actions: VecDeque::new(),
                     check_interval: config.check_interval,
                     check_at: now,
@@ -153,7 +150,7 @@ impl Watchdog {
         claim: &Claim,
         plans: &[Plan],
         clock: SystemClock,
-    ) -> Result<(Segment, File, Vec<Fifo>, Poll, Control), Error> {
+    ) -> Result<(Segment, File, Vec<Vec<Fifo>>, Poll, Control), Error> {
         let dir = claim.run_dir.as_fd();
         let path = claim.run_dir.path();
         let file = File::from(claim.run_dir.create_file(crate::segment::mapping::FILE_NAME)?);
@@ -193,14 +190,7 @@ impl Watchdog {
             }
         })?;
         drop(claim.run_dir.create_file(rundir::MEMBERS)?);
-        let mut tubes = Vec::new();
-        let secondaries = plans.iter().zip(0u8..).filter(|(p, _)| p.role == role_code::SECONDARY);
-        for (_, number) in secondaries {
-            for name in [rundir::tube_down(number), rundir::tube_up(number)] {
-                Fifo::create(dir, &name)?;
-                tubes.push(Fifo::open(dir, &name)?);
-            }
-        }
+        let tubes = tubes(dir, plans)?;
         let poll = Poll::new()?;
         let control = Control::open(dir, rundir::CONTROL, &poll, CONTROL)?;
         Ok((segment, file, tubes, poll, control))
@@ -248,10 +238,10 @@ impl Watchdog {
         for event in ready.iter().filter(|event| event.token >= CONTROL) {
             if event.token == CONTROL {
                 self.control.accept(&self.poll);
-            } else if self.control.read(&self.poll, event.token) == Some(Request::Stop) {
-                if self.allow == Allow::Running {
-                    self.stop_requested(now, "osps stop");
-                }
+            } else if self.control.read(&self.poll, event.token) == Some(Request::Stop)
+                && self.allow == Allow::Running
+            {
+                self.stop_requested(now, "osps stop");
             }
         }
         self.check_segment();
@@ -360,7 +350,7 @@ fn plans(config: &Config) -> Result<Vec<Plan>, Error> {
     match &config.programs {
         Programs::Own { command, listen } => {
             find_program(&command[0])?;
-            let listener = listen.map(|address| bind(address)).transpose()?;
+            let listener = listen.map(bind).transpose()?;
             let spec =
                 Spec { depends_on: None, limits, patience: patience(None, config.stop_timeout) };
             let name = program_name(&command[0]);
@@ -395,6 +385,26 @@ fn plans(config: &Config) -> Result<Vec<Plan>, Error> {
             (0..=count).map(plan).collect()
         }
     }
+}
+
+/// Makes the FIFO pairs. Each server gets the tubes that outlive it with us, first the one that it
+/// reads: a secondary its own pair, the primary the upward tube of the first secondary.
+fn tubes(dir: BorrowedFd<'_>, plans: &[Plan]) -> Result<Vec<Vec<Fifo>>, Failed> {
+    let mut tubes: Vec<Vec<Fifo>> = Vec::new();
+    for (plan, number) in plans.iter().zip(0u8..) {
+        let mut pair = Vec::new();
+        if plan.role == role_code::SECONDARY {
+            for name in [rundir::tube_down(number), rundir::tube_up(number)] {
+                Fifo::create(dir, &name)?;
+                pair.push(Fifo::open(dir, &name)?);
+            }
+        }
+        tubes.push(pair);
+    }
+    if plans.first().is_some_and(|plan| plan.role == role_code::PRIMARY) {
+        tubes[0].push(Fifo::open(dir, &rundir::tube_up(1))?);
+    }
+    Ok(tubes)
 }
 
 fn bind(address: SocketAddr) -> Result<TcpListener, Error> {

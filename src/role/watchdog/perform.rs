@@ -6,8 +6,8 @@
 use std::net::TcpListener;
 
 use super::report::{self, Who};
-use super::{PROCESS, Watchdog, descriptors, next_generation};
-use crate::ids::{Generation, SlotId};
+use super::{PROCESS, Plan, Watchdog, descriptors, next_generation};
+use crate::ids::{Epoch, Generation, SlotId};
 use crate::policy::group::{Action, Event, Why};
 use crate::policy::lifecycle::{Act, Cause, Death, Rung, State};
 use crate::policy::verdict::{self, Class, Evidence, RunState, Thread};
@@ -15,10 +15,12 @@ use crate::role::env;
 use crate::segment::events;
 use crate::segment::slot::{Identity, desired};
 use crate::sync::Ordering;
+use crate::sys::fifo::Fifo;
 use crate::sys::poll::Interest;
 use crate::sys::process::{self, Ending, Process};
 use crate::sys::procfs;
 use crate::time::{Clock, Monotonic, Short, nanos};
+use crate::wire::{self, Frame, Kind};
 
 /// Kinds of events in the ring; their arguments are listed in docs/segment.md.
 pub(super) mod kind {
@@ -51,12 +53,45 @@ pub(super) struct Post {
     /// Evidence taken when the server became late, and the newest.
     baseline: Option<Evidence>,
     latest: Option<Evidence>,
+    /// The start that is being performed: its line is logged with the pid.
+    starting: Option<(State, Why)>,
+    /// FIFOs held open so that frames outlive the server; it reads the first one.
+    tubes: Vec<Fifo>,
 }
 
 impl Post {
-    pub(super) fn new(name: String, listener: Option<TcpListener>, command: Vec<String>) -> Post {
-        let generation = Generation::default();
-        Post { name, listener, command, generation, process: None, baseline: None, latest: None }
+    pub(super) fn new(plan: Plan, tubes: Vec<Fifo>) -> Post {
+        Post {
+            name: plan.name,
+            listener: plan.listener,
+            command: plan.command,
+            generation: Generation::default(),
+            process: None,
+            baseline: None,
+            latest: None,
+            starting: None,
+            tubes,
+        }
+    }
+
+    /// Wakes the server up, so that it looks at the segment now and not at its next beat. Only a
+    /// hint: a frozen server does not read it, a full pipe does not take it, and nothing is lost.
+    fn wake(&self, slot: SlotId) {
+        let Some(tube) = self.tubes.first() else { return };
+        let frame = Frame {
+            kind: Kind::Lost,
+            from: wire::WATCHDOG,
+            to: slot,
+            from_generation: Generation::default(),
+            to_generation: self.generation,
+            epoch: Epoch::default(),
+            sequence: 0,
+            job: 0,
+            payload: [0; wire::PAYLOAD_SIZE],
+        };
+        if let Err(failed) = tube.send(&wire::encode(&frame)) {
+            log::debug!("{}: {failed}", self.name);
+        }
     }
 
     pub(super) fn pid(&self) -> Option<u32> {
@@ -156,9 +191,10 @@ impl Watchdog {
         if let Some((kind, arguments)) = event_of(to, why) {
             self.event(Some(slot), kind, arguments);
         }
-        let post = &self.posts[slot.index()];
-        // The line of a start comes with the pid, once there is one.
-        if !matches!(why, Why::Started { .. }) {
+        let post = &mut self.posts[slot.index()];
+        if matches!(why, Why::Started { .. }) {
+            post.starting = Some((from, *why));
+        } else {
             let channel = post.latest.as_ref().map_or("", |evidence| &evidence.wait_channel);
             report::transition(&post.who(), from, to, why, channel);
         }
@@ -190,9 +226,11 @@ impl Watchdog {
             Act::Ask | Act::Terminate => {
                 let word = &self.segment.slots()[slot.index()].record.desired;
                 word.store(desired::STOP, Ordering::Relaxed);
-                match act {
-                    Act::Terminate => process.map_or(Ok(()), Process::terminate),
-                    _ => Ok(()),
+                if act == Act::Ask {
+                    post.wake(slot);
+                    Ok(())
+                } else {
+                    process.map_or(Ok(()), Process::terminate)
                 }
             }
             Act::Kill => process.map_or(Ok(()), Process::kill),
@@ -238,7 +276,7 @@ impl Watchdog {
         page.desired.store(desired::RUN, Ordering::Relaxed);
         page.spawned_ns.store(now.0, Ordering::Relaxed);
         page.baseline.store(count, Ordering::Relaxed);
-        let starts = page.starts.fetch_add(1, Ordering::Relaxed);
+        page.starts.fetch_add(1, Ordering::Relaxed);
         let (pid, start_time) = (process.pid(), process.start_time());
         page.set_identity(Identity { pid, start_time, generation });
         if let Err(failed) = self.poll.add(&process, PROCESS + u64::from(slot.0), Interest::READ) {
@@ -250,11 +288,9 @@ impl Watchdog {
         }
         post.process = Some(process);
         let cause = page.last_cause.load(Ordering::Relaxed);
-        log::info!(
-            "{} gen={generation} pid={pid}: down -> starting{}",
-            post.name,
-            if starts == 0 { String::new() } else { format!(" (start {})", starts + 1) }
-        );
+        if let Some((from, why)) = post.starting.take() {
+            report::transition(&post.who(), from, State::Starting, &why, "");
+        }
         self.event(Some(slot), kind::STARTED, [u64::from(pid), cause, 0]);
         self.step(now, Event::Spawned { slot, count });
     }

@@ -11,6 +11,7 @@ use crate::config;
 use crate::ids::Generation;
 use crate::policy::group::Why;
 use crate::policy::lifecycle::{Cause, Rung, State};
+use crate::policy::verdict::Class;
 use crate::time::Short;
 
 /// Who a line speaks of.
@@ -55,7 +56,7 @@ fn line(who: &Who<'_>, from: State, to: State, why: &Why, wait_channel: &str) ->
     let _ = match why {
         Why::Started { after: None } => write!(text, ": {from} -> {to}"),
         Why::Started { after: Some(cause) } => {
-            write!(text, ": {from} -> {to} (replaces one that went: {cause})")
+            write!(text, ": {from} -> {to} (after {cause})")
         }
         Why::FirstBeat { after, down_for: None } => {
             write!(text, ": {from} -> {to} (first beat after {})", Short(*after))
@@ -86,9 +87,11 @@ fn line(who: &Who<'_>, from: State, to: State, why: &Why, wait_channel: &str) ->
         }
         Why::Condemned { cause, silence, limit } => match cause {
             Cause::Frozen(class) => {
-                let place = match wait_channel {
-                    "" => String::new(),
-                    channel => format!(" in {channel}"),
+                let place = match (class, wait_channel) {
+                    (Class::Blocked | Class::Unkillable, channel) if !channel.is_empty() => {
+                        format!(" in {channel}")
+                    }
+                    _ => String::new(),
                 };
                 write!(
                     text,
@@ -184,7 +187,6 @@ pub(super) fn status_line(check: u64, watchdog: u32, servers: &[Glance<'_>]) -> 
 mod tests {
     use super::*;
     use crate::policy::lifecycle::Death;
-    use crate::policy::verdict::Class;
     use crate::time::Monotonic;
 
     #[test]
@@ -203,7 +205,7 @@ mod tests {
                 State::Late,
                 killing,
                 frozen(Class::Stopped),
-                "",
+                "do_signal_stop",
                 "late -> frozen (stopped; no beat for 4.00s, limit 4s)",
             ),
             (
