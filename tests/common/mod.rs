@@ -11,6 +11,7 @@
     reason = "each test file uses its part"
 )]
 #![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "a test that fails panics")]
+#![allow(clippy::print_stderr, clippy::unused_self, reason = "a test's log; methods that read well")]
 #![allow(clippy::disallowed_methods, reason = "these tests run in real time")]
 
 use std::io::{BufRead, BufReader, Read, Write};
@@ -197,7 +198,7 @@ impl Osps {
     /// The log so far.
     pub fn log(&self) -> String {
         let lines = self.err.lock().unwrap();
-        lines.iter().map(|line| format!("{}\n", line.text)).collect()
+        lines.iter().map(|line| line.text.as_str()).collect::<Vec<_>>().join("\n")
     }
 
     /// The first log line that contains all of these, waiting for it.
@@ -270,7 +271,7 @@ impl Osps {
             let baseline = record.baseline.load(Ordering::Relaxed);
             let sample = segment.hearts()[slot].sample();
             let beats = generation != old && record.identity().is_some();
-            (beats && sample.count != baseline).then(|| (generation, sample.stamp))
+            (beats && sample.count != baseline).then_some((generation, sample.stamp))
         })
     }
 
