@@ -1145,7 +1145,8 @@ fn a_delay_that_ends_during_a_stop_starts_nobody() {
             world.turn(ms(0), false)?;
             world.turn(ms(0), false)?;
         }
-        prop_assert!(matches!(world.states()[..], [State::Backoff { .. }, State::Starting]));
+        let waits = matches!(world.states()[..], [State::Backoff { .. }, State::Starting]);
+        prop_assert!(waits, "{:?}", world.states());
         world.feed(Event::Stop)?;
         world.check_end()
     });
