@@ -194,7 +194,8 @@ mod tests {
         ) {
             let frame = Frame {
                 kind: Kind::ALL[kind].0, from: SlotId(from), to: SlotId(to),
-                from_generation: Generation(generations.0), to_generation: Generation(generations.1),
+                from_generation: Generation(generations.0),
+                to_generation: Generation(generations.1),
                 epoch: Epoch(epoch), sequence, job, payload,
             };
             prop_assert_eq!(decode(&encode(&frame)), Ok(frame));

@@ -419,8 +419,8 @@ fn describe_holder(path: &Path, now: Monotonic) -> String {
             let state = u32::try_from(pid).ok().and_then(procfs::state).unwrap_or('?');
             let silent = age.map_or("an unknown time".to_owned(), |age| Short(age).to_string());
             format!(
-                "{what}, frozen (no beat for {silent}, state {state}). Continue it with `kill -CONT \
-                 {pid}`, or end it with `kill -9 {pid}` and start again"
+                "{what}, frozen (no beat for {silent}, state {state}). Continue it with \
+                 `kill -CONT {pid}`, or end it with `kill -9 {pid}` and start again"
             )
         }
     }

@@ -169,7 +169,8 @@ impl Report {
         };
         let mut lines = vec![
             format!(
-                "{} in {}: watchdog pid {} {standing}, beat {} ago, started {} ago; hang timeout {}",
+                "{} in {}: watchdog pid {} {standing}, beat {} ago, started {} ago; hang \
+                 timeout {}",
                 self.name,
                 self.run_dir,
                 watchdog.pid,

@@ -27,8 +27,8 @@ pub fn main(place: &Place) -> Result<ExitCode, Error> {
     let segment = Segment::open(&place.path, Access::ReadOnly).map_err(|_| not_running())?;
     let Some(watchdog) = watchdog_of(&segment) else {
         return Err(Error::Refused(format!(
-            "no watchdog runs in {shown}; `osps status` shows what is left, and starting osps there \
-             cleans up"
+            "no watchdog runs in {shown}; `osps status` shows what is left, and starting osps \
+             there cleans up"
         )));
     };
     let failed = |error| Failed::to("talk to", "the watchdog")(error);
@@ -72,8 +72,8 @@ fn explain_silence(segment: &Segment, watchdog: &Process) -> Result<(), Error> {
     let pid = watchdog.pid();
     let silent = age.map_or("an unknown time".to_owned(), |age| Short(age).to_string());
     Err(Error::Refused(format!(
-        "the watchdog (pid {pid}) is frozen: no beat for {silent}, state {}. Continue it with `kill \
-         -CONT {pid}`: it then stops as asked; or end it with `kill -9 {pid}`",
+        "the watchdog (pid {pid}) is frozen: no beat for {silent}, state {}. Continue it with \
+         `kill -CONT {pid}`: it then stops as asked; or end it with `kill -9 {pid}`",
         procfs::state(pid).unwrap_or('?')
     )))
 }

@@ -23,7 +23,8 @@ pub fn close_on_exec_from(first: u32) {
 pub fn signal_group(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
     const GROUP: libc::c_uint = 4; // PIDFD_SIGNAL_PROCESS_GROUP
     let info: *const libc::siginfo_t = ptr::null();
-    // SAFETY: a null siginfo is allowed and means "as kill(2)"; the descriptor is borrowed, so open.
+    // SAFETY: a null siginfo is allowed and means "as kill(2)"; the descriptor is borrowed, so
+    // open.
     let result = unsafe {
         libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, info, GROUP)
     };

@@ -75,6 +75,8 @@ struct Watchdog {
     damaged: bool,
     group: Group,
     posts: Vec<Post>,
+    /// Last generation given out. Ours, not the segment's: servers can write there.
+    generation: Generation,
     actions: VecDeque<Action>,
     check_interval: Duration,
     check_at: Monotonic,
@@ -129,6 +131,7 @@ impl Watchdog {
                     damaged: false,
                     group: Group::new(now, config.intensity, &specs),
                     posts: posts.collect(),
+                    generation: Generation::default(),
                     actions: VecDeque::new(),
                     check_interval: config.check_interval,
                     check_at: now,
@@ -317,6 +320,14 @@ impl Watchdog {
         self.actions.extend(self.group.step(now, event));
     }
 
+    /// A generation that no process of this instance ever had.
+    fn next_generation(&mut self) -> Generation {
+        self.generation = Generation(self.generation.0.wrapping_add(1).max(1));
+        let word = &self.segment.header().generation;
+        word.store(u64::from(self.generation.0), Ordering::Relaxed);
+        self.generation
+    }
+
     /// Tells the end and removes everything that osps made.
     fn finish(self, outcome: Outcome) {
         let left: Vec<_> = self.posts.iter().filter_map(Post::pid).collect();
@@ -458,14 +469,6 @@ fn furnish(segment: &Segment, plans: &[Plan], config: &Config) {
         heart.limit_ns.store(nanos(config.hang_timeout), Ordering::Relaxed);
         heart.owner.store(number + 1, Ordering::Relaxed);
     }
-}
-
-/// A generation that no process of this segment ever had.
-fn next_generation(segment: &Segment) -> Generation {
-    let word = &segment.header().generation;
-    let next = u32::try_from(word.load(Ordering::Relaxed)).unwrap_or(0).wrapping_add(1).max(1);
-    word.store(u64::from(next), Ordering::Relaxed);
-    Generation(next)
 }
 
 /// Sockets of a server, borrowed.

@@ -6,7 +6,7 @@
 use std::net::TcpListener;
 
 use super::report::{self, Who};
-use super::{PROCESS, Plan, Watchdog, descriptors, next_generation};
+use super::{PROCESS, Plan, Watchdog, descriptors};
 use crate::ids::{Epoch, Generation, SlotId};
 use crate::policy::group::{Action, Event, Why};
 use crate::policy::lifecycle::{Act, Cause, Death, Rung, State};
@@ -244,7 +244,7 @@ impl Watchdog {
     /// Starts a process: it waits at its gate until it is recorded, so that no unrecorded server
     /// can exist.
     fn spawn(&mut self, slot: SlotId) {
-        let generation = next_generation(&self.segment);
+        let generation = self.next_generation();
         let count = self.segment.hearts()[slot.index()].sample().count;
         let post = &mut self.posts[slot.index()];
         post.generation = generation;

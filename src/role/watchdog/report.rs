@@ -126,7 +126,8 @@ fn line(who: &Who<'_>, from: State, to: State, why: &Why, wait_channel: &str) ->
             }
             _ => write!(
                 text,
-                ": {from} (unkillable: KILL has had no effect; its slot stays closed, still watching)"
+                ": {from} (unkillable: KILL has had no effect; its slot stays closed, still \
+                 watching)"
             ),
         },
         Why::Died { death, cause, took, up } => {
@@ -258,7 +259,8 @@ mod tests {
         ];
         assert_eq!(
             status_line(3, 10, &servers),
-            "check 3: watchdog pid=10 | primary pid=12 up, beat 120.0ms ago | secondary-1 pid=- down\n"
+            "check 3: watchdog pid=10 | primary pid=12 up, beat 120.0ms ago | secondary-1 pid=- \
+             down\n"
         );
     }
 }
