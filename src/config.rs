@@ -125,7 +125,7 @@ impl Config {
         }
         if self.data_size < self.cell_size * 16 || self.data_size > DATA_MAX {
             let why = format!(
-                "must hold at least 16 cells of {} bytes, and 4 GiB at most",
+                "must hold at least 16 cells of {} bytes, and stay below 4 GiB",
                 self.cell_size
             );
             return Err(refuse("--data-size", self.data_size, why));

@@ -119,7 +119,7 @@ impl Report {
         let get = |word: &Word| word.load(Ordering::Relaxed);
         let started = Monotonic(get(&header.started_ns));
         let owner = segment.owner().current();
-        let area = segment.area();
+        let area = segment.area_cells();
         let servers: Vec<_> =
             (0..segment.slots().len()).map(|slot| Server::of(segment, slot, now)).collect();
         Report {

@@ -22,8 +22,8 @@ pub const HEARTS_DEFAULT: usize = 128;
 pub const EVENTS: usize = 1024;
 /// Dirty ranges listed before one range stands for everything.
 pub const RANGES: usize = 496;
-/// Largest data area: range entries hold 32-bit offsets.
-pub const DATA_MAX: u64 = 1 << 32;
+/// Largest data area, a page below 4 GiB: range entries hold 32-bit offsets and lengths.
+pub const DATA_MAX: u64 = (1 << 32) - 4096;
 
 /// The header page. Written by the watchdog.
 #[derive(Debug)]

@@ -21,9 +21,10 @@ use std::time::Duration;
 
 use memmap2::{Advice, MmapOptions, MmapRaw};
 
+use super::area::Area;
 use super::layout::{
-    AreaCells, EVENTS, Geometry, HeaderCells, HeartCells, MAGIC, OwnerCells, RingCells, SlotCells,
-    VERSION,
+    AreaCells, EVENTS, Geometry, HeaderCells, HeartCells, MAGIC, OwnerCells, PAGE, RingCells,
+    SlotCells, VERSION,
 };
 use super::owner::Owner;
 use super::text;
@@ -298,8 +299,18 @@ impl Segment {
     }
 
     /// The data area's control page.
-    pub fn area(&self) -> &AreaCells {
+    pub fn area_cells(&self) -> &AreaCells {
         &self.cells(self.geometry.data_offset, 1)[0]
+    }
+
+    /// The data area.
+    pub fn area(&self) -> Area<'_> {
+        let cells = self.area_cells();
+        let bytes = usize::try_from(self.geometry.data_size).unwrap_or(0);
+        let copy = |number| {
+            self.cells(self.geometry.data_offset + PAGE + number * bytes, bytes / size_of::<Word>())
+        };
+        Area::new(&cells.sequence, &cells.range_count, &cells.ranges, [copy(0), copy(1)])
     }
 
     /// `count` structures at `offset`.

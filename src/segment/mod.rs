@@ -18,6 +18,7 @@
 //!
 //! This stratum knows neither what is decided (`policy`) nor the kernel's other faces (`sys`).
 
+pub mod area;
 pub mod events;
 pub mod heart;
 pub mod layout;

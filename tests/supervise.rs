@@ -1,0 +1,667 @@
+//! Goal: osps replaces what is dead or frozen, in time and in the right company, and leaves the
+//! innocent alone; it stops in order and leaves nothing behind.
+//!
+//! Method: black box. The real binary, real signals, real clocks. What happened and when is read
+//! from the event ring and the heart stamps, which share one clock. Lower limits are exact. Upper
+//! ones are generous, and wider by one limit for each that the watchdog granted on a busy host.
+//! The ring stays readable after the end, since the test keeps its own mapping.
+//!
+//! What it cannot show: every order of events (tests/policy.rs plays those in simulated time), how
+//! fast a restart is at best (benches/figures.rs), and anything about a machine that is worse than
+//! this one.
+#![cfg(not(loom))]
+#![allow(clippy::unwrap_used, reason = "a test that fails panics")]
+
+mod common;
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::fs;
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use common::{Launch, Osps, SOON, Signal, now, skip, wait_until};
+use osps::policy::lifecycle::{Cause, STATE_WORDS};
+use osps::policy::verdict::Class;
+use osps::segment::Segment;
+use osps::segment::events::Event;
+use osps::sync::Ordering;
+use osps::sys::process::Process;
+use osps::sys::procfs;
+use osps::time::{Monotonic, nanos};
+
+/// Slots of the pair.
+const PRIMARY: usize = 0;
+const SECONDARY: usize = 1;
+const NAMES: [&str; 2] = ["primary", "secondary-1"];
+
+/// Kinds of events, from docs/segment.md.
+const STARTED: u64 = 1;
+const UP: u64 = 2;
+const VERDICT: u64 = 4;
+const HELD: u64 = 5;
+const STOP_ORDER: u64 = 7;
+const PRESSED: u64 = 8;
+const DIED: u64 = 9;
+const BACKOFF: u64 = 10;
+const FAILED: u64 = 11;
+const LATE_TURN: u64 = 12;
+const SPARED: u64 = 13;
+
+/// How much later than due a verdict may come on a busy machine.
+const NOISE: Duration = Duration::from_millis(1500);
+
+fn ms(count: u64) -> Duration {
+    Duration::from_millis(count)
+}
+
+/// Lets time pass, where the passing of time is what the test is about.
+fn pass(span: Duration) {
+    let end = now() + span;
+    wait_until("the clock", span + SOON, || (now() >= end).then_some(()));
+}
+
+fn events(segment: &Segment) -> Vec<Event> {
+    segment.events().latest(1024)
+}
+
+/// The first event of a kind for one process, and its place in the ring.
+fn find(events: &[Event], kind: u64, slot: usize, generation: u32) -> Option<(usize, Event)> {
+    let wanted = |event: &Event| {
+        let here = event.slot.is_some_and(|at| at.index() == slot);
+        event.kind == kind && here && event.generation.0 == generation
+    };
+    let index = events.iter().position(wanted)?;
+    Some((index, events[index]))
+}
+
+fn the(events: &[Event], kind: u64, slot: usize, generation: u32) -> (usize, Event) {
+    find(events, kind, slot, generation)
+        .unwrap_or_else(|| panic!("no event {kind} of slot {slot} gen {generation}: {events:#?}"))
+}
+
+/// Limits that ran again since a moment, because the watchdog or a server got no processor.
+fn grants(events: &[Event], since: Monotonic) -> u32 {
+    let counts = |event: &&Event| matches!(event.kind, LATE_TURN | SPARED) && event.time >= since;
+    u32::try_from(events.iter().filter(counts).count()).unwrap()
+}
+
+/// A verdict on a silence since `last_beat`, caused at `struck`: never early, hardly late.
+fn assert_in_time(events: &[Event], verdict: &Event, last_beat: Monotonic, limit: Duration) {
+    let after = verdict.time.since(last_beat);
+    let allowed = limit * (1 + grants(events, last_beat)) + NOISE;
+    assert!((limit..=allowed).contains(&after), "verdict {after:?} after the last beat: {events:#?}");
+    assert!(verdict.arguments[2] >= nanos(limit), "silence in the event: {verdict:?}");
+}
+
+/// The last beat of a server that is frozen by now.
+fn last_beat(segment: &Segment, slot: usize) -> Monotonic {
+    segment.hearts()[slot].sample().stamp
+}
+
+fn stop_process(osps: &Osps, process: &Process) {
+    osps.signal(process, Signal::STOP);
+    wait_until("a stopped process", SOON, || {
+        (procfs::state(process.pid()) == Some('T')).then_some(())
+    });
+}
+
+fn info(osps: &Osps, slot: usize) -> String {
+    let mut reader = BufReader::new(osps.send(slot, "INFO"));
+    let mut head = String::new();
+    reader.read_line(&mut head).unwrap();
+    let length = head.trim_end().trim_start_matches('$').parse().unwrap();
+    let mut text = vec![0; length];
+    reader.read_exact(&mut text).unwrap();
+    String::from_utf8(text).unwrap()
+}
+
+/// The link is up with the secondary that runs now, and it answers.
+fn wait_linked(osps: &Osps) {
+    osps.wait_all_up();
+    assert_eq!(osps.ask(SECONDARY, "PING"), "+PONG");
+    let wanted = format!("link_slot_1:up,gen={}\r\n", osps.generation(SECONDARY));
+    osps.wait(&wanted, || info(osps, PRIMARY).contains(&wanted).then_some(()));
+}
+
+/// A dead child is a zombie until it is reaped, for moments; one that stays is a fault.
+#[derive(Default)]
+struct Zombies(HashMap<u32, Monotonic>);
+
+impl Zombies {
+    fn look(&mut self, osps: &Osps) {
+        let (present, now) = (osps.zombies(), now());
+        self.0.retain(|pid, _| present.contains(pid));
+        for pid in present {
+            let age = now.since(*self.0.entry(pid).or_insert(now));
+            assert!(age < ms(1000), "zombie {pid} for {age:?}");
+        }
+    }
+}
+
+fn assert_restarts(osps: &Osps, slot: usize, expected: &[(Cause, u64)]) {
+    let mut counts = [0; 6];
+    for (cause, count) in expected {
+        counts[usize::try_from(cause.code()).unwrap() - 1] = *count;
+    }
+    assert_eq!(osps.restarts(slot), counts, "restarts of slot {slot} by cause");
+}
+
+fn last_cause(osps: &Osps, slot: usize) -> serde_json::Value {
+    osps.status()["servers"][slot]["last_cause"].clone()
+}
+
+// ---- 1. One server fails ----
+
+#[derive(Clone, Copy)]
+enum Fault {
+    Signal(Signal),
+    Debug(&'static str),
+}
+
+/// One row of the table of faults.
+struct Row {
+    fault: Fault,
+    /// The class of the freeze; `None` = it dies by itself.
+    freeze: Option<Class>,
+    /// The signal that ends it.
+    signal: u64,
+}
+
+impl Row {
+    /// The cause as `status` tells it.
+    fn last_cause(&self) -> String {
+        self.freeze.map_or("killed".to_owned(), |class| format!("frozen ({class})"))
+    }
+
+    fn cause(&self) -> Cause {
+        self.freeze.map_or(Cause::Killed, Cause::Frozen)
+    }
+
+    /// What the log line of the failure says.
+    fn log(&self) -> String {
+        self.freeze.map_or(format!("-> killed (signal {}", self.signal), |class| {
+            format!("-> frozen ({class}")
+        })
+    }
+
+    /// Strikes, and returns the last beat if it is a freeze.
+    fn strike(&self, osps: &Osps, slot: usize) -> Option<Monotonic> {
+        let segment = osps.segment();
+        match self.fault {
+            Fault::Signal(Signal::STOP) => stop_process(osps, &osps.process(slot)),
+            Fault::Signal(signal) => osps.signal(&osps.process(slot), signal),
+            Fault::Debug(what) => {
+                drop(osps.send(slot, &format!("DEBUG {what}")));
+                if self.freeze.is_some() {
+                    osps.wait("the fault to begin", || {
+                        let activity = segment.slots()[slot].report.activity()?;
+                        activity.starts_with("DEBUG").then_some(())
+                    });
+                }
+            }
+        }
+        self.freeze.map(|_| last_beat(&segment, slot))
+    }
+
+    fn check_both_slots(&self) {
+        std::thread::scope(|scope| {
+            for slot in [PRIMARY, SECONDARY] {
+                scope.spawn(move || self.check(slot));
+            }
+        });
+    }
+
+    fn check(&self, slot: usize) {
+        let limit = ms(1000);
+        let osps = Launch::pair(&["--hang-timeout", "1s", "--allow-debug"]).start();
+        let segment = osps.segment();
+        let (old, others_old) = (osps.generation(slot), osps.generation(1 - slot));
+        let (victim, other) = (osps.process(slot), osps.process(1 - slot));
+
+        let struck = now();
+        let last_beat = self.strike(&osps, slot);
+        let (new, _) = osps.wait_successor(slot, old);
+        assert!(new > old);
+        assert!(victim.is_dead(), "a successor beside its predecessor");
+        if slot == PRIMARY {
+            osps.wait_successor(SECONDARY, others_old);
+        }
+        osps.wait_all_up();
+
+        // The order of things: verdict, death, and only then the successor.
+        let ring = events(&segment);
+        let (died_at, died) = the(&ring, DIED, slot, old);
+        let (started_at, _) = the(&ring, STARTED, slot, new);
+        let (up_at, up) = the(&ring, UP, slot, new);
+        assert!(died_at < started_at && started_at < up_at, "{ring:#?}");
+        assert_eq!(died.arguments, [1, self.signal, self.cause().code()]);
+        if let (Some(class), Some(last_beat)) = (self.freeze, last_beat) {
+            let (verdict_at, verdict) = the(&ring, VERDICT, slot, old);
+            assert!(verdict_at < died_at, "recorded before done: {ring:#?}");
+            assert_eq!(verdict.arguments[..2], [self.cause().code(), class.code()]);
+            assert_in_time(&ring, &verdict, last_beat, limit);
+            assert!(up.time.since(verdict.time) < NOISE, "slow restart: {ring:#?}");
+        } else {
+            assert!(find(&ring, VERDICT, slot, old).is_none(), "nobody judges the dead");
+            assert!(up.time.since(struck) < NOISE, "slow restart: {ring:#?}");
+        }
+
+        // Who else went.
+        if slot == PRIMARY {
+            let (condemned_at, verdict) = the(&ring, VERDICT, SECONDARY, others_old);
+            assert!(died_at < condemned_at, "the primary's death is confirmed first: {ring:#?}");
+            assert_eq!(verdict.arguments[..2], [Cause::Primary.code(), 0]);
+            assert!(condemned_at < the(&ring, DIED, SECONDARY, others_old).0);
+            assert!(other.is_dead());
+            assert_restarts(&osps, SECONDARY, &[(Cause::Primary, 1)]);
+            assert_eq!(last_cause(&osps, SECONDARY), "primary");
+            osps.wait_log(&[&format!("secondary-1 gen={others_old} "), "-> primary ("]);
+        } else {
+            assert_eq!((osps.generation(PRIMARY), osps.pid(PRIMARY)), (others_old, other.pid()));
+            assert!(!other.is_dead());
+            assert_restarts(&osps, PRIMARY, &[]);
+            assert_eq!(last_cause(&osps, PRIMARY), serde_json::Value::Null);
+        }
+
+        // The same words everywhere.
+        assert_restarts(&osps, slot, &[(self.cause(), 1)]);
+        assert_eq!(last_cause(&osps, slot), self.last_cause());
+        let name = NAMES[slot];
+        osps.wait_log(&[&format!("{name} gen={old} pid={}: ", victim.pid()), &self.log()]);
+        osps.wait_log(&[&format!("{name} gen={new} "), "starting -> up (first beat", "down for"]);
+        wait_linked(&osps);
+        osps.wait("no zombies", || osps.zombies().is_empty().then_some(()));
+    }
+}
+
+#[test]
+fn a_killed_server_is_replaced() {
+    Row { fault: Fault::Signal(Signal::KILL), freeze: None, signal: 9 }.check_both_slots();
+}
+
+#[test]
+fn an_aborted_server_is_replaced() {
+    let none = rustix::process::Rlimit { current: Some(0), maximum: Some(0) };
+    rustix::process::setrlimit(rustix::process::Resource::Core, none).unwrap();
+    Row { fault: Fault::Debug("ABORT"), freeze: None, signal: 6 }.check_both_slots();
+}
+
+#[test]
+fn a_stopped_server_is_replaced() {
+    let freeze = Some(Class::Stopped);
+    Row { fault: Fault::Signal(Signal::STOP), freeze, signal: 9 }.check_both_slots();
+}
+
+#[test]
+fn a_spinning_server_is_replaced() {
+    let freeze = Some(Class::Spinning);
+    Row { fault: Fault::Debug("SPIN"), freeze, signal: 9 }.check_both_slots();
+}
+
+#[test]
+fn a_blocked_server_is_replaced() {
+    let freeze = Some(Class::Blocked);
+    Row { fault: Fault::Debug("BLOCK"), freeze, signal: 9 }.check_both_slots();
+}
+
+#[test]
+fn a_server_that_sleeps_past_its_limit_is_replaced() {
+    let freeze = Some(Class::Blocked);
+    Row { fault: Fault::Debug("SLEEP 30"), freeze, signal: 9 }.check_both_slots();
+}
+
+/// Stops the secondary and returns when the verdict is checked.
+fn check_limit(args: &[&str], limit: Duration) {
+    let osps = Launch::pair(args).start();
+    let segment = osps.segment();
+    let old = osps.generation(SECONDARY);
+    stop_process(&osps, &osps.process(SECONDARY));
+    let beat = last_beat(&segment, SECONDARY);
+    osps.wait_successor(SECONDARY, old);
+    let ring = events(&segment);
+    assert_in_time(&ring, &the(&ring, VERDICT, SECONDARY, old).1, beat, limit);
+}
+
+/// The ancestor never noticed a SIGSTOP.
+#[test]
+fn the_default_limit_is_four_seconds() {
+    check_limit(&[], ms(4000));
+}
+
+#[test]
+fn a_limit_of_half_a_second_is_kept() {
+    check_limit(&["--hang-timeout", "500ms"], ms(500));
+}
+
+/// The verdict comes at the limit, not at the next check.
+#[test]
+fn a_limit_may_be_shorter_than_the_check_interval() {
+    check_limit(&["--hang-timeout", "800ms", "--check-interval", "30s"], ms(800));
+}
+
+// ---- 2. Several fail ----
+
+/// Fails both, and says what became of them.
+fn check_both(signal: Signal) {
+    let osps = Launch::pair(&["--hang-timeout", "1s"]).start();
+    let olds = [osps.generation(PRIMARY), osps.generation(SECONDARY)];
+    let both = [osps.process(PRIMARY), osps.process(SECONDARY)];
+    let struck = now();
+    for process in &both {
+        osps.signal(process, signal);
+    }
+    for slot in [PRIMARY, SECONDARY] {
+        osps.wait_successor(slot, olds[slot]);
+    }
+    wait_linked(&osps);
+    let took = now().since(struck);
+    let due = if signal == Signal::STOP { ms(1000) } else { ms(0) };
+    let allowed = due * (1 + grants(&events(&osps.segment()), struck)) + 2 * NOISE;
+    assert!(took < allowed, "both back after {took:?}\n{}", osps.log());
+    for slot in [PRIMARY, SECONDARY] {
+        assert!(both[slot].is_dead());
+        // The secondary may have been replaced for itself before it went for the primary's sake.
+        let restarts: u64 = osps.restarts(slot).iter().sum();
+        assert!((1..=1 + slot as u64).contains(&restarts), "slot {slot}: {restarts} restarts");
+    }
+}
+
+/// The ancestor did not restart them then.
+#[test]
+fn both_dead_at_once_are_replaced() {
+    check_both(Signal::KILL);
+}
+
+#[test]
+fn both_stopped_at_once_are_replaced() {
+    check_both(Signal::STOP);
+}
+
+#[test]
+fn a_successor_killed_at_its_first_beat_is_replaced_as_quickly() {
+    for slot in [PRIMARY, SECONDARY] {
+        let osps = Launch::pair(&[]).start();
+        let mut generation = osps.generation(slot);
+        for _ in 0..2 {
+            let struck = now();
+            osps.signal(&osps.process(slot), Signal::KILL);
+            (generation, _) = osps.wait_successor(slot, generation);
+            let took = now().since(struck);
+            assert!(took < ms(1000), "back after {took:?}\n{}", osps.log());
+        }
+        wait_linked(&osps);
+        assert_restarts(&osps, slot, &[(Cause::Killed, 2)]);
+    }
+}
+
+// ---- 3. The ancestor's faults ----
+
+/// Processor time of a process, in clock ticks of 10 ms.
+fn ticks(pid: u32) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<_> = stat.rsplit_once(')').unwrap().1.split_ascii_whitespace().collect();
+    // utime and stime are fields 14 and 15 of the line; the state, here number 0, is field 3.
+    fields[11..13].iter().map(|field| field.parse::<u64>().unwrap()).sum()
+}
+
+/// The ancestor took two processors when idle.
+#[test]
+fn idle_servers_cost_next_to_nothing() {
+    let osps = Launch::pair(&[]).start();
+    wait_linked(&osps);
+    let pids = [osps.watchdog_pid(), osps.pid(PRIMARY), osps.pid(SECONDARY)];
+    let sum = || pids.into_iter().map(ticks).sum::<u64>();
+    let before = sum();
+    pass(ms(3000));
+    let used = sum() - before;
+    assert!(used < 15, "{used} ticks of 10 ms in 3 s, 5 % of one processor allowed");
+}
+
+/// The ancestor took a second or two.
+#[test]
+fn a_dead_server_is_back_within_a_second() {
+    for slot in [SECONDARY, PRIMARY] {
+        let osps = Launch::pair(&[]).start();
+        let old = osps.generation(slot);
+        let struck = now();
+        osps.signal(&osps.process(slot), Signal::KILL);
+        osps.wait_successor(slot, old);
+        let took = now().since(struck);
+        assert!(took < ms(1000), "back after {took:?}\n{}", osps.log());
+    }
+}
+
+/// The ancestor's restarted secondary blocked for ever while counted as alive.
+#[test]
+fn a_restarted_secondary_works() {
+    let osps = Launch::pair(&[]).start();
+    wait_linked(&osps);
+    let old = osps.generation(SECONDARY);
+    osps.signal(&osps.process(SECONDARY), Signal::KILL);
+    let (new, _) = osps.wait_successor(SECONDARY, old);
+    wait_linked(&osps);
+    assert_eq!(osps.generation(SECONDARY), new);
+    let status = osps.command(&["status"]);
+    assert_eq!(status.status.code(), Some(0), "{}", String::from_utf8_lossy(&status.stdout));
+}
+
+/// The ancestor's servers stayed as orphans.
+#[test]
+fn servers_of_a_killed_watchdog_leave_by_themselves() {
+    let mut osps = Launch::pair(&["--orphan-timeout", "1s"]).start();
+    let segment = osps.segment();
+    let servers = [osps.process(PRIMARY), osps.process(SECONDARY)];
+    osps.kill_watchdog();
+    let beat = segment.header().watchdog_heart.sample().stamp;
+    osps.wait("the first server to leave", || servers.iter().any(Process::is_dead).then_some(()));
+    let after = now().since(beat);
+    assert!(after >= ms(1000), "left {after:?} after the watchdog's last beat");
+    osps.wait("the servers to leave", || servers.iter().all(Process::is_dead).then_some(()));
+    assert!(!osps.run_dir().exists(), "the last one removes the run directory\n{}", osps.log());
+    osps.wait_log(&["orphaned"]);
+}
+
+// ---- 4. The innocent ----
+
+/// Nobody was judged, nobody was replaced.
+fn assert_untouched(osps: &Osps, servers: &[Process]) {
+    osps.wait_all_up();
+    let ring = events(&osps.segment());
+    assert!(ring.iter().all(|event| event.kind != VERDICT), "{ring:#?}\n{}", osps.log());
+    for (slot, server) in servers.iter().enumerate() {
+        assert!(!server.is_dead(), "slot {slot}\n{}", osps.log());
+        assert_eq!(osps.pid(slot), server.pid());
+        assert_restarts(osps, slot, &[]);
+    }
+}
+
+#[test]
+fn a_slow_server_is_not_a_frozen_one() {
+    let osps = Launch::pair(&["--hang-timeout", "1s", "--allow-debug"]).start();
+    let servers = [osps.process(PRIMARY), osps.process(SECONDARY)];
+    let mut client = BufReader::new(TcpStream::connect(osps.address(SECONDARY)).unwrap());
+    for _ in 0..4 {
+        client.get_mut().write_all(b"DEBUG SLEEP 0.6\r\n").unwrap();
+        let mut reply = String::new();
+        client.read_line(&mut reply).unwrap();
+        assert_eq!(reply, "+OK\r\n", "{}", osps.log());
+    }
+    assert_untouched(&osps, &servers);
+}
+
+/// As after a suspend or a pause of the whole machine.
+#[test]
+fn nobody_is_judged_for_time_in_which_all_were_stopped() {
+    std::thread::scope(|scope| {
+        for servers_first in [true, false] {
+            scope.spawn(move || check_pause(servers_first));
+        }
+    });
+}
+
+fn check_pause(servers_first: bool) {
+    let osps = Launch::pair(&["--hang-timeout", "1s"]).start();
+    let servers = [osps.process(PRIMARY), osps.process(SECONDARY)];
+    osps.signal_watchdog(Signal::STOP);
+    wait_until("a stopped watchdog", SOON, || {
+        (procfs::state(osps.watchdog_pid()) == Some('T')).then_some(())
+    });
+    for server in &servers {
+        stop_process(&osps, server);
+    }
+    pass(ms(2500));
+    if !servers_first {
+        osps.signal_watchdog(Signal::CONT);
+    }
+    for server in &servers {
+        osps.signal(server, Signal::CONT);
+    }
+    if servers_first {
+        osps.signal_watchdog(Signal::CONT);
+    }
+    osps.wait_log(&["late by 2."]);
+    // Past the limit, counted from the continuation.
+    pass(ms(1300));
+    assert_untouched(&osps, &servers);
+}
+
+/// Waits for `held`, stays there for longer than the limit, lets go and checks the rest.
+fn check_held(osps: &Osps, servers: &[Process], class: Class, let_go: impl FnOnce()) {
+    let segment = osps.segment();
+    let held = || STATE_WORDS.get(usize::try_from(osps.state(SECONDARY)).unwrap()) == Some(&"held");
+    osps.wait("the secondary held", || held().then_some(()));
+    pass(ms(1300));
+    assert!(held(), "still held\n{}", osps.log());
+    let (_, event) = the(&events(&segment), HELD, SECONDARY, osps.generation(SECONDARY));
+    assert_eq!(event.arguments[0], class.code());
+    osps.wait_log(&["secondary-1 ", &format!("-> held ({class}")]);
+    assert_eq!(osps.ask(PRIMARY, "PING"), "+PONG", "the others go on");
+    let_go();
+    assert_untouched(osps, servers);
+    assert_eq!(osps.ask(SECONDARY, "PING"), "+PONG");
+}
+
+struct Debugger(Child);
+
+impl Drop for Debugger {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_server_in_a_debugger_is_held() {
+    let osps = Launch::pair(&["--hang-timeout", "1s"]).start();
+    let servers = [osps.process(PRIMARY), osps.process(SECONDARY)];
+    let mut gdb = Command::new("gdb");
+    gdb.args(["-q", "-nx", "-p", &servers[SECONDARY].pid().to_string()]);
+    gdb.env("DEBUGINFOD_URLS", "").env("LC_ALL", "C");
+    gdb.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut gdb = match gdb.spawn() {
+        Ok(child) => Debugger(child),
+        Err(error) => return skip(&format!("gdb: {error}")),
+    };
+    let traced = || {
+        let status = fs::read_to_string(format!("/proc/{}/status", servers[SECONDARY].pid()));
+        !status.unwrap().contains("TracerPid:\t0\n")
+    };
+    let attached = wait_until("gdb to attach or to give up", 3 * SOON, || {
+        if traced() {
+            return Some(true);
+        }
+        // Where ptrace is not allowed it says so and waits for commands.
+        gdb.0.try_wait().unwrap().map(|_| false)
+    });
+    if !attached {
+        return skip("gdb cannot attach here");
+    }
+    check_held(&osps, &servers, Class::Traced, || {
+        gdb.0.stdin.take().unwrap().write_all(b"detach\nquit\n").unwrap();
+        wait_until("gdb to leave", SOON, || gdb.0.try_wait().unwrap());
+    });
+}
+
+/// A control group of our own, thawed and removed in the end.
+struct Cgroup {
+    dir: PathBuf,
+    file: &'static str,
+    thawed: &'static str,
+}
+
+impl Cgroup {
+    /// Makes one below `root` and moves a process there; why not, otherwise.
+    fn make(
+        root: &str,
+        (file, thawed): (&'static str, &'static str),
+        pid: u32,
+    ) -> Result<Cgroup, String> {
+        let dir = Path::new(root).join(format!("osps-test-{pid}"));
+        fs::create_dir(&dir).map_err(|error| format!("{}: {error}", dir.display()))?;
+        let group = Cgroup { dir, file, thawed };
+        if !group.dir.join(file).exists() {
+            return Err(format!("{root} has no {file}"));
+        }
+        fs::write(group.dir.join("cgroup.procs"), pid.to_string())
+            .map_err(|error| format!("cannot move a process into {root}: {error}"))?;
+        Ok(group)
+    }
+
+    fn write(&self, word: &str) {
+        fs::write(self.dir.join(self.file), word).unwrap();
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        let _ = fs::write(self.dir.join(self.file), self.thawed);
+        // Busy until its killed process is reaped.
+        let end = now() + SOON;
+        while fs::remove_dir(&self.dir).is_err_and(|error| error.kind() == ErrorKind::ResourceBusy)
+            && now() < end
+        {
+            std::thread::yield_now();
+        }
+    }
+}
+
+fn check_freezer(roots: &[&str], file: (&'static str, &'static str), frozen: &str) {
+    if !rustix::process::geteuid().is_root() {
+        return skip("only root may freeze control groups");
+    }
+    let holder;
+    let osps = Launch::pair(&["--hang-timeout", "1s"]).start();
+    let servers = [osps.process(PRIMARY), osps.process(SECONDARY)];
+    let pid = servers[SECONDARY].pid();
+    let made: Result<Vec<_>, _> =
+        roots.iter().map(|root| Cgroup::make(root, file, pid).map_err(|why| vec![why])).fold(
+            Err(Vec::new()),
+            |all, made| match (all, made) {
+                (Ok(groups), _) => Ok(groups),
+                (Err(_), Ok(group)) => Ok(vec![group]),
+                (Err(mut whys), Err(why)) => {
+                    whys.extend(why);
+                    Err(whys)
+                }
+            },
+        );
+    match made {
+        Ok(groups) => holder = groups,
+        Err(whys) => return skip(&whys.join("; ")),
+    }
+    holder[0].write(frozen);
+    check_held(&osps, &servers, Class::CgroupFrozen, || holder[0].write(file.1));
+}
+
+#[test]
+fn a_server_in_a_frozen_control_group_is_held() {
+    check_freezer(&["/sys/fs/cgroup", "/sys/fs/cgroup/unified"], ("cgroup.freeze", "0"), "1");
+}
+
+#[test]
+fn a_server_in_a_frozen_control_group_of_version_1_is_held() {
+    check_freezer(&["/sys/fs/cgroup/freezer"], ("freezer.state", "THAWED"), "FROZEN");
+}
