@@ -92,7 +92,10 @@ fn grants(events: &[Event], since: Monotonic) -> u32 {
 fn assert_in_time(events: &[Event], verdict: &Event, last_beat: Monotonic, limit: Duration) {
     let after = verdict.time.since(last_beat);
     let allowed = limit * (1 + grants(events, last_beat)) + NOISE;
-    assert!((limit..=allowed).contains(&after), "verdict {after:?} after the last beat: {events:#?}");
+    assert!(
+        (limit..=allowed).contains(&after),
+        "verdict {after:?} after the last beat: {events:#?}"
+    );
     assert!(verdict.arguments[2] >= nanos(limit), "silence in the event: {verdict:?}");
 }
 
@@ -636,18 +639,17 @@ fn check_freezer(roots: &[&str], file: (&'static str, &'static str), frozen: &st
     let osps = Launch::pair(&["--hang-timeout", "1s"]).start();
     let servers = [osps.process(PRIMARY), osps.process(SECONDARY)];
     let pid = servers[SECONDARY].pid();
-    let made: Result<Vec<_>, _> =
-        roots.iter().map(|root| Cgroup::make(root, file, pid).map_err(|why| vec![why])).fold(
-            Err(Vec::new()),
-            |all, made| match (all, made) {
-                (Ok(groups), _) => Ok(groups),
-                (Err(_), Ok(group)) => Ok(vec![group]),
-                (Err(mut whys), Err(why)) => {
-                    whys.extend(why);
-                    Err(whys)
-                }
-            },
-        );
+    let made: Result<Vec<_>, _> = roots
+        .iter()
+        .map(|root| Cgroup::make(root, file, pid).map_err(|why| vec![why]))
+        .fold(Err(Vec::new()), |all, made| match (all, made) {
+            (Ok(groups), _) => Ok(groups),
+            (Err(_), Ok(group)) => Ok(vec![group]),
+            (Err(mut whys), Err(why)) => {
+                whys.extend(why);
+                Err(whys)
+            }
+        });
     match made {
         Ok(groups) => holder = groups,
         Err(whys) => return skip(&whys.join("; ")),

@@ -15,7 +15,7 @@ const ARROWS: [(&str, &[&str]); 14] = [
     ("policy", &["ids", "time", "policy"]),
     ("wire", &["ids"]),
     ("sys", &["ids", "time", "sync", "sys"]),
-    ("store", &["store"]),
+    ("store", &["segment", "store", "sync"]),
     ("config", &["policy", "segment"]),
     ("cli", &["config", "policy"]),
     (

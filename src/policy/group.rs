@@ -17,7 +17,8 @@ use crate::ids::SlotId;
 use crate::time::Monotonic;
 
 /// First look for a new server's first beat; each further one comes later by half of the time that
-/// has passed. So "up" is known within milliseconds, and a slow start costs some twenty wake-ups.
+/// has passed, at most by the slack. So "up" is known within milliseconds, a freeze right after it
+/// in time, and a slow start of ten seconds costs some forty wake-ups.
 const PROBE: Duration = Duration::from_millis(2);
 
 /// What the policy has to know about one server.
@@ -213,6 +214,8 @@ pub struct Group {
     servers: Vec<Server>,
     turn: Turn,
     ending: Option<Outcome>,
+    /// Nobody waits any more for what a kill does not end.
+    hurried: bool,
 }
 
 impl Group {
@@ -234,6 +237,7 @@ impl Group {
             servers: specs.iter().map(server).collect(),
             turn: Turn { now, previous: now, lateness: Duration::ZERO },
             ending: None,
+            hurried: false,
         }
     }
 
@@ -253,6 +257,7 @@ impl Group {
                 self.press_stop(now, out);
             }
             Event::Hurry => {
+                self.hurried = true;
                 self.ending = Some(self.ending.map_or(Outcome::Forced, |e| match e {
                     Outcome::GaveUp => Outcome::GaveUp,
                     Outcome::Clean | Outcome::Forced => Outcome::Forced,
@@ -306,8 +311,7 @@ impl Group {
     /// How it ended, once nothing runs any more and nothing shall.
     pub fn outcome(&self) -> Option<Outcome> {
         let gone = |server: &Server| match server.state {
-            // After a second Ctrl-C nobody waits for what a kill does not end.
-            State::Stopping(Rung::Unkillable) => self.ending == Some(Outcome::Forced),
+            State::Stopping(Rung::Unkillable) => self.hurried,
             state => !state.has_process(),
         };
         self.ending.filter(|_| self.servers.iter().all(gone))
@@ -350,7 +354,8 @@ impl Group {
         let silence = now.since(server.pulse.last_beat());
         let limit = server.pulse.limit();
         if now >= server.probe_at {
-            server.probe_at = now + (now.since(server.spawned_at) / 2).max(PROBE);
+            let pause = (now.since(server.spawned_at) / 2).min(slack(server.spec.limits.hang));
+            server.probe_at = now + pause.max(PROBE);
         }
         match server.pulse.observe(&turn, seen) {
             Reading::Quiet => {}
@@ -488,6 +493,9 @@ impl Group {
     }
 
     fn start(&mut self, slot: SlotId, now: Monotonic, out: &mut Vec<Action>) {
+        if self.ending.is_some() {
+            return;
+        }
         let after = self.servers.get(slot.index()).and_then(|server| server.cause);
         self.apply(slot, lifecycle::Event::Start, Why::Started { after }, now, out);
     }
@@ -495,11 +503,14 @@ impl Group {
     /// Stops every server that nobody depends on any more.
     fn press_stop(&mut self, now: Monotonic, out: &mut Vec<Action>) {
         for slot in self.slots().rev() {
-            let needed = self.dependents(slot).into_iter().any(|dependent| {
-                let state = self.state(dependent);
-                state.has_process() && state != State::Stopping(Rung::Unkillable)
-            });
-            if !needed {
+            let needed = || {
+                self.dependents(slot).into_iter().any(|dependent| {
+                    let state = self.state(dependent);
+                    state.has_process() && state != State::Stopping(Rung::Unkillable)
+                })
+            };
+            // A slot that waits for its next process stops at once: it must not start one.
+            if !self.state(slot).has_process() || !needed() {
                 self.apply(slot, lifecycle::Event::Stop, Why::StopOrder, now, out);
             }
         }

@@ -26,7 +26,7 @@ pub fn slack(limit: Duration) -> Duration {
 /// From here on a silent server is `late`: 60 % of the limit, early enough that evidence taken
 /// now and at the deadline spans a telling time.
 fn late_after(limit: Duration) -> Duration {
-    limit * 3 / 5
+    limit / 5 * 3
 }
 
 /// What was read from a heart: an allegation of the server.
@@ -108,12 +108,19 @@ impl Pulse {
         if seen.count != self.count {
             let first = !self.beaten;
             let trusted = seen.stamp > turn.previous - slack && seen.stamp <= turn.now;
-            let at = if trusted { seen.stamp } else { turn.now };
+            let at = if trusted { seen.stamp.max(self.last_beat) } else { turn.now };
+            // Silence before this look counts up to the point where it would have been late: in
+            // time, turns are never further apart, so an older stamp is a slip or a lie. A late
+            // turn grants the limit to those who beat before it as well: they were paused with us.
+            let counted_from = if turn.lateness > slack {
+                turn.now
+            } else {
+                at.max(turn.now - late_after(self.limits.hang))
+            };
             *self = Pulse {
-                count: seen.count,
                 beaten: true,
-                last_beat: at.max(self.last_beat),
-                ..Pulse::new(self.limits, at.max(self.last_beat), seen.count)
+                last_beat: at,
+                ..Pulse::new(self.limits, counted_from, seen.count)
             };
             return Reading::Beat { first };
         }

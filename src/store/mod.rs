@@ -10,3 +10,4 @@
 
 pub mod commands;
 pub mod resp;
+pub mod table;

@@ -11,7 +11,11 @@
     reason = "each test file uses its part"
 )]
 #![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "a test that fails panics")]
-#![allow(clippy::print_stderr, clippy::unused_self, reason = "a test's log; methods that read well")]
+#![allow(
+    clippy::print_stderr,
+    clippy::unused_self,
+    reason = "a test's log; methods that read well"
+)]
 #![allow(clippy::disallowed_methods, reason = "these tests run in real time")]
 
 use std::io::{BufRead, BufReader, Read, Write};
