@@ -19,6 +19,7 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use osps::ids::Owner;
 use osps::ids::{Epoch, SlotId};
 use osps::policy::lifecycle::{Act, Cause, Event, Next, Patience, Rung, STATE_WORDS, State};
 use osps::policy::verdict::Class;
@@ -28,7 +29,6 @@ use osps::segment::layout::{
     AreaCells, EventCells, HeaderCells, HeartCells, OwnerCells, RecordCells, ReportCells,
     RingCells, SlotCells,
 };
-use osps::segment::owner::Owner;
 use osps::segment::slot::desired;
 use osps::time::Monotonic;
 

@@ -404,12 +404,14 @@ mod tests {
         assert_eq!((seen, commits), (Err(Busy), READ_TRIES));
     }
 
+    fn changes() -> impl Strategy<Value = Vec<(usize, Vec<u8>)>> {
+        prop::collection::vec((0usize..500, prop::collection::vec(any::<u8>(), 0..40)), 0..6)
+    }
+
     proptest! {
         #[test]
         fn it_behaves_like_a_plain_array(
-            script in prop::collection::vec(
-                (prop::collection::vec((0usize..500, prop::collection::vec(any::<u8>(), 0..40)), 0..6),
-                 any::<bool>(), 1usize..600), 1..40),
+            script in prop::collection::vec((changes(), any::<bool>(), 1usize..600), 1..40),
         ) {
             let cells = Cells::new(4, 64);
             let area = cells.area();

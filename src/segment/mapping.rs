@@ -26,8 +26,8 @@ use super::layout::{
     AreaCells, EVENTS, Geometry, HeaderCells, HeartCells, MAGIC, OwnerCells, PAGE, RingCells,
     SlotCells, VERSION,
 };
-use super::owner::Owner;
 use super::text;
+use crate::ids::Owner;
 use crate::sync::{Ordering, Word};
 use crate::time::{Monotonic, nanos};
 

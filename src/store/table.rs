@@ -31,7 +31,7 @@ pub enum Refused {
     KeyTooLong(usize),
     /// The value does not fit beside its key.
     #[error(
-        "ERR value of {length} bytes is longer than the {room} that a cell has room for (--cell-size)"
+        "ERR value of {length} bytes is longer than {room}, the room in its cell (--cell-size)"
     )]
     ValueTooLong {
         /// Its length.
@@ -244,7 +244,8 @@ mod tests {
     fn ops() -> impl Strategy<Value = Op> {
         let key = || prop::collection::vec(0u8..4, 0..3);
         prop_oneof![
-            8 => (key(), prop::collection::vec(any::<u8>(), 0..60)).prop_map(|(k, v)| Op::Set(k, v)),
+            8 => (key(), prop::collection::vec(any::<u8>(), 0..60))
+                .prop_map(|(k, v)| Op::Set(k, v)),
             4 => key().prop_map(Op::Remove),
             1 => Just(Op::Clear),
         ]
