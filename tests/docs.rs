@@ -174,6 +174,7 @@ fn every_field_is_where_the_document_says() {
         frames_dropped,
         activity_guard,
         activity,
+        parked,
         reserved,
     });
     check_fields!(RingCells { head, reserved, entries });

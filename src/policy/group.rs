@@ -76,6 +76,11 @@ pub enum Event {
         /// What `/proc` says.
         class: Class,
     },
+    /// A server kept the ownership of the data for its limit although it was asked to give it back.
+    NotReleasing {
+        /// In this slot.
+        slot: SlotId,
+    },
     /// The moment to look at timers.
     Timers,
 }
@@ -208,6 +213,15 @@ struct Server {
     gone_since: Option<Monotonic>,
 }
 
+impl Server {
+    /// Notes why it is killed now, and since when clients have had nobody to talk to.
+    fn condemn(&mut self, cause: Cause, now: Monotonic, gone_since: Monotonic) {
+        self.cause = Some(cause);
+        self.killed_at.get_or_insert(now);
+        self.gone_since.get_or_insert(gone_since);
+    }
+}
+
 /// All servers of an instance.
 #[derive(Debug)]
 pub struct Group {
@@ -277,6 +291,16 @@ impl Group {
             Event::Died { slot, death } => self.died(slot, death, now, out),
             Event::Sample { slot, seen } => self.sample(slot, seen, now, out),
             Event::Examined { slot, seen, class } => self.examined(slot, seen, class, now, out),
+            Event::NotReleasing { slot } => {
+                if let Some(server) = self.watched(slot).filter(|s| s.state != State::Held) {
+                    let cause = Cause::Frozen(Class::NotReleasing);
+                    let (silence, limit) =
+                        (now.since(server.pulse.last_beat()), server.spec.limits.hang);
+                    server.condemn(cause, now, now);
+                    let why = Why::Condemned { cause, silence, limit };
+                    self.apply(slot, lifecycle::Event::Convict, why, now, out);
+                }
+            }
             Event::Timers => {
                 for slot in self.slots() {
                     let Some(server) = self.servers.get(slot.index()) else { continue };
@@ -422,9 +446,8 @@ impl Group {
                 } else {
                     Cause::StartTimeout
                 };
-                server.cause = Some(cause);
-                server.killed_at = Some(now);
-                server.gone_since.get_or_insert(server.pulse.last_beat());
+                let gone_since = server.pulse.last_beat();
+                server.condemn(cause, now, gone_since);
                 let why = Why::Condemned { cause, silence, limit };
                 self.apply(slot, lifecycle::Event::Convict, why, now, out);
             }
@@ -437,10 +460,8 @@ impl Group {
         let silence = now.since(server.pulse.last_beat());
         let limit = server.pulse.limit();
         if server.state.is_watched() {
-            server.cause = Some(cause);
-            server.gone_since.get_or_insert(now);
-        }
-        if server.state.has_process() {
+            server.condemn(cause, now, now);
+        } else if server.state.has_process() {
             server.killed_at.get_or_insert(now);
         }
         let why = Why::Condemned { cause, silence, limit };

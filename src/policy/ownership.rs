@@ -175,20 +175,15 @@ impl Holder {
         again: bool,
     ) -> Vec<Plea> {
         let mut pleas = Vec::new();
-        match self.owns(owner) {
-            Some(epoch) => {
-                self.asked = false;
-                if recall == Some(epoch) && !writing {
-                    self.released = Some(epoch);
-                    pleas.push(Plea::Release(epoch));
-                }
+        if let Some(epoch) = self.owns(owner) {
+            self.asked = false;
+            if recall == Some(epoch) && !writing {
+                self.released = Some(epoch);
+                pleas.push(Plea::Release(epoch));
             }
-            None => {
-                let pending = names(owner, self.slot, self.generation);
-                if pending && again {
-                    pleas.push(Plea::Release(owner.epoch));
-                }
-            }
+        } else if names(owner, self.slot, self.generation) && again {
+            // Given back, but the word does not show it yet.
+            pleas.push(Plea::Release(owner.epoch));
         }
         if self.owns(owner).is_none() {
             if wants && (again || !self.asked) {

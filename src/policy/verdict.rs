@@ -197,11 +197,13 @@ pub enum Class {
     Unkillable,
     /// `/proc` would not tell.
     Unknown,
+    /// It beats, but keeps the data area from the others although it was asked to give it back.
+    NotReleasing,
 }
 
 impl Class {
     /// Every class with its number in the segment and its word.
-    pub const ALL: [(Class, u64, &'static str); 8] = [
+    pub const ALL: [(Class, u64, &'static str); 9] = [
         (Class::Stopped, 1, "stopped"),
         (Class::Traced, 2, "traced"),
         (Class::CgroupFrozen, 3, "cgroup-frozen"),
@@ -210,6 +212,7 @@ impl Class {
         (Class::Blocked, 6, "blocked"),
         (Class::Unkillable, 7, "unkillable"),
         (Class::Unknown, 8, "unknown"),
+        (Class::NotReleasing, 9, "not-releasing"),
     ];
 
     /// Its number in the segment.

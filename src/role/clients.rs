@@ -1,29 +1,35 @@
 //! Client connections of a built-in server: accept, read, decode, reply. Never blocks.
 //!
-//! What a client can make us hold is bounded: one unfinished request of input, and replies up to
-//! a limit, beyond which its requests wait until it reads. A turn takes a bounded amount from each
-//! connection, so that one busy client delays neither the others nor the beat.
+//! What a client can make us hold is bounded: one unfinished request of input, and replies up to a
+//! limit, beyond which its requests wait until it reads. A turn takes a bounded amount from each
+//! connection, so that one busy client delays neither the others nor the beat. A connection whose
+//! request has to wait (for the ownership of the data) is parked: in order, keeping the request,
+//! while everybody else goes on.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io::{ErrorKind, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{IpAddr, TcpListener, TcpStream};
+use std::time::Duration;
 
 use crate::store::resp::{self, Decoded, Reply};
 use crate::sys::Failed;
 use crate::sys::poll::{Interest, Poll, Ready};
+use crate::time::Monotonic;
 
 /// Token of the listener.
 pub const LISTENER: u64 = 0;
 /// First token of a connection; smaller ones are the server's.
 const FIRST: u64 = 1 << 16;
 /// Connections accepted in one turn.
-const ACCEPTS: usize = 64;
+const ACCEPTS: usize = 256;
 /// Bytes read from one connection in one turn.
 const READ: usize = 64 << 10;
 /// Requests answered on one connection in one turn.
 const REQUESTS: usize = 256;
 /// Replies waiting to be read by a client, beyond which its requests wait.
 const REPLIES: usize = 256 << 10;
+/// An unfinished line that is quiet for so long counts as a line, where the service says so.
+const QUIET: Duration = Duration::from_millis(50);
 
 /// What becomes of a connection after a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,37 +38,90 @@ pub enum After {
     Keep,
     /// It closes once the reply is read.
     Close,
+    /// The request has to wait; it is tried again, first come first served.
+    Park,
 }
 
-/// Answers one request: gets its words, appends its reply.
-pub type Answer<'a> = dyn FnMut(&[&[u8]], &mut Vec<u8>) -> After + 'a;
+/// What a server does for its clients.
+pub trait Service {
+    /// What it remembers of one client.
+    type Session: std::fmt::Debug;
+
+    /// A client connected.
+    fn opened(&mut self, peer: IpAddr, now: Monotonic) -> Self::Session;
+
+    /// Its connection ended, by its own will or not.
+    fn closed(&mut self, session: Self::Session, cleanly: bool);
+
+    /// Answers one request: gets its words, appends its reply.
+    fn answer(
+        &mut self,
+        session: &mut Self::Session,
+        words: &[&[u8]],
+        out: &mut Vec<u8>,
+        now: Monotonic,
+    ) -> After;
+
+    /// Answers a word that needs no line end, at the head of the input. Returns its length.
+    fn answer_bare(
+        &mut self,
+        session: &mut Self::Session,
+        input: &[u8],
+        out: &mut Vec<u8>,
+        now: Monotonic,
+    ) -> Option<usize>;
+
+    /// Whether an unfinished line that has gone quiet counts as a line.
+    fn takes_quiet_lines(&self) -> bool;
+}
 
 #[derive(Debug)]
-struct Connection {
+struct Connection<S> {
     stream: TcpStream,
+    session: S,
     input: Vec<u8>,
     output: Vec<u8>,
     /// No more input: the client closed its side, or we shall close ours.
     ended: bool,
+    /// It failed, or we close it for a fault of its own.
+    broken: bool,
+    parked: bool,
+    /// When the input last grew, if it ends in an unfinished line.
+    quiet_since: Option<Monotonic>,
     interest: Interest,
 }
 
 /// All connections of one server.
 #[derive(Debug)]
-pub struct Clients {
+pub struct Clients<S> {
     listener: TcpListener,
-    connections: HashMap<u64, Connection>,
+    connections: HashMap<u64, Connection<S>>,
     next: u64,
     /// Out of descriptors: the listener rests until a connection closes.
     resting: bool,
     /// Connections that hold requests beyond this turn's share.
     pending: Vec<u64>,
+    /// Connections that wait, in order.
+    parked: VecDeque<u64>,
+    /// Connections with an unfinished line, in the order of their deadlines.
+    quiet: VecDeque<(Monotonic, u64)>,
     scratch: Vec<u8>,
 }
 
-impl Clients {
+/// How far one connection got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Progress {
+    /// Everything that was there is answered.
+    Done,
+    /// More is there than one turn may take.
+    More,
+    /// Its next request waits.
+    Parked,
+}
+
+impl<S: std::fmt::Debug> Clients<S> {
     /// Serves a listening socket.
-    pub fn new(listener: TcpListener, poll: &Poll) -> Result<Clients, Failed> {
+    pub fn new(listener: TcpListener, poll: &Poll) -> Result<Clients<S>, Failed> {
         // The flag belongs to the shared description: a predecessor may have changed it.
         listener.set_nonblocking(true).map_err(Failed::to("prepare", "listener"))?;
         poll.add(&listener, LISTENER, Interest::READ)?;
@@ -72,6 +131,8 @@ impl Clients {
             next: FIRST,
             resting: false,
             pending: Vec::new(),
+            parked: VecDeque::new(),
+            quiet: VecDeque::new(),
             scratch: vec![0; READ],
         })
     }
@@ -86,49 +147,125 @@ impl Clients {
         self.connections.is_empty()
     }
 
+    /// Connections that wait.
+    pub fn parked(&self) -> usize {
+        self.parked.len()
+    }
+
     /// Whether requests wait that came with an earlier turn: do not sleep then.
     pub fn has_pending(&self) -> bool {
         !self.pending.is_empty()
     }
 
-    /// Handles what one turn brought. `answer` gets the words of a request and writes its reply.
-    pub fn turn(&mut self, poll: &Poll, ready: &[Ready], answer: &mut Answer<'_>) {
+    /// When an unfinished line will have been quiet for long enough.
+    pub fn deadline(&self) -> Option<Monotonic> {
+        self.quiet.front().map(|(at, _)| *at)
+    }
+
+    /// Handles what one turn brought: the parked first, in their order.
+    pub fn turn<V: Service<Session = S>>(
+        &mut self,
+        poll: &Poll,
+        ready: &[Ready],
+        service: &mut V,
+        now: Monotonic,
+    ) {
+        for _ in 0..self.parked.len() {
+            let Some(token) = self.parked.pop_front() else { break };
+            let Some(connection) = self.connections.get_mut(&token) else { continue };
+            connection.parked = false;
+            let progress = connection.serve(service, now);
+            self.settle(poll, service, token, progress);
+            if progress == Progress::Parked {
+                // It was first and stays first; whoever stands behind it waits as well.
+                if let Some(token) = self.parked.pop_back() {
+                    self.parked.push_front(token);
+                }
+                break;
+            }
+        }
         let mut busy = std::mem::take(&mut self.pending);
+        let mut arrivals = false;
         for event in ready {
             if event.token == LISTENER {
-                self.accept(poll);
+                arrivals = true;
             } else if let Some(connection) = self.connections.get_mut(&event.token) {
-                if event.readable {
-                    connection.fill(&mut self.scratch);
+                if event.closed && connection.parked {
+                    // Nobody is there to hear the answer; not acknowledged, not done.
+                    connection.broken = true;
+                    self.close(poll, service, event.token);
+                    continue;
+                }
+                if event.readable && connection.fill(&mut self.scratch) {
+                    connection.quiet_since = None;
                 }
                 busy.push(event.token);
+            }
+        }
+        while let Some((at, token)) = self.quiet.front().copied() {
+            if at > now {
+                break;
+            }
+            self.quiet.pop_front();
+            let Some(connection) = self.connections.get_mut(&token) else { continue };
+            if connection.quiet_since.is_some_and(|since| since + QUIET == at) {
+                connection.quiet_since = None;
+                connection.input.push(b'\n');
+                busy.push(token);
             }
         }
         busy.sort_unstable();
         busy.dedup();
         for token in busy {
             let Some(connection) = self.connections.get_mut(&token) else { continue };
-            let more = connection.serve(answer);
-            if connection.flush() {
-                self.close(poll, token);
-                continue;
-            }
-            if more {
-                self.pending.push(token);
-            }
-            if let Some(connection) = self.connections.get_mut(&token)
-                && let Some(interest) = connection.wanted()
-                && poll.modify(&connection.stream, token, interest).is_ok()
-            {
-                connection.interest = interest;
-            }
+            let progress = connection.serve(service, now);
+            self.settle(poll, service, token, progress);
+        }
+        if arrivals {
+            self.accept(poll, service, now);
         }
     }
 
-    fn accept(&mut self, poll: &Poll) {
+    /// What has to be done for a connection after it was served.
+    fn settle<V: Service<Session = S>>(
+        &mut self,
+        poll: &Poll,
+        service: &mut V,
+        token: u64,
+        progress: Progress,
+    ) {
+        let Some(connection) = self.connections.get_mut(&token) else { return };
+        if connection.flush() {
+            self.close(poll, service, token);
+            return;
+        }
+        match progress {
+            Progress::Done => {}
+            Progress::More => self.pending.push(token),
+            Progress::Parked => {
+                if !connection.parked {
+                    connection.parked = true;
+                    self.parked.push_back(token);
+                }
+            }
+        }
+        if let Some(since) = connection.quiet_since {
+            let entry = (since + QUIET, token);
+            if self.quiet.back() != Some(&entry) {
+                self.quiet.push_back(entry);
+            }
+        }
+        if let Some(interest) = connection.wanted()
+            && poll.modify(&connection.stream, token, interest).is_ok()
+        {
+            connection.interest = interest;
+        }
+    }
+
+    fn accept<V: Service<Session = S>>(&mut self, poll: &Poll, service: &mut V, now: Monotonic) {
         for _ in 0..ACCEPTS {
             match self.listener.accept() {
-                Ok((stream, _)) => {
+                Ok((stream, peer)) => {
                     let token = self.next;
                     self.next += 1;
                     // A refused option costs latency, not correctness.
@@ -138,9 +275,13 @@ impl Clients {
                     if sound {
                         let connection = Connection {
                             stream,
+                            session: service.opened(peer.ip().to_canonical(), now),
                             input: Vec::new(),
                             output: Vec::new(),
                             ended: false,
+                            broken: false,
+                            parked: false,
+                            quiet_since: None,
                             interest: Interest::READ,
                         };
                         self.connections.insert(token, connection);
@@ -160,9 +301,13 @@ impl Clients {
         }
     }
 
-    fn close(&mut self, poll: &Poll, token: u64) {
+    fn close<V: Service<Session = S>>(&mut self, poll: &Poll, service: &mut V, token: u64) {
         if let Some(connection) = self.connections.remove(&token) {
             poll.remove(&connection.stream);
+            if connection.parked {
+                self.parked.retain(|parked| *parked != token);
+            }
+            service.closed(connection.session, !connection.broken);
         }
         if self.resting && poll.add(&self.listener, LISTENER, Interest::READ).is_ok() {
             self.resting = false;
@@ -170,73 +315,121 @@ impl Clients {
     }
 }
 
-impl Connection {
-    /// Takes what the client sent, up to this turn's share.
-    fn fill(&mut self, chunk: &mut [u8]) {
-        if self.ended || self.output.len() > REPLIES {
-            return;
+impl<S> Connection<S> {
+    /// Takes what the client sent, up to this turn's share. Returns whether something came.
+    fn fill(&mut self, chunk: &mut [u8]) -> bool {
+        if self.ended || self.is_full() {
+            return false;
         }
         match self.stream.read(chunk) {
             Ok(0) => self.ended = true,
-            Ok(length) => self.input.extend_from_slice(&chunk[..length]),
+            Ok(length) => {
+                self.input.extend_from_slice(&chunk[..length]);
+                return true;
+            }
             Err(error) if is_transient(&error) => {}
             Err(_) => {
                 self.ended = true;
+                self.broken = true;
                 self.output.clear();
             }
         }
+        false
     }
 
-    /// Answers complete requests. Returns whether some are left for the next turn.
-    fn serve(&mut self, answer: &mut Answer<'_>) -> bool {
+    /// Enough is held for this client; the rest stays in the socket until it reads, or until its
+    /// parked request went through.
+    fn is_full(&self) -> bool {
+        self.output.len() > REPLIES || (self.parked && self.input.len() >= READ)
+    }
+
+    /// Answers complete requests, up to this turn's share.
+    fn serve<V: Service<Session = S>>(&mut self, service: &mut V, now: Monotonic) -> Progress {
+        if self.parked {
+            return Progress::Parked;
+        }
         let mut used = 0;
-        let mut more = false;
+        let mut progress = Progress::Done;
+        self.quiet_since = None;
         for number in 0.. {
             if self.output.len() > REPLIES {
                 break;
             }
-            match resp::decode(&self.input[used..]) {
-                Ok(Decoded::Incomplete) => break,
-                Ok(Decoded::Request { words, used: length }) => {
-                    if number == REQUESTS {
-                        more = true;
-                        break;
+            if number == REQUESTS {
+                progress = Progress::More;
+                break;
+            }
+            let input = &self.input[used..];
+            if let Some(length) =
+                service.answer_bare(&mut self.session, input, &mut self.output, now)
+            {
+                used += length;
+                continue;
+            }
+            match resp::decode(input) {
+                Ok(Decoded::Incomplete) => {
+                    let line = input.first().is_some_and(|byte| *byte != b'*');
+                    if line && service.takes_quiet_lines() && !self.ended {
+                        self.quiet_since = Some(now);
                     }
-                    used += length;
-                    if !words.is_empty() && answer(&words, &mut self.output) == After::Close {
-                        self.ended = true;
-                        used = self.input.len();
-                        break;
+                    break;
+                }
+                Ok(Decoded::Request { words, used: length }) => {
+                    let after = if words.is_empty() {
+                        After::Keep
+                    } else {
+                        service.answer(&mut self.session, &words, &mut self.output, now)
+                    };
+                    match after {
+                        After::Keep => used += length,
+                        After::Close => {
+                            self.ended = true;
+                            used = self.input.len();
+                            break;
+                        }
+                        After::Park => {
+                            progress = Progress::Parked;
+                            break;
+                        }
                     }
                 }
                 Err(error) => {
                     Reply(&mut self.output).error(&format!("ERR {error}"));
                     self.ended = true;
+                    self.broken = true;
                     used = self.input.len();
                     break;
                 }
             }
         }
         self.input.drain(..used);
-        more
+        progress
     }
 
     /// Sends what the client takes now. Returns whether the connection is finished.
     fn flush(&mut self) -> bool {
-        while !self.output.is_empty() {
-            match self.stream.write(&self.output) {
-                Ok(0) => return true,
-                Ok(length) => drop(self.output.drain(..length)),
-                Err(error) if is_transient(&error) => return false,
-                Err(_) => return true,
+        let mut sent = 0;
+        let finished = loop {
+            if sent == self.output.len() {
+                break self.ended && !self.parked;
             }
-        }
-        self.ended
+            match self.stream.write(&self.output[sent..]) {
+                Ok(0) => break true,
+                Ok(length) => sent += length,
+                Err(error) if is_transient(&error) => break false,
+                Err(_) => {
+                    self.broken = true;
+                    break true;
+                }
+            }
+        };
+        self.output.drain(..sent);
+        finished
     }
 
     /// What to wait for from now on, if that changed.
     fn wanted(&self) -> Option<Interest> {
-        let read = !self.ended && self.output.len() <= REPLIES;
+        let read = !self.ended && !self.is_full();
         let interest = Interest { read, write: !self.output.is_empty() };
         (interest != self.interest).then_some(interest)
     }

@@ -35,9 +35,10 @@ pub fn main(args: &[String]) -> Result<ExitCode, Error> {
     rustix::process::setsid().map_err(Failed::to("start", "session"))?;
     let run_dir = RunDir::open(Path::new(&path))?;
     // Joined before the gate opens: a sweep that got `members` cannot have missed us.
-    let members = run_dir.join()?;
-    let members = fcntl_dupfd_cloexec(&members, HIGH).map_err(Failed::to("keep", "members"))?;
-    drop(run_dir);
+    let low = run_dir.join()?;
+    let members = fcntl_dupfd_cloexec(&low, HIGH).map_err(Failed::to("keep", "members"))?;
+    // The share is given up when the last descriptor is closed: keep one.
+    drop((low, run_dir));
     let Some((_, sockets)) = socket::receive_descriptors(std::io::stdin())? else {
         return Ok(ExitCode::SUCCESS);
     };

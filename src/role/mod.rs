@@ -15,7 +15,9 @@
 
 pub mod clients;
 pub mod exec;
+pub mod fault;
 pub mod heart;
+pub mod link;
 pub mod orphan;
 pub mod primary;
 pub mod rundir;

@@ -5,6 +5,7 @@
 //! with the path and starts over if somebody removed it meanwhile; a sweep removes `lock` last.
 //! Nothing that osps did not make is removed. Tested in tests/rundir.rs.
 
+use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -91,6 +92,8 @@ pub struct Claim {
     pub run_dir: RunDir,
     /// What we made of it: bits of [`flag`].
     pub made: u64,
+    /// The sound segment of an instance in which nobody lives any more, data and all.
+    pub kept: Option<File>,
     /// Held for life.
     lock: OwnedFd,
 }
@@ -201,18 +204,20 @@ impl RunDir {
         }
     }
 
-    /// Removes what osps made in it, except `lock`. Returns how many names were there.
-    fn sweep(&self) -> usize {
+    /// Removes what osps made in it, except `lock` and perhaps the segment. Returns how many names
+    /// were there.
+    fn sweep(&self, with_segment: bool) -> usize {
         let tubes = (1..=u8::try_from(WORKERS_MAX).unwrap_or(u8::MAX))
             .flat_map(|secondary| [tube_down(secondary), tube_up(secondary)]);
-        let names = [SEGMENT, CONTROL, MEMBERS].map(str::to_owned).into_iter().chain(tubes);
+        let names = [CONTROL, MEMBERS, SEGMENT].map(str::to_owned).into_iter().chain(tubes);
+        let names = names.filter(|name| with_segment || name != SEGMENT);
         names.filter(|name| unlinkat(&self.dir, name.as_str(), AtFlags::empty()).is_ok()).count()
     }
 
     /// Removes everything that osps made, `lock` last, and the directory if osps made it. The
     /// caller holds `lock` and knows that nobody lives here.
     fn remove(&self, made: u64) {
-        self.sweep();
+        self.sweep(true);
         let _ = unlinkat(&self.dir, LOCK, AtFlags::empty());
         if made & flag::MADE_DIR == 0 {
             return;
@@ -245,7 +250,7 @@ impl Claim {
             let run_dir = RunDir::open(&place.path)?;
             match run_dir.take_lock() {
                 Ok(Some(lock)) => {
-                    let mut claim = Claim { run_dir, made, lock };
+                    let mut claim = Claim { run_dir, made, kept: None, lock };
                     claim.clear()?;
                     return Ok(claim);
                 }
@@ -274,6 +279,7 @@ impl Claim {
                 self.made |=
                     header.flags.load(Ordering::Relaxed) & (flag::MADE_DIR | flag::MADE_PARENT);
                 end_survivors(&segment, clock)?;
+                self.kept = self.run_dir.open_file(SEGMENT).ok().map(File::from);
             }
         }
         let until = clock.now() + LEAVING;
@@ -283,7 +289,7 @@ impl Claim {
             }
             pause(clock);
         }
-        let swept = self.run_dir.sweep();
+        let swept = self.run_dir.sweep(self.kept.is_none());
         if swept > 0 {
             let path = self.run_dir.path.display();
             log::info!("swept {swept} files that a killed instance left in {path}");
@@ -313,6 +319,11 @@ impl Claim {
             "{} is held by {who}, which no record of osps names: end it, or choose another --name",
             path.display()
         )
+    }
+
+    /// Drops the segment that was kept: it does not fit.
+    pub fn discard_kept(&self) {
+        let _ = unlinkat(&self.run_dir.dir, SEGMENT, AtFlags::empty());
     }
 
     /// Removes everything that osps made.
@@ -433,8 +444,10 @@ pub fn leave_orphaned(run_dir: &RunDir, members: OwnedFd, made: u64) {
     let clock = SystemClock;
     let until = clock.now() + LEAVING;
     while clock.now() < until {
+        // An error: the directory was removed by another one who left.
+        let Ok(lock) = run_dir.take_lock() else { return };
         // Busy: a new watchdog, a frozen one, or another server that is just leaving.
-        if let Ok(Some(lock)) = run_dir.take_lock() {
+        if let Some(lock) = lock {
             if run_dir.is_empty().unwrap_or(false) {
                 run_dir.remove(made);
                 log::info!("removed {}: nobody is left", run_dir.path.display());

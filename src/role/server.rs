@@ -1,40 +1,45 @@
 //! What both built-in servers do: one loop, one thread.
 //!
-//! *wait -> read the clock once -> frames -> clients -> look at the watchdog and at the desired
-//! word -> beat (fresh stamp)*. The beat comes last, so it proves that the whole turn was done.
+//! *wait -> read the clock once -> frames -> ownership -> clients -> look at the watchdog and at
+//! the desired word -> beat (fresh stamp)*. The beat comes last: it proves that the turn was done.
 
-use std::net::TcpListener;
+use std::net::{IpAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use rustix::thread::nanosleep;
-
-use super::clients::{After, Clients};
+use super::clients::{After, Clients, Service};
 use super::exec::set_process_name;
+use super::link::Link;
 use super::orphan::{Orphan, Standing};
 use super::primary::Primary;
 use super::rundir::{self, RunDir};
 use super::secondary::Secondary;
-use super::{Error, role_code};
-use crate::ids::{Generation, SlotId};
+use super::{Error, fault, role_code};
+use crate::ids::{Epoch, Generation, Owner, SlotId};
+use crate::policy::ownership::{Holder, Plea};
+use crate::segment::area::LEVEL_PIECE;
 use crate::segment::layout::{HeartCells, SlotCells, flag};
 use crate::segment::{Access, Segment, text};
-use crate::store::commands::{self, Command, Debug};
+use crate::store::commands::{self, Command};
+use crate::store::execute;
 use crate::store::resp::Reply;
+use crate::store::table::Table;
 use crate::sync::Ordering;
-use crate::sys::Failed;
 use crate::sys::clock::SystemClock;
-use crate::sys::fifo::{Fifo, Received};
 use crate::sys::poll::{Interest, Poll, Ready};
 use crate::time::{Clock, Monotonic};
-use crate::wire::{self, FRAME_SIZE, Frame, Kind};
+use crate::wire::Frame;
 
 /// First token of a link; link `i` has token `LINK + i`.
 const LINK: u64 = 1;
 /// Frames handled per link and turn: a flood must not delay the beat.
 const FRAMES: usize = 256;
+/// Pause before a frame that may have been lost is sent again. A lost frame costs a writer this.
+const REPEAT: Duration = Duration::from_millis(20);
+/// What a client reads that writes where it may not.
+const READ_ONLY: &str = "READONLY ask the primary for requetetype2";
 
 /// What a server knows of itself.
 #[derive(Debug)]
@@ -57,116 +62,83 @@ impl Myself {
         &self.segment.slots()[self.slot.index()]
     }
 
-    fn heart(&self) -> &HeartCells {
+    /// Its heart.
+    pub fn heart(&self) -> &HeartCells {
         &self.segment.hearts()[self.slot.index()]
     }
 
-    /// The generation that runs in another slot, as the watchdog published it.
+    /// The generation that the watchdog last published for a slot.
     pub fn generation_in(&self, slot: SlotId) -> Generation {
         let page = self.segment.slots().get(slot.index());
         page.map_or(Generation(0), |page| page.record.current_generation())
     }
+
+    /// The generation that lives in a slot; `None` = nobody, or confirmed dead.
+    pub fn live_in(&self, slot: SlotId) -> Option<Generation> {
+        let page = self.segment.slots().get(slot.index())?;
+        page.record.identity().map(|identity| identity.generation)
+    }
+
+    /// The owner word.
+    pub fn owner(&self) -> Owner {
+        self.segment.owner().current()
+    }
 }
 
-/// One end of a FIFO pair.
+/// What a client may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rights {
+    /// Read and write.
+    All,
+    /// Read.
+    Read,
+}
+
+/// What a server remembers of one client.
 #[derive(Debug)]
-pub struct Link {
-    /// The slot at the other end.
-    pub peer: SlotId,
-    /// The peer's generation that answered last; `None` = link down.
-    pub up: Option<Generation>,
-    out: Fifo,
-    input: Fifo,
-    sequence: u64,
+pub struct Session {
+    /// Where it came from.
+    pub peer: IpAddr,
+    /// What it may do.
+    pub rights: Rights,
+    /// The job it was announced with.
+    pub job: Option<u64>,
 }
 
-impl Link {
-    /// Opens the pair between the primary and a secondary, from this server's end.
-    pub fn open(run_dir: &RunDir, me: &Myself, peer: SlotId) -> Result<Link, Failed> {
-        let secondary = me.slot.0.max(peer.0);
-        let (down, up) = (rundir::tube_down(secondary), rundir::tube_up(secondary));
-        let (out, input) = if me.slot < peer { (down, up) } else { (up, down) };
-        Ok(Link {
-            peer,
-            up: None,
-            out: Fifo::open(std::os::fd::AsFd::as_fd(run_dir), &out)?,
-            input: Fifo::open(std::os::fd::AsFd::as_fd(run_dir), &input)?,
-            sequence: 0,
-        })
-    }
-
-    /// Sends a frame to the peer's present generation. A full pipe means that the peer does not
-    /// read: what matters is sent again.
-    pub fn send(&mut self, me: &Myself, kind: Kind) {
-        self.sequence += 1;
-        let frame = Frame {
-            kind,
-            from: me.slot,
-            to: self.peer,
-            from_generation: me.generation,
-            to_generation: me.generation_in(self.peer),
-            epoch: crate::ids::Epoch(0),
-            sequence: self.sequence,
-            job: 0,
-            payload: [0; wire::PAYLOAD_SIZE],
-        };
-        match self.out.send(&wire::encode(&frame)) {
-            Ok(true) => log::trace!("sent {kind:?} to slot {}", self.peer),
-            Ok(false) => log::debug!("fifo to slot {} is full, {kind:?} not sent", self.peer),
-            Err(failed) => log::debug!("{failed}"),
-        }
-    }
-
-    /// The next frame that is meant for this server, from the peer that runs now. Everything else
-    /// is dropped and counted: no successor acts on its predecessor's mail.
-    fn receive(&mut self, me: &Myself) -> Option<Frame> {
-        for _ in 0..FRAMES {
-            let dropped = match self.input.receive::<FRAME_SIZE>() {
-                Ok(Received::Empty) => return None,
-                Ok(Received::Frame(bytes)) => match wire::decode(&bytes) {
-                    Ok(frame) if self.is_for(me, &frame) => return Some(frame),
-                    Ok(frame) => format!("misaddressed {:?}", frame.kind),
-                    Err(malformed) => malformed.to_string(),
-                },
-                Ok(Received::OutOfStep) => "bytes out of step".to_owned(),
-                Err(failed) => {
-                    log::debug!("{failed}");
-                    return None;
-                }
-            };
-            me.page().report.frames_dropped.fetch_add(1, Ordering::Relaxed);
-            log::debug!("dropped from the fifo of slot {}: {dropped}", self.peer);
-        }
-        None
-    }
-
-    fn is_for(&self, me: &Myself, frame: &Frame) -> bool {
-        let from_peer =
-            frame.from == self.peer && frame.from_generation == me.generation_in(self.peer);
-        let from_watchdog = frame.from == wire::WATCHDOG && frame.kind == Kind::Lost;
-        frame.to == me.slot && frame.to_generation == me.generation && (from_peer || from_watchdog)
-    }
-
-    /// Notes that the peer's present generation answered.
-    pub fn confirm(&mut self, me: &Myself, generation: Generation) {
-        if self.up != Some(generation) {
-            self.up = Some(generation);
-            log::debug!("link to slot {} gen={generation} is up", self.peer);
-        }
-        me.page().report.link.store(u64::from(generation.0), Ordering::Relaxed);
-    }
+/// What both parts of a server work with.
+#[derive(Debug)]
+pub struct Shared {
+    /// Itself.
+    pub me: Myself,
+    /// Its links.
+    pub links: Vec<Link>,
 }
 
 /// What only one of the two servers does.
 pub trait Part {
-    /// The slots it has a link with.
-    fn peers(&self) -> Vec<SlotId>;
-    /// A frame arrived.
-    fn frame(&mut self, me: &Myself, link: &mut Link, frame: &Frame);
-    /// Once per turn, before the beat.
-    fn turn(&mut self, me: &Myself, links: &mut [Link], now: Monotonic);
+    /// A frame arrived over a link.
+    fn frame(&mut self, shared: &mut Shared, link: usize, frame: &Frame, now: Monotonic);
+    /// This server's own holder asks or tells the arbiter something.
+    fn plead(&mut self, shared: &mut Shared, plea: Plea, now: Monotonic);
+    /// Once per turn.
+    fn turn(&mut self, shared: &mut Shared, now: Monotonic);
     /// When it wants its next turn at the latest.
     fn deadline(&self) -> Option<Monotonic>;
+    /// A client connected.
+    fn opened(&mut self, shared: &mut Shared, peer: IpAddr, now: Monotonic) -> Session;
+    /// Its connection ended.
+    fn closed(&mut self, shared: &mut Shared, session: &Session, cleanly: bool);
+    /// Answers a word that needs no line end. Returns its length.
+    fn bare(
+        &mut self,
+        shared: &mut Shared,
+        session: &Session,
+        input: &[u8],
+        out: &mut Vec<u8>,
+        now: Monotonic,
+    ) -> Option<usize>;
+    /// Whether an unfinished line that has gone quiet counts as a line.
+    fn takes_quiet_lines(&self) -> bool;
 }
 
 /// Runs a built-in server until it is told to stop, superseded or orphaned.
@@ -185,19 +157,26 @@ pub fn main(
     };
     let name = text::load(&page.record.name);
     let role = page.record.role.load(Ordering::Relaxed);
+    let slots = u8::try_from(segment.slots().len()).unwrap_or(u8::MAX);
     set_process_name(&name);
-    let clock = SystemClock;
-    let me = Myself { slot, generation, name, segment, clock };
-    let part: Box<dyn Part> = match role {
-        role_code::PRIMARY => Box::new(Primary::new(&me)),
-        role_code::SECONDARY => Box::new(Secondary::new()),
+    let me = Myself { slot, generation, name, segment, clock: SystemClock };
+    let (part, peers): (Box<dyn Part>, Vec<_>) = match role {
+        role_code::PRIMARY => (Box::new(Primary::new(&me)), (1..slots).map(SlotId).collect()),
+        role_code::SECONDARY => (Box::new(Secondary::new()), vec![SlotId::FIRST]),
         other => return Err(Error::Refused(format!("slot {slot} has unknown role {other}"))),
     };
     let listener = sockets.into_iter().next();
     let listener = listener.ok_or_else(|| Error::Refused("no listening socket".to_owned()))?;
-    let mut server = Server::new(me, part, &run_dir, TcpListener::from(listener))?;
+    let poll = Poll::new()?;
+    let mut links = Vec::new();
+    for (token, peer) in (LINK..).zip(peers) {
+        let link = Link::open(&run_dir, &me, peer)?;
+        poll.add(&link, token, Interest::READ)?;
+        links.push(link);
+    }
+    let mut server = Server::new(Shared { me, links }, part, poll, TcpListener::from(listener))?;
     if server.run()? == Leave::Orphaned {
-        let made = server.me.segment.header().flags.load(Ordering::Relaxed);
+        let made = server.core.shared.me.segment.header().flags.load(Ordering::Relaxed);
         drop(server);
         rundir::leave_orphaned(&run_dir, members, made);
     }
@@ -214,220 +193,346 @@ enum Leave {
 }
 
 struct Server {
-    me: Myself,
-    part: Box<dyn Part>,
+    core: Core,
     poll: Poll,
-    links: Vec<Link>,
-    clients: Clients,
+    clients: Clients<Session>,
     orphan: Orphan,
+}
+
+/// A server without its connections.
+struct Core {
+    shared: Shared,
+    part: Box<dyn Part>,
+    holder: Holder,
+    table: Table,
+    /// Somebody waits for the ownership.
+    wants: bool,
+    /// Updates committed in the present epoch: after a grant at least one goes through.
+    updated: Option<Epoch>,
+    /// The spare copy is being levelled, or somebody stopped waiting: turn again at once.
+    hasty: bool,
+    repeat_at: Monotonic,
     allow_debug: bool,
     started: Monotonic,
 }
 
 impl Server {
     fn new(
-        me: Myself,
+        shared: Shared,
         part: Box<dyn Part>,
-        run_dir: &RunDir,
+        poll: Poll,
         listener: TcpListener,
     ) -> Result<Server, Error> {
-        let poll = Poll::new()?;
         let clients = Clients::new(listener, &poll)?;
-        let mut links = Vec::new();
-        for (token, peer) in (LINK..).zip(part.peers()) {
-            let link = Link::open(run_dir, &me, peer)?;
-            poll.add(&link.input, token, Interest::READ)?;
-            links.push(link);
-        }
+        let me = &shared.me;
         let started = me.clock.now();
         let orphan = Orphan::new(&me.segment, started);
         let flags = me.segment.header().flags.load(Ordering::Relaxed);
-        let allow_debug = flags & flag::ALLOW_DEBUG != 0;
-        me.page().report.sessions.store(0, Ordering::Relaxed);
-        me.page().report.link.store(0, Ordering::Relaxed);
-        me.page().report.set_activity("idle");
-        Ok(Server { me, part, poll, links, clients, orphan, allow_debug, started })
+        let geometry = me.segment.geometry();
+        let size = |bytes| usize::try_from(bytes).unwrap_or(0);
+        let table = Table::new(size(geometry.data_size), size(geometry.cell_size))
+            .ok_or_else(|| Error::Refused("the data area holds no table".to_owned()))?;
+        let report = &me.page().report;
+        for word in [&report.sessions, &report.link, &report.parked] {
+            word.store(0, Ordering::Relaxed);
+        }
+        report.set_activity("idle");
+        let core = Core {
+            holder: Holder::new(me.slot, me.generation),
+            shared,
+            part,
+            table,
+            wants: false,
+            updated: None,
+            hasty: false,
+            repeat_at: started,
+            allow_debug: flags & flag::ALLOW_DEBUG != 0,
+            started,
+        };
+        Ok(Server { core, poll, clients, orphan })
     }
 
     fn run(&mut self) -> Result<Leave, Error> {
-        let interval = self.me.segment.header().beat_interval_ns.load(Ordering::Relaxed);
-        let interval = Duration::from_nanos(interval);
-        let mut beaten = self.me.clock.now();
-        self.me.heart().beat(beaten);
+        let clock = self.core.shared.me.clock;
+        let header = self.core.shared.me.segment.header();
+        let interval = Duration::from_nanos(header.beat_interval_ns.load(Ordering::Relaxed));
+        let mut beaten = clock.now();
+        self.core.shared.me.heart().beat(beaten);
         loop {
-            let mut planned = beaten + interval;
-            if let Some(deadline) = self.part.deadline() {
-                planned = planned.min(deadline);
-            }
-            let now = self.me.clock.now();
-            let until = if self.clients.has_pending() { now } else { planned };
+            let waiting = (self.clients.parked() > 0).then_some(self.core.repeat_at);
+            let deadlines = [self.core.part.deadline(), self.clients.deadline(), waiting];
+            let planned = deadlines.into_iter().flatten().fold(beaten + interval, Monotonic::min);
+            let now = clock.now();
+            let hasty = std::mem::take(&mut self.core.hasty) || self.clients.has_pending();
+            let until = if hasty { now } else { planned };
             let ready = self.poll.wait(now, Some(until))?;
-            let now = self.me.clock.now();
-            if let Some(leave) = self.turn(&ready, now, planned) {
-                self.me.page().report.set_activity("leaving");
+            let now = clock.now();
+            if let Some(leave) = self.turn(&ready, now, planned.max(beaten)) {
+                self.core.leave(now);
                 return Ok(leave);
             }
-            beaten = self.me.clock.now();
-            self.me.heart().beat(beaten);
+            beaten = clock.now();
+            self.core.shared.me.heart().beat(beaten);
         }
     }
 
     fn turn(&mut self, ready: &[Ready], now: Monotonic, planned: Monotonic) -> Option<Leave> {
-        for event in ready {
-            let index = event.token.checked_sub(LINK).and_then(|i| usize::try_from(i).ok());
-            let Some(link) = index.and_then(|index| self.links.get_mut(index)) else { continue };
-            for _ in 0..FRAMES {
-                let Some(frame) = link.receive(&self.me) else { break };
-                log::trace!("slot {} received {:?}", self.me.slot, frame.kind);
-                self.part.frame(&self.me, link, &frame);
-            }
-        }
-        let me = &self.me;
-        let (links, started, allow_debug) = (&self.links, self.started, self.allow_debug);
-        let mut answer = |words: &[&[u8]], out: &mut Vec<u8>| {
-            answer(me, links, started, allow_debug, words, out)
-        };
+        self.core.frames(now);
+        self.core.part.turn(&mut self.core.shared, now);
         let before = self.clients.len();
-        self.clients.turn(&self.poll, ready, &mut answer);
+        self.core.look(now);
+        self.clients.turn(&self.poll, ready, &mut self.core, now);
+        self.core.wait_for(self.clients.parked());
+        self.core.look(now);
+        let me = &self.core.shared.me;
         if self.clients.len() != before {
-            let sessions = self.clients.len();
-            let report = &self.me.page().report;
-            report.sessions.store(sessions as u64, Ordering::Relaxed);
-            report.set_activity(&match sessions {
+            me.page().report.sessions.store(self.clients.len() as u64, Ordering::Relaxed);
+            me.page().report.set_activity(&match self.clients.len() {
                 0 => "idle".to_owned(),
                 1 => "serving 1 client".to_owned(),
                 more => format!("serving {more} clients"),
             });
         }
-        self.part.turn(&self.me, &mut self.links, now);
-        let record = &self.me.page().record;
-        if record.stop_wanted() || record.current_generation() != self.me.generation {
+        let record = &me.page().record;
+        if record.stop_wanted() || record.current_generation() != me.generation {
             return Some(Leave::Told);
         }
-        let standing = self.orphan.look(&self.me.segment, now, planned);
+        let standing = self.orphan.look(&me.segment, now, planned);
         (standing == Standing::Orphaned).then_some(Leave::Orphaned)
     }
 }
 
-/// Carries one request out.
-fn answer(
-    me: &Myself,
-    links: &[Link],
-    started: Monotonic,
-    allow_debug: bool,
-    words: &[&[u8]],
-    out: &mut Vec<u8>,
-) -> After {
-    let command = match commands::parse(words) {
-        Ok(command) => command,
-        Err(refused) => {
-            Reply(out).error(&refused.to_string());
+impl Core {
+    /// Every link is read in every turn, so that a job announced before a client came is known
+    /// before the client is.
+    fn frames(&mut self, now: Monotonic) {
+        for index in 0..self.shared.links.len() {
+            for _ in 0..FRAMES {
+                let Shared { me, links } = &mut self.shared;
+                let Some(frame) = links[index].receive(me) else { break };
+                log::trace!("from slot {}: {:?}", frame.from, frame.kind);
+                if frame.kind == crate::wire::Kind::Recall {
+                    let owner = self.shared.me.owner();
+                    if let Some(plea) = self.holder.recalled(frame.epoch, owner) {
+                        self.part.plead(&mut self.shared, plea, now);
+                    }
+                }
+                self.part.frame(&mut self.shared, index, &frame, now);
+            }
+        }
+    }
+
+    /// Looks at the owner word and the pending recall, and tells the arbiter what follows.
+    fn look(&mut self, now: Monotonic) {
+        let owner = self.shared.me.owner();
+        let recall = self.shared.me.segment.owner().recall().map(|(epoch, _)| epoch);
+        let again = now >= self.repeat_at;
+        if again {
+            self.repeat_at = now + REPEAT;
+        }
+        // A fresh grant lets at least one waiting update through before it is given back.
+        let owned = self.holder.owns(owner);
+        let writing = self.wants && owned.is_some() && self.updated != owned;
+        for plea in self.holder.look(owner, recall, self.wants, writing, again) {
+            log::debug!("{} gen={}: {plea:?}", self.shared.me.name, self.shared.me.generation);
+            self.part.plead(&mut self.shared, plea, now);
+        }
+    }
+
+    /// Says how many clients wait for the ownership.
+    fn wait_for(&mut self, parked: usize) {
+        self.wants = parked > 0;
+        self.shared.me.page().report.parked.store(parked as u64, Ordering::Relaxed);
+    }
+
+    /// The epoch in which this server may write now: it owns the area, nobody wants it back (or
+    /// nothing was written under this grant yet), and the spare copy is level.
+    fn may_write(&mut self, now: Monotonic) -> Option<Epoch> {
+        let owner = self.shared.me.owner();
+        let epoch = self.holder.owns(owner)?;
+        let recall = self.shared.me.segment.owner().recall().map(|(epoch, _)| epoch);
+        if recall == Some(epoch) && self.updated == Some(epoch) {
+            self.look(now);
+            return None;
+        }
+        if !self.shared.me.segment.area().level(LEVEL_PIECE) {
+            self.hasty = true;
+            return None;
+        }
+        Some(epoch)
+    }
+
+    /// Carries out a change of the table: all of it, or none and an error.
+    fn write(&mut self, command: &Command<'_>, out: &mut Vec<u8>, now: Monotonic) -> After {
+        let Some(epoch) = self.may_write(now) else { return self.park() };
+        let me = &self.shared.me;
+        let area = me.segment.area();
+        let mut update = area.begin();
+        let start = out.len();
+        let changed = execute::change(&self.table, &mut update, command, &mut Reply(out));
+        self.updated = Some(epoch);
+        if changed {
+            // The last look before the commit: what is ours was ours all the time.
+            if self.holder.owns(me.owner()) != Some(epoch) {
+                out.truncate(start);
+                return self.park();
+            }
+            let keys = self.table.len(update.view());
+            update.commit();
+            me.segment.area_cells().keys.store(keys, Ordering::Relaxed);
+        }
+        After::Keep
+    }
+
+    /// Answers from the table without a lock; as owner if commits never pause.
+    fn read(&mut self, command: &Command<'_>, out: &mut Vec<u8>) -> After {
+        let area = self.shared.me.segment.area();
+        let start = out.len();
+        let table = &self.table;
+        let read = area.read(|view| {
+            out.truncate(start);
+            execute::look(table, view, command, &mut Reply(out));
+        });
+        if read.is_ok() {
             return After::Keep;
         }
-    };
-    let mut reply = Reply(out);
-    match command {
-        Command::Ping(None) => reply.simple("PONG"),
-        Command::Ping(Some(message)) | Command::Echo(message) => reply.bulk(message),
-        Command::Info(_) => {
-            let info = info(me, links, started);
-            reply.bulk(info.as_bytes());
+        out.truncate(start);
+        if self.holder.owns(self.shared.me.owner()).is_none() {
+            return self.park();
         }
-        Command::Quit => {
-            reply.simple("OK");
-            return After::Close;
-        }
-        Command::Commands => reply.array(0),
-        Command::Client(client) => match client {
-            commands::Client::GetName => reply.null(),
-            commands::Client::Id => reply.integer(1),
-            commands::Client::SetName(_)
-            | commands::Client::SetInfo(_)
-            | commands::Client::NoEvict
-            | commands::Client::NoTouch => reply.simple("OK"),
-        },
-        Command::Hello(_) => {
-            reply.array(6);
-            for (key, value) in [("server", "osps"), ("version", env!("CARGO_PKG_VERSION"))] {
-                reply.bulk(key.as_bytes());
-                reply.bulk(value.as_bytes());
-            }
-            reply.bulk(b"proto");
-            reply.integer(2);
-        }
-        Command::Select => reply.simple("OK"),
-        Command::Debug(_) if !allow_debug => {
-            reply.error("ERR DEBUG is off; start osps with --allow-debug");
-        }
-        Command::Debug(fault) => {
-            misbehave(me, &fault);
-            me.page().report.set_activity("idle");
-            reply.simple("OK");
-        }
-        Command::Get(_)
-        | Command::Set { .. }
-        | Command::Del(_)
-        | Command::Exists(_)
-        | Command::Incr { .. }
-        | Command::Keys(_)
-        | Command::DbSize
-        | Command::FlushDb => reply.error("ERR this version of osps has no shared table yet"),
+        area.read_as_owner(|view| execute::look(table, view, command, &mut Reply(out)));
+        After::Keep
     }
-    After::Keep
+
+    fn park(&mut self) -> After {
+        self.wants = true;
+        After::Park
+    }
+
+    /// A leaving server gives back what it holds and waits for nobody.
+    fn leave(&mut self, now: Monotonic) {
+        let owner = self.shared.me.owner();
+        if let Some(plea) = self.holder.leave(owner) {
+            self.part.plead(&mut self.shared, plea, now);
+        }
+        self.shared.me.page().report.set_activity("leaving");
+    }
+
+    /// What `INFO` tells: `key:value` lines.
+    fn info(&self) -> String {
+        let me = &self.shared.me;
+        let (now, owner) = (me.clock.now(), me.owner());
+        let report = &me.page().report;
+        let mut lines = vec![
+            format!("osps_version:{}", env!("CARGO_PKG_VERSION")),
+            format!("name:{}", me.name),
+            format!("slot:{}", me.slot),
+            format!("generation:{}", me.generation),
+            format!("process_id:{}", std::process::id()),
+            format!("uptime_in_seconds:{}", now.since(self.started).as_secs()),
+            format!("beats:{}", me.heart().sample().count),
+            format!("sessions:{}", report.sessions.load(Ordering::Relaxed)),
+            format!("parked:{}", report.parked.load(Ordering::Relaxed)),
+            format!("frames_dropped:{}", report.frames_dropped.load(Ordering::Relaxed)),
+            format!("sequence:{}", me.segment.area().sequence()),
+            format!("epoch:{}", owner.epoch),
+            format!("owns_data:{}", u8::from(self.holder.owns(owner).is_some())),
+        ];
+        for link in &self.shared.links {
+            let state = match link.up {
+                Some(generation) if link.is_up(me) => format!("up,gen={generation}"),
+                _ => "down".to_owned(),
+            };
+            lines.push(format!("link_slot_{}:{state}", link.peer));
+        }
+        lines.join("\r\n") + "\r\n"
+    }
 }
 
-/// What `INFO` tells: `key:value` lines.
-fn info(me: &Myself, links: &[Link], started: Monotonic) -> String {
-    let now = me.clock.now();
-    let mut lines = vec![
-        format!("osps_version:{}", env!("CARGO_PKG_VERSION")),
-        format!("name:{}", me.name),
-        format!("slot:{}", me.slot),
-        format!("generation:{}", me.generation),
-        format!("process_id:{}", std::process::id()),
-        format!("uptime_in_seconds:{}", now.since(started).as_secs()),
-        format!("beats:{}", me.heart().sample().count),
-        format!("sessions:{}", me.page().report.sessions.load(Ordering::Relaxed)),
-        format!("frames_dropped:{}", me.page().report.frames_dropped.load(Ordering::Relaxed)),
-    ];
-    for link in links {
-        let state = match link.up {
-            Some(generation) if generation == me.generation_in(link.peer) => {
-                format!("up,gen={generation}")
+impl Service for Core {
+    type Session = Session;
+
+    fn opened(&mut self, peer: IpAddr, now: Monotonic) -> Session {
+        self.part.opened(&mut self.shared, peer, now)
+    }
+
+    fn closed(&mut self, session: Session, cleanly: bool) {
+        self.part.closed(&mut self.shared, &session, cleanly);
+    }
+
+    fn answer_bare(
+        &mut self,
+        session: &mut Session,
+        input: &[u8],
+        out: &mut Vec<u8>,
+        now: Monotonic,
+    ) -> Option<usize> {
+        self.part.bare(&mut self.shared, session, input, out, now)
+    }
+
+    fn takes_quiet_lines(&self) -> bool {
+        self.part.takes_quiet_lines()
+    }
+
+    fn answer(
+        &mut self,
+        session: &mut Session,
+        words: &[&[u8]],
+        out: &mut Vec<u8>,
+        now: Monotonic,
+    ) -> After {
+        let command = match commands::parse(words) {
+            Ok(command) => command,
+            Err(refused) => {
+                Reply(out).error(&refused.to_string());
+                return After::Keep;
             }
-            _ => "down".to_owned(),
         };
-        lines.push(format!("link_slot_{}:{state}", link.peer));
-    }
-    lines.join("\r\n") + "\r\n"
-}
-
-/// Makes a fault by hand: that is what `--allow-debug` is for.
-fn misbehave(me: &Myself, fault: &Debug) {
-    log::warn!("{} gen={}: DEBUG {fault:?} on a client's request", me.name, me.generation);
-    me.page().report.set_activity(&format!("DEBUG {fault:?}"));
-    match fault {
-        Debug::Sleep(time) | Debug::Block(Some(time)) => sleep(*time),
-        Debug::Spin(time) => {
-            let until = time.map(|time| me.clock.now() + time);
-            while until.is_none_or(|until| me.clock.now() < until) {
-                std::hint::spin_loop();
+        let mut reply = Reply(out);
+        match &command {
+            Command::Get(_) | Command::Exists(_) | Command::Keys(_) | Command::DbSize => {
+                return self.read(&command, out);
+            }
+            Command::Set { .. } | Command::Del(_) | Command::Incr { .. } | Command::FlushDb => {
+                if session.rights == Rights::All {
+                    return self.write(&command, out, now);
+                }
+                reply.error(READ_ONLY);
+            }
+            Command::Ping(None) => reply.simple("PONG"),
+            Command::Ping(Some(message)) | Command::Echo(message) => reply.bulk(message),
+            Command::Info(_) => reply.bulk(self.info().as_bytes()),
+            Command::Quit => {
+                reply.simple("OK");
+                return After::Close;
+            }
+            Command::Commands => reply.array(0),
+            Command::Client(client) => match client {
+                commands::Client::GetName => reply.null(),
+                commands::Client::Id => reply.integer(1),
+                commands::Client::SetName(_)
+                | commands::Client::SetInfo(_)
+                | commands::Client::NoEvict
+                | commands::Client::NoTouch => reply.simple("OK"),
+            },
+            Command::Hello(_) => {
+                reply.array(6);
+                for (key, value) in [("server", "osps"), ("version", env!("CARGO_PKG_VERSION"))] {
+                    reply.bulk(key.as_bytes());
+                    reply.bulk(value.as_bytes());
+                }
+                reply.bulk(b"proto");
+                reply.integer(2);
+            }
+            Command::Select => reply.simple("OK"),
+            Command::Debug(_) if !self.allow_debug => {
+                reply.error("ERR DEBUG is off; start osps with --allow-debug");
+            }
+            Command::Debug(fault) => {
+                fault::make(&self.shared.me, fault);
+                reply.simple("OK");
             }
         }
-        Debug::Block(None) => block_for_ever(),
-        Debug::Abort => std::process::abort(),
-    }
-}
-
-fn sleep(time: Duration) {
-    let seconds = i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
-    let span = rustix::time::Timespec { tv_sec: seconds, tv_nsec: time.subsec_nanos().into() };
-    let _ = nanosleep(&span);
-}
-
-/// Reads from a pipe that nobody ever writes to.
-fn block_for_ever() {
-    if let Ok((read, _write)) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC) {
-        let _ = rustix::io::read(&read, &mut [0u8; 1]);
+        After::Keep
     }
 }

@@ -184,8 +184,10 @@ pub struct ReportCells {
     pub activity_guard: Word,
     /// "What am I doing", UTF-8, zero-padded.
     pub activity: [Word; 12],
+    /// Client connections that wait for the ownership of the data.
+    pub parked: Word,
     /// Room for later fields and the flight recorder.
-    pub reserved: [Word; 240],
+    pub reserved: [Word; 239],
 }
 
 /// The ring of events.

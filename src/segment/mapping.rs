@@ -149,20 +149,52 @@ impl Segment {
         nix::fcntl::posix_fallocate(file, 0, size)
             .map_err(|errno| AttachError::Io { op: "reserve memory for", source: errno.into() })?;
         let segment = Segment::map(file, geometry, Access::ReadWrite)?;
-        let header = segment.header();
-        let put = |word: &Word, value: u64| word.store(value, Ordering::Relaxed);
-        put(&header.magic, MAGIC);
-        for (word, value) in stored_geometry(header).into_iter().zip(numbers(&geometry)) {
-            put(word, value);
+        segment.put(&segment.header().magic, MAGIC);
+        segment.put(&segment.owner().word, Owner::NONE.pack());
+        segment.fill(founding);
+        furnish(&segment);
+        // Release: pairs with the acquire in `attach`.
+        segment.header().version.store(VERSION, Ordering::Release);
+        Ok(segment)
+    }
+
+    /// Takes over the segment of an instance in which nobody lives, with its data, its events and
+    /// its counters: generations, epochs and heart counts go on. `None` = its sizes are others.
+    pub fn refound(
+        file: &File,
+        founding: &Founding,
+        furnish: impl FnOnce(&Segment),
+    ) -> Result<Option<Segment>, AttachError> {
+        let segment = Segment::attach(file, Access::ReadWrite)?;
+        if segment.geometry != founding.geometry {
+            return Ok(None);
         }
-        put(&header.flags, founding.flags);
-        put(&header.boot_id[0], founding.boot_id[0]);
-        put(&header.boot_id[1], founding.boot_id[1]);
+        let epoch = segment.owner().current().epoch;
+        segment.put(&segment.owner().word, Owner { epoch, ..Owner::NONE }.pack());
+        segment.put(&segment.owner().recall_epoch, 0);
+        let pages = segment.geometry.slots * PAGE / size_of::<Word>();
+        for word in segment.cells::<Word>(segment.geometry.slots_offset, pages) {
+            segment.put(word, 0);
+        }
+        segment.fill(founding);
+        furnish(&segment);
+        Ok(Some(segment))
+    }
+
+    /// Fills in what the founding says.
+    fn fill(&self, founding: &Founding) {
+        let header = self.header();
+        for (word, value) in stored_geometry(header).into_iter().zip(numbers(&founding.geometry)) {
+            self.put(word, value);
+        }
+        self.put(&header.flags, founding.flags);
+        self.put(&header.boot_id[0], founding.boot_id[0]);
+        self.put(&header.boot_id[1], founding.boot_id[1]);
         text::store(&header.name, &founding.name);
-        put(&header.watchdog_pid, u64::from(founding.watchdog.0));
-        put(&header.watchdog_start_time, founding.watchdog.1);
-        put(&header.started_ns, founding.now.0);
-        put(&header.started_unix_ns, founding.unix_ns);
+        self.put(&header.watchdog_pid, u64::from(founding.watchdog.0));
+        self.put(&header.watchdog_start_time, founding.watchdog.1);
+        self.put(&header.started_ns, founding.now.0);
+        self.put(&header.started_unix_ns, founding.unix_ns);
         for (word, span) in [
             (&header.hang_timeout_ns, founding.hang_timeout),
             (&header.check_interval_ns, founding.check_interval),
@@ -171,14 +203,15 @@ impl Segment {
             (&header.stop_timeout_ns, founding.stop_timeout),
             (&header.orphan_timeout_ns, founding.orphan_timeout),
         ] {
-            put(word, nanos(span));
+            self.put(word, nanos(span));
         }
-        put(&segment.owner().word, Owner::NONE.pack());
         header.watchdog_heart.beat(founding.now);
-        furnish(&segment);
-        // Release: pairs with the acquire in `attach`.
-        header.version.store(VERSION, Ordering::Release);
-        Ok(segment)
+    }
+
+    /// A store that the version word, or a lock on the run directory, publishes.
+    #[allow(clippy::unused_self, reason = "reads as what it is: a store into this segment")]
+    fn put(&self, word: &Word, value: u64) {
+        word.store(value, Ordering::Relaxed);
     }
 
     /// Maps a segment that somebody else made, after checking everything it says about itself.

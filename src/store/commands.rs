@@ -108,7 +108,7 @@ pub enum Client<'a> {
 /// The ways to misbehave: what the watchdog is there to detect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Debug {
-    /// `SLEEP seconds`: answer late, while beating.
+    /// `SLEEP seconds`: answer late, without beating meanwhile.
     Sleep(Duration),
     /// `SPIN [seconds]`: burn the processor without beating; no limit = for ever.
     Spin(Option<Duration>),

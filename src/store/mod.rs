@@ -9,5 +9,6 @@
 //! Each module is tested in its own file.
 
 pub mod commands;
+pub mod execute;
 pub mod resp;
 pub mod table;

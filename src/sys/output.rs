@@ -11,6 +11,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use nix::sys::signal::{SigSet, SigmaskHow};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
@@ -56,12 +57,18 @@ impl Output {
         let (queue, jobs) = sync_channel(QUEUE);
         let dropped = Arc::new(Word::new(0));
         let told = Arc::clone(&dropped);
+        // A thread inherits the signal mask: with one that lets a stop signal through, the kernel
+        // would deliver it there and end the process, whatever the main thread blocks.
+        let mask = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK);
         // Small stack: the thread only moves bytes. If it cannot be started, the queue's other
         // end is dropped and every line counts as dropped.
         let _ = std::thread::Builder::new()
             .name(name.to_owned())
             .stack_size(64 << 10)
             .spawn(move || run(&stream(), &jobs, &told));
+        if let Ok(mask) = mask {
+            let _ = mask.thread_set_mask();
+        }
         Output { queue, dropped }
     }
 

@@ -22,12 +22,13 @@ use super::Error;
 use super::role_code;
 use super::rundir::{self, Claim, Place};
 use crate::config::{Config, Programs};
-use crate::ids::{Generation, SlotId};
+use crate::ids::{Epoch, Generation, SlotId};
 use crate::policy::group::{Action, Event, Group, Outcome, Spec};
 use crate::policy::lifecycle::Patience;
-use crate::policy::verdict::{Limits, Observation};
+use crate::policy::ownership;
+use crate::policy::verdict::{self, Limits, Observation};
 use crate::segment::layout::{HEARTS_DEFAULT, flag};
-use crate::segment::{Founding, Geometry, Segment, text};
+use crate::segment::{AttachError, Founding, Geometry, Segment, text};
 use crate::sync::Ordering;
 use crate::sys::clock::{self, SystemClock};
 use crate::sys::fifo::Fifo;
@@ -77,6 +78,9 @@ struct Watchdog {
     posts: Vec<Post>,
     /// Last generation given out. Ours, not the segment's: servers can write there.
     generation: Generation,
+    /// The pending recall, and since when we have seen it.
+    recall: Option<(Epoch, Monotonic)>,
+    hang_timeout: Duration,
     actions: VecDeque<Action>,
     check_interval: Duration,
     check_at: Monotonic,
@@ -118,6 +122,7 @@ impl Watchdog {
                 raw::survive_bus_errors(range.start, range.end)
                     .map_err(Failed::to("guard", "segment"))?;
                 let now = clock.now();
+                let last = segment.header().generation.load(Ordering::Relaxed);
                 let specs: Vec<_> = plans.iter().map(|plan| plan.spec).collect();
                 let posts = plans.into_iter().zip(tubes).map(|(plan, tube)| Post::new(plan, tube));
                 Ok(Watchdog {
@@ -131,7 +136,9 @@ impl Watchdog {
                     damaged: false,
                     group: Group::new(now, config.intensity, &specs),
                     posts: posts.collect(),
-                    generation: Generation::default(),
+                    generation: Generation(u32::try_from(last).unwrap_or(0)),
+                    recall: None,
+                    hang_timeout: config.hang_timeout,
                     actions: VecDeque::new(),
                     check_interval: config.check_interval,
                     check_at: now,
@@ -155,8 +162,6 @@ impl Watchdog {
         clock: SystemClock,
     ) -> Result<(Segment, File, Vec<Vec<Fifo>>, Poll, Control), Error> {
         let dir = claim.run_dir.as_fd();
-        let path = claim.run_dir.path();
-        let file = File::from(claim.run_dir.create_file(crate::segment::mapping::FILE_NAME)?);
         let geometry =
             Geometry::new(plans.len(), HEARTS_DEFAULT, config.data_size, config.cell_size)
                 .ok_or_else(|| Error::Refused("these sizes make no segment".to_owned()))?;
@@ -177,21 +182,7 @@ impl Watchdog {
             stop_timeout: config.stop_timeout,
             orphan_timeout: config.orphan_timeout,
         };
-        let furnish = |segment: &Segment| furnish(segment, plans, config);
-        let segment = Segment::create(&file, &founding, furnish).map_err(|source| {
-            let full = matches!(&source, crate::segment::AttachError::Io { source, .. }
-                if source.raw_os_error() == Some(libc::ENOSPC));
-            if full {
-                Error::Refused(format!(
-                    "{}: the tmpfs is full: {} bytes are needed; free some, or choose a smaller \
-                     --data-size or another --run-dir",
-                    path.display(),
-                    geometry.total_size
-                ))
-            } else {
-                Error::Segment { path: path.to_owned(), source }
-            }
-        })?;
+        let (segment, file) = found(claim, &founding, plans, config)?;
         drop(claim.run_dir.create_file(rundir::MEMBERS)?);
         let tubes = tubes(dir, plans)?;
         let poll = Poll::new()?;
@@ -211,7 +202,9 @@ impl Watchdog {
             if let Some(outcome) = self.group.outcome() {
                 return outcome;
             }
-            let deadlines = [Some(self.check_at), Some(self.beat_at), self.group.next_deadline()];
+            let recall = self.recall.map(|(_, since)| since + self.hang_timeout);
+            let deadlines =
+                [Some(self.check_at), Some(self.beat_at), self.group.next_deadline(), recall];
             let planned = deadlines.into_iter().flatten().min().unwrap_or(now);
             let ready = self.poll.wait(self.clock.now(), Some(planned)).unwrap_or_else(|failed| {
                 // Cannot happen with a valid set; without this the loop would spin on it.
@@ -248,6 +241,8 @@ impl Watchdog {
             }
         }
         self.check_segment();
+        self.retire();
+        self.check_recall(now, planned);
         if !self.damaged {
             for slot in self.group.slots() {
                 let seen = self.observe(slot);
@@ -311,6 +306,40 @@ impl Watchdog {
         self.damaged |= damaged;
     }
 
+    /// Clears the owner word of a generation that is not alive. A reconciliation, not an event: done
+    /// in every turn, and after every confirmed death before the successor starts.
+    fn retire(&self) {
+        let cells = self.segment.owner();
+        let owner = cells.current();
+        let live = |slot: SlotId| self.posts.get(slot.index()).and_then(Post::live);
+        if let Some(to) = ownership::retired(owner, live)
+            && cells.exchange(owner, to)
+        {
+            log::debug!("owner retired: {owner:?}");
+        }
+    }
+
+    /// A holder that beats, but does not give back what it was asked for, blocks every writer as a
+    /// frozen one would. Counted by our own clock, over turns that were on time.
+    fn check_recall(&mut self, now: Monotonic, planned: Monotonic) {
+        let owner = self.segment.owner().current();
+        let wanted = self.segment.owner().recall().map(|(epoch, _)| epoch);
+        let Some(slot) = owner.slot.filter(|_| wanted == Some(owner.epoch)) else {
+            self.recall = None;
+            return;
+        };
+        let late = now.since(planned) > verdict::slack(self.hang_timeout);
+        match self.recall {
+            Some((epoch, since)) if epoch == owner.epoch && !late => {
+                if now.since(since) >= self.hang_timeout {
+                    self.step(now, Event::NotReleasing { slot });
+                    self.recall = None;
+                }
+            }
+            _ => self.recall = Some((owner.epoch, now)),
+        }
+    }
+
     fn observe(&self, slot: SlotId) -> Observation {
         let sample = self.segment.hearts()[slot.index()].sample();
         Observation { count: sample.count, stamp: sample.stamp }
@@ -346,6 +375,46 @@ impl Watchdog {
             Outcome::Clean | Outcome::Forced => log::info!("all stopped, nothing left"),
             Outcome::GaveUp => log::error!("gave up: a server was restarted too often"),
         }
+    }
+}
+
+/// The segment of this instance: the one that a killed instance left, with its data, if it fits;
+/// else a new one.
+fn found(
+    claim: &Claim,
+    founding: &Founding,
+    plans: &[Plan],
+    config: &Config,
+) -> Result<(Segment, File), Error> {
+    let path = claim.run_dir.path();
+    let failed = |source| Error::Segment { path: path.to_owned(), source };
+    if let Some(kept) = &claim.kept {
+        let kept = kept.try_clone().map_err(Failed::to("keep", "segment"))?;
+        let furnish = |segment: &Segment| furnish(segment, plans, config);
+        if let Some(segment) = Segment::refound(&kept, founding, furnish).map_err(failed)? {
+            log::info!(
+                "kept the data that a killed instance left (commit {}, {} keys)",
+                segment.area().sequence(),
+                segment.area_cells().keys.load(Ordering::Relaxed)
+            );
+            return Ok((segment, kept));
+        }
+        log::warn!("the data that a killed instance left has another size: discarded");
+        claim.discard_kept();
+    }
+    let file = File::from(claim.run_dir.create_file(crate::segment::mapping::FILE_NAME)?);
+    let furnish = |segment: &Segment| furnish(segment, plans, config);
+    match Segment::create(&file, founding, furnish) {
+        Ok(segment) => Ok((segment, file)),
+        Err(AttachError::Io { source, .. }) if source.raw_os_error() == Some(libc::ENOSPC) => {
+            Err(Error::Refused(format!(
+                "{}: the tmpfs is full: {} bytes are needed; free some, or choose a smaller \
+                 --data-size or another --run-dir",
+                path.display(),
+                founding.geometry.total_size
+            )))
+        }
+        Err(source) => Err(failed(source)),
     }
 }
 

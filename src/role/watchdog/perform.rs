@@ -98,6 +98,11 @@ impl Post {
         self.process.as_ref().map(Process::pid)
     }
 
+    /// The generation that lives in the slot, by our own table.
+    pub(super) fn live(&self) -> Option<Generation> {
+        self.process.as_ref().map(|_| self.generation)
+    }
+
     pub(super) fn who(&self) -> Who<'_> {
         Who { name: &self.name, generation: self.generation, pid: self.pid().unwrap_or(0) }
     }
@@ -151,6 +156,13 @@ impl Watchdog {
         self.perform_changes();
         self.segment.slots()[slot.index()].record.clear_identity();
         self.posts[slot.index()].process = None;
+        // Before any successor starts: the dead one's ownership ends here.
+        self.retire();
+        if slot != SlotId::FIRST
+            && let Some(primary) = self.posts.first()
+        {
+            primary.wake(SlotId::FIRST);
+        }
     }
 
     /// Performs the recording at the head of the queue.

@@ -86,6 +86,12 @@ fn line(who: &Who<'_>, from: State, to: State, why: &Why, wait_channel: &str) ->
             write!(text, ": {from} -> {to} (nobody holds it any more; its limit runs again)")
         }
         Why::Condemned { cause, silence, limit } => match cause {
+            Cause::Frozen(Class::NotReleasing) => write!(
+                text,
+                ": {from} -> {cause} (not-releasing: keeps the data although it was asked to give \
+                 it back {} ago)",
+                time(*limit)
+            ),
             Cause::Frozen(class) => {
                 let place = match (class, wait_channel) {
                     (Class::Blocked | Class::Unkillable, channel) if !channel.is_empty() => {

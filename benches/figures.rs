@@ -1,0 +1,643 @@
+//! The figures that osps promises, measured: `cargo bench`, or `cargo bench -- SUBSTRING` for some.
+//!
+//! One line per figure: what, bound, median, least and greatest, number of measurements, verdict.
+//! A figure that falls short is shown as `SHORT` and fails nothing: machines differ, and a busy one
+//! falls short for reasons of its own. Compare only inside one run.
+//!
+//! What is measured is taken from the segment, not from when this program happened to look:
+//! beats by their stamps, verdicts by the time in the event ring. A successor's first beat is the
+//! stamp of the earliest beat that was seen; the table says how often that was not the first one of
+//! its life, and then the figure is a little too large, never too small.
+#![allow(clippy::print_stdout, reason = "the table is the purpose of this program")]
+#![allow(clippy::disallowed_methods, reason = "measures in real time")]
+#![allow(
+    clippy::cast_precision_loss,
+    reason = "nanoseconds and counts far below 2^52 become figures for people"
+)]
+
+#[path = "../tests/common/mod.rs"]
+mod common;
+
+use std::fs::File;
+use std::hint::black_box;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use osps::Heart;
+use osps::ids::{Generation, SlotId};
+use osps::segment::mapping::FILE_NAME;
+use osps::segment::{Event, Founding, Geometry, Segment};
+use osps::sync::Ordering;
+use osps::sys::process::Process;
+use osps::time::{Monotonic, nanos};
+use rustix::time::{ClockId, clock_gettime};
+
+use common::{Launch, Osps, Signal, now};
+
+/// Kinds of events, as docs/segment.md lists them.
+const VERDICT: u64 = 4;
+const LATE_TURN: u64 = 12;
+const SPARED: u64 = 13;
+
+/// How far a beat may be later than promised for reasons of the kernel: timers overshoot by 0.2 ms,
+/// by 3 or 4 ms on a busy machine.
+const OVERSHOOT: Duration = Duration::from_millis(5);
+
+/// The servers of a pair.
+const SERVERS: [(usize, &str); 2] = [(0, "primary"), (1, "secondary")];
+
+fn main() -> ExitCode {
+    let args: Vec<_> = std::env::args().skip(1).collect();
+    if !args.iter().any(|arg| arg == "--bench") {
+        println!("figures are measured by `cargo bench` only");
+        return ExitCode::SUCCESS;
+    }
+    let filter = args.into_iter().find(|arg| !arg.starts_with('-')).unwrap_or_default();
+    let mut table = Table { filter, short: 0, shown: 0 };
+    table.head();
+    beats(&mut table);
+    scans(&mut table);
+    restarts(&mut table);
+    verdicts(&mut table);
+    idle(&mut table);
+    println!("{} figures, {} short", table.shown, table.short);
+    ExitCode::SUCCESS
+}
+
+/// What a figure must not go beyond.
+#[derive(Clone, Copy)]
+enum Bound {
+    /// The median is at most this.
+    AtMost(f64),
+    /// No single measurement is below this.
+    NeverBelow(f64),
+}
+
+/// One line of the table.
+struct Figure {
+    what: String,
+    unit: &'static str,
+    bound: Bound,
+    values: Vec<f64>,
+    /// Measurements that should have been made and gave nothing: the figure falls short.
+    missed: usize,
+    /// Shown behind the line.
+    remark: String,
+}
+
+struct Table {
+    filter: String,
+    shown: usize,
+    short: usize,
+}
+
+impl Table {
+    fn wants(&self, what: &str) -> bool {
+        what.contains(&self.filter)
+    }
+
+    fn head(&self) {
+        let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+        let cpuinfo = read("/proc/cpuinfo");
+        let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name"));
+        println!(
+            "machine: {} cores, {}, Linux {}, load {}",
+            std::thread::available_parallelism().map_or(0, usize::from),
+            model.map_or("unknown processor", |line| line.trim_start_matches([' ', '\t', ':'])),
+            read("/proc/sys/kernel/osrelease").trim_end(),
+            read("/proc/loadavg").split_ascii_whitespace().next().unwrap_or("?"),
+        );
+        if !self.filter.is_empty() {
+            println!("only figures with {:?}", self.filter);
+        }
+        println!(
+            "{:<44} {:>12} {:>11} {:>23} {:>5}  ok",
+            "what", "bound", "median", "min..max", "n"
+        );
+    }
+
+    fn show(&mut self, mut figure: Figure) {
+        if !self.wants(&figure.what) {
+            return;
+        }
+        figure.values.sort_by(f64::total_cmp);
+        let (least, most) = (figure.values.first(), figure.values.last());
+        let (bound, sound) = match figure.bound {
+            Bound::AtMost(bound) => (format!("<= {bound}"), median(&figure.values) <= Some(bound)),
+            Bound::NeverBelow(bound) => (format!("min >= {bound}"), least >= Some(&bound)),
+        };
+        let sound = sound && least.is_some() && figure.missed == 0;
+        let number = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), digits);
+        let missed = match figure.missed {
+            0 => String::new(),
+            missed => format!("; {missed} missed"),
+        };
+        println!(
+            "{:<44} {:>12} {:>11} {:>23} {:>5}  {}{}{missed}",
+            figure.what,
+            format!("{bound} {}", figure.unit),
+            format!("{} {}", number(median(&figure.values)), figure.unit),
+            format!("{}..{}", number(least.copied()), number(most.copied())),
+            figure.values.len(),
+            if sound { "ok" } else { "SHORT" },
+            figure.remark,
+        );
+        self.shown += 1;
+        self.short += usize::from(!sound);
+    }
+}
+
+/// Of sorted values.
+fn median(values: &[f64]) -> Option<f64> {
+    let middle = values.len() / 2;
+    let upper = *values.get(middle)?;
+    Some(if values.len() % 2 == 1 { upper } else { f64::midpoint(values[middle - 1], upper) })
+}
+
+fn digits(value: f64) -> String {
+    match value.abs() {
+        size if size >= 100.0 => format!("{value:.0}"),
+        size if size >= 10.0 => format!("{value:.1}"),
+        _ => format!("{value:.2}"),
+    }
+}
+
+fn ms(span: Duration) -> f64 {
+    span.as_secs_f64() * 1e3
+}
+
+/// Milliseconds from `early` to `late`, negative if they are the other way round.
+fn between(early: Monotonic, late: Monotonic) -> f64 {
+    if late >= early { ms(late.since(early)) } else { -ms(early.since(late)) }
+}
+
+// --- One heartbeat -----------------------------------------------------------------------------
+
+/// Beats of one batch: some 40 us, so that an interruption spoils a batch and not the median.
+const BATCH: u32 = 1000;
+const BATCHES: usize = 2000;
+
+/// ns per call of one batch.
+fn batch(calls: u32, mut call: impl FnMut()) -> f64 {
+    let start = now();
+    for _ in 0..calls {
+        call();
+    }
+    nanos(now().since(start)) as f64 / f64::from(calls)
+}
+
+fn beats(table: &mut Table) {
+    let names = ["heartbeat: beat(), in readings of the clock", "heartbeat: tick()"];
+    if !names.iter().any(|name| table.wants(name)) {
+        return;
+    }
+    let dir = tempfile::tempdir_in("/dev/shm").expect("a directory on tmpfs");
+    osps::example::found_segment(dir.path()).expect("a segment");
+    let heart = Heart::open(dir.path(), SlotId(0), Generation(0)).expect("its heart");
+    let (mut clocks, mut beats, mut ticks) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..BATCHES {
+        // One word of the answer: a look at both would cost a trip through memory, and flatter us.
+        let clock = || {
+            black_box(clock_gettime(ClockId::Monotonic).tv_nsec);
+        };
+        clocks.push(batch(BATCH, clock));
+        beats.push(batch(BATCH, || black_box(&heart).beat()));
+        ticks.push(batch(BATCH, || black_box(&heart).tick()));
+    }
+    clocks.sort_by(f64::total_cmp);
+    let clock = median(&clocks).expect("batches ran");
+    let mut sorted = beats.clone();
+    sorted.sort_by(f64::total_cmp);
+    let beat = median(&sorted).expect("batches ran");
+    table.show(Figure {
+        what: names[0].to_owned(),
+        unit: "x",
+        bound: Bound::AtMost(1.2),
+        values: beats.iter().map(|beat| beat / clock).collect(),
+        missed: 0,
+        remark: format!("  ({} ns, the clock {} ns)", digits(beat), digits(clock)),
+    });
+    table.show(Figure {
+        what: names[1].to_owned(),
+        unit: "ns",
+        bound: Bound::AtMost(3.0),
+        values: ticks,
+        missed: 0,
+        remark: String::new(),
+    });
+}
+
+// --- Reading hearts ----------------------------------------------------------------------------
+
+const MANY: usize = 10_000;
+
+fn scans(table: &mut Table) {
+    let sizes = [64, MANY];
+    let name = |hearts: usize| format!("scan: each of {hearts} hearts, hot");
+    if !sizes.iter().any(|hearts| table.wants(&name(*hearts))) {
+        return;
+    }
+    let dir = tempfile::tempdir_in("/dev/shm").expect("a directory on tmpfs");
+    let segment = many_hearts(dir.path());
+    for (number, heart) in (0u64..).zip(segment.hearts()) {
+        heart.beat(Monotonic(number));
+    }
+    for hearts in sizes {
+        // Ten thousand hearts per batch either way.
+        let rounds = u32::try_from(MANY / hearts).expect("small");
+        let lines = &segment.hearts()[..hearts];
+        let scan = || {
+            let beats = black_box(lines).iter().fold(0u64, |sum, heart| {
+                let sample = heart.sample();
+                sum.wrapping_add(sample.count ^ sample.stamp.0)
+            });
+            black_box(beats);
+        };
+        let values = (0..BATCHES).map(|_| batch(rounds, scan) / hearts as f64).collect();
+        table.show(Figure {
+            what: name(hearts),
+            unit: "ns",
+            bound: Bound::AtMost(5.0),
+            values,
+            missed: 0,
+            remark: String::new(),
+        });
+    }
+}
+
+/// A segment with room for ten thousand hearts.
+fn many_hearts(dir: &Path) -> Segment {
+    let file = File::options().read(true).write(true).create_new(true).open(dir.join(FILE_NAME));
+    let founding = Founding {
+        geometry: Geometry::new(1, MANY, 4096, 256).expect("sizes within bounds"),
+        flags: 0,
+        boot_id: [0; 2],
+        name: "figures".to_owned(),
+        watchdog: (std::process::id(), 0),
+        now: now(),
+        unix_ns: 0,
+        hang_timeout: Duration::from_secs(4),
+        check_interval: Duration::from_secs(2),
+        beat_interval: Duration::from_millis(500),
+        start_timeout: Duration::from_secs(10),
+        stop_timeout: Duration::from_secs(5),
+        orphan_timeout: Duration::from_secs(30),
+    };
+    Segment::create(&file.expect("a file"), &founding, |_| {}).expect("a segment")
+}
+
+// --- Death -> successor ------------------------------------------------------------------------
+
+/// Pairs of deaths per server, each pair in an instance of its own: after three young deaths within
+/// ten seconds restarts are held back.
+const PAIRS: usize = 20;
+
+/// How long a figure waits for what should take milliseconds.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+fn restarts(table: &mut Table) {
+    for (slot, server) in SERVERS {
+        let names = ["first", "second"].map(|which| format!("restart: {server} killed, {which}"));
+        if !names.iter().any(|name| table.wants(name)) {
+            continue;
+        }
+        let mut sets = [Set::default(), Set::default()];
+        for _ in 0..PAIRS {
+            let osps = Launch::pair(&[]).start();
+            // The pair's first exchange is over, and the watchdog sleeps.
+            std::thread::sleep(Duration::from_millis(50));
+            let segment = osps.segment();
+            for set in &mut sets {
+                let generation = segment.slots()[slot].record.current_generation();
+                let Some(process) = process_in(&segment, slot) else {
+                    set.missed += 1;
+                    break;
+                };
+                let killed = now();
+                osps.signal(&process, Signal::KILL);
+                let Some(beat) = first_beat(&segment, slot, generation) else {
+                    set.missed += 1;
+                    break;
+                };
+                set.add(between(killed, beat.at), beat.exact);
+            }
+        }
+        for (what, set) in names.into_iter().zip(sets) {
+            table.show(set.figure(what, 5.0));
+        }
+    }
+}
+
+/// Times to a first beat.
+#[derive(Default)]
+struct Set {
+    values: Vec<f64>,
+    inexact: usize,
+    missed: usize,
+}
+
+impl Set {
+    fn add(&mut self, value: f64, exact: bool) {
+        self.values.push(value);
+        self.inexact += usize::from(!exact);
+    }
+
+    fn figure(self, what: String, bound: f64) -> Figure {
+        let remark = match self.inexact {
+            0 => String::new(),
+            later => format!("  ({later} by a later beat)"),
+        };
+        let Set { values, missed, .. } = self;
+        Figure { what, unit: "ms", bound: Bound::AtMost(bound), values, missed, remark }
+    }
+}
+
+fn process_in(segment: &Segment, slot: usize) -> Option<Process> {
+    let identity = segment.slots()[slot].record.identity()?;
+    Process::find(identity.pid, identity.start_time)
+}
+
+struct FirstBeat {
+    at: Monotonic,
+    /// It is the first beat of its life, not one that followed before we looked.
+    exact: bool,
+}
+
+/// Waits for a beat of another generation than `old`, looking every tenth of a millisecond: often
+/// enough to meet the first one, seldom enough to leave the processors to those who are measured.
+fn first_beat(segment: &Segment, slot: usize, old: Generation) -> Option<FirstBeat> {
+    let record = &segment.slots()[slot].record;
+    let end = now() + PATIENCE;
+    while now() < end {
+        if record.current_generation() != old && record.identity().is_some() {
+            let baseline = record.baseline.load(Ordering::Acquire);
+            let sample = segment.hearts()[slot].sample();
+            if sample.count != baseline {
+                let exact = sample.count == baseline.wrapping_add(1);
+                return Some(FirstBeat { at: sample.stamp, exact });
+            }
+        }
+        std::thread::sleep(Duration::from_micros(50));
+    }
+    None
+}
+
+// --- Freeze -> verdict -> successor ------------------------------------------------------------
+
+#[derive(Clone, Copy)]
+enum Fault {
+    Stop,
+    Spin,
+    Block,
+}
+
+impl Fault {
+    /// SIGSTOP alone would flatter: the signal that tells a parent of a stop wakes it up.
+    const ALL: [(Fault, &'static str); 3] =
+        [(Fault::Stop, "SIGSTOP"), (Fault::Spin, "DEBUG SPIN"), (Fault::Block, "DEBUG BLOCK")];
+}
+
+/// Limits and how often each fault hits each server under them.
+const LIMITS: [(&str, Duration, u32); 3] = [
+    ("4s", Duration::from_secs(4), 3),
+    ("1s", Duration::from_secs(1), 8),
+    ("500ms", Duration::from_millis(500), 10),
+];
+
+/// Up this long a server starts again at once, whatever happened before.
+const UP_LONG_ENOUGH: Duration = Duration::from_millis(1100);
+
+/// What one freeze showed.
+struct Freeze {
+    /// Deadline (last beat + limit) -> verdict.
+    late_by: f64,
+    /// (freeze + limit - beat interval - overshoot) -> verdict.
+    early_by: f64,
+    /// Verdict -> the successor's first beat.
+    successor: Option<(f64, bool)>,
+}
+
+/// All freezes of one fault under one limit.
+#[derive(Default)]
+struct Freezes {
+    seen: Vec<(usize, Freeze)>,
+    /// The host was late or overloaded meanwhile, and the server rightly got more time.
+    excused: usize,
+    missed: usize,
+}
+
+fn verdicts(table: &mut Table) {
+    let line = |limit, part| format!("verdict: limit {limit}, {part}");
+    let after = |server: &str| format!("restart: {server}, after a verdict");
+    let mut successors = [Set::default(), Set::default()];
+    let successors_wanted = SERVERS.iter().any(|(_, server)| table.wants(&after(server)));
+    let early = "never early";
+    for (name, limit, times) in LIMITS {
+        let faults = Fault::ALL.map(|(_, fault)| fault);
+        let mut parts = faults.into_iter().chain([early]);
+        if !successors_wanted && !parts.any(|part| table.wants(&line(name, part))) {
+            continue;
+        }
+        // One instance per fault, side by side: never more than one spins.
+        let results = std::thread::scope(|scope| {
+            let run = |(fault, _)| scope.spawn(move || freezes(fault, name, limit, times));
+            Fault::ALL.map(run).map(|thread| thread.join().expect("it does not panic"))
+        });
+        let mut margins = Vec::new();
+        for ((_, fault), result) in Fault::ALL.into_iter().zip(results) {
+            let remark = match result.excused {
+                0 => String::new(),
+                excused => format!("  ({excused} set aside: the host was late)"),
+            };
+            table.show(Figure {
+                what: line(name, fault),
+                unit: "ms",
+                bound: Bound::AtMost(10.0),
+                values: result.seen.iter().map(|(_, freeze)| freeze.late_by).collect(),
+                missed: result.missed,
+                remark,
+            });
+            for (slot, freeze) in result.seen {
+                margins.push(freeze.early_by);
+                // Before the deadline is too early, whatever the freeze.
+                margins.extend(Some(freeze.late_by).filter(|late_by| *late_by < 0.0));
+                match freeze.successor {
+                    Some((value, exact)) => successors[slot].add(value, exact),
+                    None => successors[slot].missed += 1,
+                }
+            }
+        }
+        table.show(Figure {
+            what: line(name, early),
+            unit: "ms",
+            bound: Bound::NeverBelow(0.0),
+            values: margins,
+            missed: 0,
+            remark: "  (over freeze + limit - beat interval)".to_owned(),
+        });
+    }
+    for ((_, server), set) in SERVERS.into_iter().zip(successors) {
+        table.show(set.figure(after(server), 10.0));
+    }
+}
+
+fn freezes(fault: Fault, name: &str, limit: Duration, times: u32) -> Freezes {
+    let mut all = Freezes::default();
+    let launch = || Launch::pair(&["--hang-timeout", name, "--allow-debug"]).start();
+    let mut osps = launch();
+    for time in 0..times {
+        for (slot, _) in SERVERS {
+            osps.wait_all_up();
+            let interval = beat_interval(&osps.segment());
+            // Long enough up for a restart at once; and every freeze at another point of the
+            // interval between two beats.
+            let phase = interval.mul_f64((f64::from(time) * 0.618 + 0.1).fract());
+            std::thread::sleep(UP_LONG_ENOUGH.saturating_sub(limit) + interval + phase);
+            match freeze(&osps, slot, fault, limit) {
+                Outcome::Seen(freeze) => all.seen.push((slot, freeze)),
+                Outcome::Excused => all.excused += 1,
+                Outcome::Missed => {
+                    all.missed += 1;
+                    osps = launch();
+                }
+            }
+        }
+    }
+    all
+}
+
+fn beat_interval(segment: &Segment) -> Duration {
+    Duration::from_nanos(segment.header().beat_interval_ns.load(Ordering::Relaxed))
+}
+
+enum Outcome {
+    Seen(Freeze),
+    Excused,
+    Missed,
+}
+
+fn freeze(osps: &Osps, slot: usize, fault: Fault, limit: Duration) -> Outcome {
+    let segment = osps.segment();
+    let generation = segment.slots()[slot].record.current_generation();
+    let Some(process) = process_in(&segment, slot) else { return Outcome::Missed };
+    let frozen = now();
+    let connection = match fault {
+        Fault::Stop => {
+            osps.signal(&process, Signal::STOP);
+            None
+        }
+        Fault::Spin => Some(osps.send(slot, "DEBUG SPIN")),
+        Fault::Block => Some(osps.send(slot, "DEBUG BLOCK")),
+    };
+    // Frozen for certain, and its heart not yet its successor's.
+    std::thread::sleep(limit / 2);
+    let last_beat = segment.hearts()[slot].sample().stamp;
+    let verdict = wait_verdict(&segment, slot, generation, limit);
+    drop(connection);
+    let Some(verdict) = verdict else { return Outcome::Missed };
+    let successor = first_beat(&segment, slot, generation);
+    let slow = |event: &Event| {
+        let concerns = event.kind == LATE_TURN
+            || (event.kind == SPARED && event.slot.is_some_and(|s| s.index() == slot));
+        concerns && event.time >= last_beat && event.time <= verdict
+    };
+    if segment.events().latest(usize::MAX).iter().any(slow) {
+        return Outcome::Excused;
+    }
+    Outcome::Seen(Freeze {
+        late_by: between(last_beat + limit, verdict),
+        early_by: between(frozen + limit - beat_interval(&segment) - OVERSHOOT, verdict),
+        successor: successor.map(|beat| (between(verdict, beat.at), beat.exact)),
+    })
+}
+
+/// Waits for the verdict on one generation; far longer than promised, so that a late one is seen
+/// as late.
+fn wait_verdict(
+    segment: &Segment,
+    slot: usize,
+    generation: Generation,
+    limit: Duration,
+) -> Option<Monotonic> {
+    let end = now() + limit * 3 + PATIENCE;
+    let it = |event: &Event| {
+        let of_slot = event.slot.is_some_and(|s| s.index() == slot);
+        event.kind == VERDICT && of_slot && event.generation == generation
+    };
+    while now() < end {
+        if let Some(event) = segment.events().latest(32).into_iter().find(it) {
+            return Some(event.time);
+        }
+        // A restart takes longer than this, so nothing of it is missed.
+        std::thread::sleep(Duration::from_micros(500));
+    }
+    None
+}
+
+// --- The watchdog at rest ----------------------------------------------------------------------
+
+const IDLE: Duration = Duration::from_secs(30);
+
+fn idle(table: &mut Table) {
+    let names = ["idle: PSS of the watchdog", "idle: wake-ups a second", "idle: CPU in 30 s"];
+    if !names.iter().any(|name| table.wants(name)) {
+        return;
+    }
+    let osps = Launch::pair(&["--hang-timeout", "4s"]).start();
+    // Past the start and the first check.
+    std::thread::sleep(Duration::from_secs(3));
+    let pid = osps.watchdog_pid();
+    let (start, before) = (now(), Usage::of(pid));
+    std::thread::sleep(IDLE);
+    let (seconds, after) = (now().since(start).as_secs_f64(), Usage::of(pid));
+    let switches = after.switches.saturating_sub(before.switches) as f64;
+    let cpu = after.cpu_ns.saturating_sub(before.cpu_ns) as f64 / 1e6;
+    for (name, unit, bound, value) in [
+        (names[0], "MiB", 3.0, pss_kib(pid) / 1024.0),
+        (names[1], "/s", 1.5, switches / seconds),
+        (names[2], "ms", 10.0, cpu * IDLE.as_secs_f64() / seconds),
+    ] {
+        let (what, values) = (name.to_owned(), vec![value]);
+        let bound = Bound::AtMost(bound);
+        table.show(Figure { what, unit, bound, values, missed: 0, remark: String::new() });
+    }
+}
+
+/// What all threads of a process used so far.
+#[derive(Default)]
+struct Usage {
+    switches: u64,
+    cpu_ns: u64,
+}
+
+impl Usage {
+    fn of(pid: u32) -> Usage {
+        let mut usage = Usage::default();
+        let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("the watchdog lives");
+        for task in tasks.flatten() {
+            let read = |name| std::fs::read_to_string(task.path().join(name)).unwrap_or_default();
+            let status = read("status");
+            let switches = status.lines().filter(|line| line.contains("voluntary_ctxt_switches"));
+            usage.switches += switches.filter_map(number).sum::<u64>();
+            usage.cpu_ns += read("schedstat")
+                .split_ascii_whitespace()
+                .next()
+                .and_then(|ns| ns.parse::<u64>().ok())
+                .unwrap_or(0);
+        }
+        usage
+    }
+}
+
+/// Proportional share of memory.
+fn pss_kib(pid: u32) -> f64 {
+    let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+    let line = rollup.lines().find(|line| line.starts_with("Pss:"));
+    line.and_then(number).map_or(f64::INFINITY, |kib| kib as f64)
+}
+
+/// The number in a line like `Pss:     1234 kB`.
+fn number(line: &str) -> Option<u64> {
+    line.split_ascii_whitespace().nth(1)?.parse().ok()
+}

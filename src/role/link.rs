@@ -1,0 +1,145 @@
+//! One end of a FIFO pair between the primary and a secondary.
+
+use std::os::fd::{AsFd, BorrowedFd};
+
+use super::rundir::{self, RunDir};
+use super::server::Myself;
+use crate::ids::{Epoch, Generation, SlotId};
+use crate::sync::Ordering;
+use crate::sys::Failed;
+use crate::sys::fifo::{Fifo, Received};
+use crate::wire::{self, FRAME_SIZE, Frame, Kind, PAYLOAD_SIZE};
+
+/// Frames dropped in one call before the caller gets its turn again.
+const DROPS: usize = 256;
+
+/// What a frame says, without its address.
+#[derive(Clone, Copy, Debug)]
+pub struct Message {
+    /// What is asked or told.
+    pub kind: Kind,
+    /// Ownership epoch it speaks of.
+    pub epoch: Epoch,
+    /// Job it speaks of.
+    pub job: u64,
+    /// The kind's own bytes.
+    pub payload: [u8; PAYLOAD_SIZE],
+}
+
+impl Message {
+    /// A message that says no more than its kind.
+    pub fn plain(kind: Kind) -> Message {
+        Message { kind, epoch: Epoch(0), job: 0, payload: [0; PAYLOAD_SIZE] }
+    }
+
+    /// A message about an epoch.
+    pub fn about(kind: Kind, epoch: Epoch) -> Message {
+        Message { epoch, ..Message::plain(kind) }
+    }
+}
+
+/// One end of a FIFO pair.
+#[derive(Debug)]
+pub struct Link {
+    /// The slot at the other end.
+    pub peer: SlotId,
+    /// The peer's generation that answered last; `None` = link down.
+    pub up: Option<Generation>,
+    out: Fifo,
+    input: Fifo,
+    sequence: u64,
+}
+
+impl Link {
+    /// Opens the pair between the primary and a secondary, from this server's end.
+    pub fn open(run_dir: &RunDir, me: &Myself, peer: SlotId) -> Result<Link, Failed> {
+        let secondary = me.slot.0.max(peer.0);
+        let (down, up) = (rundir::tube_down(secondary), rundir::tube_up(secondary));
+        let (out, input) = if me.slot < peer { (down, up) } else { (up, down) };
+        Ok(Link {
+            peer,
+            up: None,
+            out: Fifo::open(run_dir.as_fd(), &out)?,
+            input: Fifo::open(run_dir.as_fd(), &input)?,
+            sequence: 0,
+        })
+    }
+
+    /// Whether the peer's present generation answered.
+    pub fn is_up(&self, me: &Myself) -> bool {
+        self.up.is_some() && self.up == me.live_in(self.peer)
+    }
+
+    /// Sends to the peer's present generation. A full pipe means that the peer does not read: what
+    /// matters is sent again.
+    pub fn send(&mut self, me: &Myself, message: &Message) {
+        self.sequence += 1;
+        let kind = message.kind;
+        let frame = Frame {
+            kind,
+            from: me.slot,
+            to: self.peer,
+            from_generation: me.generation,
+            to_generation: me.generation_in(self.peer),
+            epoch: message.epoch,
+            sequence: self.sequence,
+            job: message.job,
+            payload: message.payload,
+        };
+        match self.out.send(&wire::encode(&frame)) {
+            Ok(true) => log::trace!("to slot {}: {kind:?}", self.peer),
+            Ok(false) => log::debug!("fifo to slot {} is full, {kind:?} not sent", self.peer),
+            Err(failed) => log::debug!("{failed}"),
+        }
+    }
+
+    /// The next frame that is meant for this server, from the peer that runs now. Everything else
+    /// is dropped and counted: no successor acts on its predecessor's mail.
+    pub fn receive(&mut self, me: &Myself) -> Option<Frame> {
+        for _ in 0..DROPS {
+            let dropped = match self.input.receive::<FRAME_SIZE>() {
+                Ok(Received::Empty) => return None,
+                Ok(Received::Frame(bytes)) => match wire::decode(&bytes) {
+                    Ok(frame) if self.is_for(me, &frame) => return Some(frame),
+                    Ok(frame) => format!("misaddressed {:?}", frame.kind),
+                    Err(malformed) => {
+                        // Whatever follows is out of step as well.
+                        self.input.drain();
+                        malformed.to_string()
+                    }
+                },
+                Ok(Received::OutOfStep) => "bytes out of step".to_owned(),
+                Err(failed) => {
+                    log::debug!("{failed}");
+                    return None;
+                }
+            };
+            me.page().report.frames_dropped.fetch_add(1, Ordering::Relaxed);
+            log::debug!("dropped from the fifo of slot {}: {dropped}", self.peer);
+        }
+        None
+    }
+
+    fn is_for(&self, me: &Myself, frame: &Frame) -> bool {
+        let from_peer =
+            frame.from == self.peer && frame.from_generation == me.generation_in(self.peer);
+        let from_watchdog = frame.from == wire::WATCHDOG && frame.kind == Kind::Lost;
+        frame.to == me.slot && frame.to_generation == me.generation && (from_peer || from_watchdog)
+    }
+
+    /// Notes that the peer's present generation answered.
+    pub fn confirm(&mut self, me: &Myself, generation: Generation) {
+        if self.up != Some(generation) {
+            self.up = Some(generation);
+            log::debug!("link to slot {} gen={generation} is up", self.peer);
+        }
+        me.page().report.link.store(u64::from(generation.0), Ordering::Relaxed);
+    }
+}
+
+impl AsFd for Link {
+    /// Where frames arrive.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.input.as_fd()
+    }
+}
