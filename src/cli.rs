@@ -25,6 +25,7 @@ Examples:
   osps status                             who runs, and when each last beat
   kill -STOP PID                          freeze a server and watch it being replaced
   osps run --hang-timeout 4s -- ./robot   supervise a program of your own that beats
+  osps client requetetype2 SET k v        a write through a secondary; GET k reads it back
   osps stop                               stop everything in order; returns when all is gone
 
 Durations are written with a unit: 4s, 500ms, 1m30s.
@@ -103,7 +104,7 @@ pub struct Pair {
     /// Size of the shared data area [default: 1MiB]
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub data_size: Option<u64>,
-    /// Size of one cell of the table in it: key (at most 64 bytes), value and 24 bytes
+    /// Size of one cell of the table in it: key (at most 64 bytes), value and 8 bytes
     /// [default: 256]
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub cell_size: Option<u64>,
@@ -130,6 +131,22 @@ pub enum Command {
     },
     /// Stop everything in order; returns when all is gone
     Stop,
+    /// Ask the servers: `osps client requetetype2 SET k v`
+    ///
+    /// With requetetype1 (read) or requetetype2 (read and write) in front, the primary names a
+    /// secondary's port and the command goes there; without, the primary itself answers. What a
+    /// restart cuts is tried again, except INCR, which must not be done twice.
+    Client {
+        /// Address of the primary [default: found through the run directory]
+        #[arg(long, value_name = "ADDRESS")]
+        addr: Option<SocketAddr>,
+        /// How long to try
+        #[arg(long, value_name = "TIME", value_parser = duration, default_value = "10s")]
+        timeout: Duration,
+        /// Perhaps requetetype1 or requetetype2, then the command
+        #[arg(required = true, trailing_var_arg = true, value_name = "WORD")]
+        words: Vec<String>,
+    },
 }
 
 /// Options of `osps run`.

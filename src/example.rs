@@ -5,8 +5,11 @@ use std::fs::File;
 use std::path::Path;
 use std::time::Duration;
 
+use crate::ids::{Generation, SlotId};
+use crate::role::heart::{Heart, NoHeart};
 use crate::segment::mapping::FILE_NAME;
-use crate::segment::{AttachError, Founding, Geometry, Segment};
+use crate::segment::slot::Identity;
+use crate::segment::{Access, AttachError, Founding, Geometry, Segment};
 use crate::sys::clock::SystemClock;
 use crate::sys::{clock, procfs};
 use crate::time::Clock;
@@ -35,4 +38,16 @@ pub fn found_segment(dir: &Path) -> Result<Segment, AttachError> {
         },
         |_| {},
     )
+}
+
+/// Registers this process in slot 0, as a watchdog would, and opens its heart again.
+pub fn settle(heart: Heart, dir: &Path) -> Result<Heart, NoHeart> {
+    drop(heart);
+    let segment = Segment::open(dir, Access::ReadWrite)
+        .map_err(|source| NoHeart::Segment { path: dir.to_owned(), source })?;
+    let pid = std::process::id();
+    let start_time = procfs::start_time(pid).unwrap_or(0);
+    let generation = Generation(1);
+    segment.slots()[0].record.set_identity(Identity { pid, start_time, generation });
+    Heart::open(dir, SlotId(0), generation)
 }

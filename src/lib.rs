@@ -6,7 +6,8 @@
 //! their port.
 //!
 //! The library is the program in parts, for those who want to read it, to beat from a program of
-//! their own ([`Heart`]), or to look at a segment ([`segment::Segment`]).
+//! their own ([`Heart`]), to read the shared data from outside ([`DataArea`]), or to look at a
+//! segment ([`segment::Segment`]).
 //!
 //! # Reading order
 //!
@@ -51,5 +52,7 @@ pub mod cli;
 #[doc(hidden)]
 pub mod example;
 
+#[cfg(not(loom))]
+pub use role::data::{DataArea, DataError, OwnedData};
 #[cfg(not(loom))]
 pub use role::heart::{Heart, NoHeart};

@@ -38,6 +38,10 @@ fn run(cli: &Cli) -> ExitCode {
     finish(match &cli.command {
         Some(Command::Status { json }) => role::status::main(&place, *json),
         Some(Command::Stop) => role::stop::main(&place),
+        Some(Command::Client { addr, timeout, words }) => role::client::main(
+            &place,
+            &role::client::Request { address: *addr, timeout: *timeout, words: words.clone() },
+        ),
         None | Some(Command::Run(_)) => {
             cli.config().map_err(Error::from).and_then(|config| role::watchdog::main(&config))
         }

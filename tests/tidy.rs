@@ -22,7 +22,7 @@ const ARROWS: [(&str, &[&str]); 14] = [
         "role",
         &["ids", "time", "sync", "segment", "policy", "wire", "sys", "store", "config", "role"],
     ),
-    ("example", &["segment", "sys", "time"]),
+    ("example", &["ids", "role", "segment", "sys", "time"]),
     ("lib", &["role"]),
     ("main", &[]),
 ];

@@ -137,6 +137,11 @@ impl Heart {
         self.orphan.look(&self.segment, now, planned) == Standing::Orphaned
     }
 
+    /// Where this heart beats.
+    pub(super) fn place(&self) -> (&Segment, SlotId, Generation) {
+        (&self.segment, self.slot, self.generation)
+    }
+
     /// The longest time between two beats that this program promises.
     pub fn beat_interval(&self) -> Duration {
         Duration::from_nanos(self.segment.header().beat_interval_ns.load(Ordering::Relaxed))

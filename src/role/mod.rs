@@ -10,10 +10,13 @@
 //! server      what both built-in servers do; primary, secondary: what only one does
 //! heart       a heartbeat for programs of the user's own
 //! rundir      the run directory: found, claimed, swept, removed
-//! status      the read-only view;  stop: the asking side of the control socket
+//! data        the data area for programs of the user's own
+//! status      the read-only view;  stop, client: those who ask
 //! ```
 
+pub mod client;
 pub mod clients;
+pub mod data;
 pub mod exec;
 pub mod fault;
 pub mod heart;

@@ -215,7 +215,7 @@ impl Part for Primary {
 
     fn deadline(&self) -> Option<Monotonic> {
         let (tenure, calm) = (self.granted.1 + TENURE, self.calm.1 + CALM);
-        // Whichever of the two is still to come: a holder that was asked already is not asked again.
+        // Whichever of the two is still to come: who was asked already is not asked again.
         let wanted = [calm, tenure].into_iter().find(|at| *at > self.looked);
         let wanted = wanted.filter(|_| self.arbiter.is_wanted());
         Some(wanted.map_or(self.ping_at, |at| at.min(self.ping_at)))

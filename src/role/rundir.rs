@@ -460,7 +460,8 @@ pub fn leave_orphaned(run_dir: &RunDir, members: OwnedFd, made: u64) {
     }
 }
 
-fn pause(clock: SystemClock) {
+/// A short wait between two tries.
+pub fn pause(clock: SystemClock) {
     let now = clock.now();
     if let Ok(poll) = Poll::new() {
         let _ = poll.wait(now, Some(now + PAUSE));

@@ -60,6 +60,7 @@ pub struct Area<'a> {
 #[derive(Clone, Copy, Debug)]
 pub struct View<'a> {
     words: &'a [Word],
+    sequence: u64,
 }
 
 /// A change that is being made to the spare copy; dropped without `commit`, it never happened.
@@ -104,7 +105,7 @@ impl<'a> Area<'a> {
         for retries in 0..READ_TRIES {
             // Acquire: pairs with the release of `commit`: the copy it made good is visible.
             let before = self.sequence.load(Ordering::Acquire);
-            let seen = look(View { words: self.copy(before) });
+            let seen = look(View { words: self.copy(before), sequence: before });
             // Acquire fence: all loads above come before the load below; pairs with the release
             // fence of `level`: whoever read a byte of the next levelling also sees the sequence
             // that came before it.
@@ -118,7 +119,8 @@ impl<'a> Area<'a> {
 
     /// The owner's own look: nobody else commits, so one try is enough.
     pub fn read_as_owner<T>(&self, look: impl FnOnce(View<'a>) -> T) -> T {
-        look(View { words: self.copy(self.sequence()) })
+        let sequence = self.sequence();
+        look(View { words: self.copy(sequence), sequence })
     }
 
     /// Brings the spare copy level, at most `budget` bytes of it. Returns whether it is level now.
@@ -219,7 +221,7 @@ impl<'a> Update<'a> {
 
     /// What this change has made of the data so far.
     pub fn view(&self) -> View<'a> {
-        View { words: self.spare() }
+        View { words: self.spare(), sequence: self.sequence }
     }
 
     /// Makes the change visible, all of it, by one store. The caller has just checked that it
@@ -261,6 +263,11 @@ impl<'a> Update<'a> {
 }
 
 impl View<'_> {
+    /// Number of the commit that made this copy good.
+    pub fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
     /// Bytes of the copy.
     pub fn size(&self) -> usize {
         self.words.len() * 8
@@ -327,7 +334,7 @@ mod tests {
         while !area.level(LEVEL_PIECE) {}
         let mut update = area.begin();
         for (offset, bytes) in changes {
-            update.write(*offset, bytes).unwrap();
+            update.write(*offset, bytes).expect("inside");
         }
         update.commit()
     }
@@ -341,7 +348,8 @@ mod tests {
         assert!(area.level(LEVEL_PIECE));
         let mut update = area.begin();
         update.write(3, b"HELLO").unwrap();
-        drop(update);
+        // Not committed: it ends here.
+        let _ = update;
         assert_eq!(&cells.bytes()[3..8], b"hello", "an aborted change never happened");
         assert_eq!(write(&area, &[(0, b"x".to_vec())]), 2);
         assert_eq!(&cells.bytes()[..9], b"x\0\0hello\0", "and leaves no trace in the next one");
@@ -355,7 +363,7 @@ mod tests {
             (0..8).map(|i| (i * 64, vec![u8::try_from(i).unwrap() + 1; 8])).collect();
         write(&area, &changes);
         assert_eq!(cells.count.load(Ordering::Relaxed), ALL);
-        let pieces = (1..).take_while(|_| !area.level(64)).count();
+        let pieces = (1..100).take_while(|_| !area.level(64)).count();
         assert_eq!(pieces, 7, "512 bytes in pieces of 64");
         for i in 0..64 {
             let [a, b] = [0, 1].map(|copy: usize| cells.copies[copy][i].load(Ordering::Relaxed));

@@ -330,7 +330,7 @@ mod tests {
         let cells = Cells::new(1 << 20);
         let area = cells.area();
         let table = Table::new(area.size(), 256).unwrap();
-        let full = (0u32..).find(|number| {
+        let full = (0u32..10_000).find(|number| {
             let key = format!("key:{number}");
             change(&area, |update| table.set(update, key.as_bytes(), b"x")).is_err()
         });

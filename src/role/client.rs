@@ -1,0 +1,203 @@
+//! `osps client`: one command for the servers, found through the run directory.
+//!
+//! With `requetetype1` or `requetetype2` in front it goes the whole way: ask the primary, get a
+//! port, connect to that secondary, exchange, close. A connection that a restart cuts is tried
+//! again until the time is up, unless the command must not be done twice.
+
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use super::Error;
+use super::rundir::{Place, pause};
+use crate::segment::{Access, Segment, text};
+use crate::store::resp::MAX_WORD;
+use crate::sys::clock::SystemClock;
+use crate::sys::output;
+use crate::time::{Clock, Short};
+
+/// What to ask, and how long to try.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Address of the primary, if not found through the run directory.
+    pub address: Option<SocketAddr>,
+    /// How long a restart may take.
+    pub timeout: Duration,
+    /// The words: perhaps a request type, then the command.
+    pub words: Vec<String>,
+}
+
+/// A reply, as the protocol has it.
+#[derive(Debug)]
+enum Reply {
+    Text(String),
+    Error(String),
+    Bytes(Vec<u8>),
+    Nothing,
+    List(Vec<Reply>),
+}
+
+/// Why one attempt failed.
+enum Trouble {
+    /// Nothing was asked yet, or asking again does no harm.
+    Again(String),
+    /// Somebody said no.
+    Final(String),
+}
+
+/// Asks and prints the reply.
+pub fn main(place: &Place, request: &Request) -> Result<ExitCode, Error> {
+    let clock = SystemClock;
+    let until = clock.now() + request.timeout;
+    loop {
+        let why = match attempt(place, request) {
+            Ok(Reply::Error(text)) => return Err(Error::Refused(text)),
+            Ok(reply) => {
+                let mut bytes = Vec::new();
+                render(&reply, &mut bytes);
+                output::stdout().put(&bytes);
+                return Ok(ExitCode::SUCCESS);
+            }
+            Err(Trouble::Final(why)) => return Err(Error::Refused(why)),
+            Err(Trouble::Again(why)) => why,
+        };
+        if clock.now() >= until {
+            let tried = Short(request.timeout);
+            return Err(Error::Refused(format!("{why} (tried for {tried})")));
+        }
+        pause(clock);
+    }
+}
+
+fn attempt(place: &Place, request: &Request) -> Result<Reply, Trouble> {
+    let primary = match request.address {
+        Some(address) => address,
+        None => find_primary(place)?,
+    };
+    let typed = request.words.first().is_some_and(|word| word.starts_with("requetetype"));
+    if !typed {
+        return exchange(primary, request, &request.words);
+    }
+    let answer = ask_port(primary, request)?;
+    let port = answer.parse::<u16>().map_err(|_| {
+        let text = format!("the primary answered: {answer}");
+        if answer.starts_with("errtraitement") {
+            Trouble::Again(text)
+        } else {
+            Trouble::Final(text)
+        }
+    })?;
+    let command = &request.words[1..];
+    if command.is_empty() {
+        return Ok(Reply::Text(answer));
+    }
+    exchange(SocketAddr::new(primary.ip(), port), request, command)
+}
+
+fn find_primary(place: &Place) -> Result<SocketAddr, Trouble> {
+    let shown = place.path.display();
+    let segment = Segment::open(&place.path, Access::ReadOnly)
+        .map_err(|error| Trouble::Final(format!("osps does not run in {shown}: {error}")))?;
+    let listen = segment.slots().first().map(|page| text::load(&page.record.listen));
+    listen.unwrap_or_default().parse().map_err(|_| {
+        Trouble::Final(format!("the server in {shown} has no listening address; use --addr"))
+    })
+}
+
+fn connect(address: SocketAddr, request: &Request) -> Result<TcpStream, Trouble> {
+    let again = |error| Trouble::Again(format!("connect to {address}: {error}"));
+    let stream =
+        TcpStream::connect_timeout(&address, request.timeout.max(Duration::from_millis(1)))
+            .map_err(again)?;
+    stream.set_read_timeout(Some(request.timeout)).map_err(again)?;
+    Ok(stream)
+}
+
+/// The primary's answer to a request type: a port without a line end.
+fn ask_port(primary: SocketAddr, request: &Request) -> Result<String, Trouble> {
+    let mut stream = connect(primary, request)?;
+    let again = |error| Trouble::Again(format!("ask {primary} for a port: {error}"));
+    stream.write_all(request.words[0].as_bytes()).map_err(again)?;
+    let mut answer = [0u8; 512];
+    let length = stream.read(&mut answer).map_err(again)?;
+    if length == 0 {
+        return Err(Trouble::Again(format!("{primary} closed the connection")));
+    }
+    Ok(String::from_utf8_lossy(&answer[..length]).trim_end().to_owned())
+}
+
+fn exchange(address: SocketAddr, request: &Request, command: &[String]) -> Result<Reply, Trouble> {
+    let mut stream = connect(address, request)?;
+    let mut bytes = format!("*{}\r\n", command.len()).into_bytes();
+    for word in command {
+        bytes.extend_from_slice(format!("${}\r\n{word}\r\n", word.len()).as_bytes());
+    }
+    let cut = |error: std::io::Error| {
+        let counts = command[0].to_ascii_uppercase().starts_with("INCR");
+        if counts {
+            return Trouble::Final(format!(
+                "{address} cut the connection ({error}): the command may or may not have been done"
+            ));
+        }
+        Trouble::Again(format!("{address} cut the connection: {error}"))
+    };
+    stream.write_all(&bytes).map_err(cut)?;
+    read_reply(&mut BufReader::new(stream), 0).map_err(cut)
+}
+
+/// Reads one reply; nested lists and lengths are bounded.
+fn read_reply(from: &mut impl BufRead, depth: usize) -> std::io::Result<Reply> {
+    let invalid = || std::io::Error::new(ErrorKind::InvalidData, "not a RESP reply");
+    let mut line = String::new();
+    if from.take(MAX_WORD as u64).read_line(&mut line)? == 0 {
+        return Err(ErrorKind::UnexpectedEof.into());
+    }
+    let line = line.trim_end();
+    let (kind, rest) = line.split_at_checked(1).ok_or_else(invalid)?;
+    match kind {
+        "+" | ":" => Ok(Reply::Text(rest.to_owned())),
+        "-" => Ok(Reply::Error(rest.to_owned())),
+        "$" => {
+            let Ok(length) = rest.parse::<usize>() else { return Ok(Reply::Nothing) };
+            let mut bytes = Vec::new();
+            from.take(length as u64 + 2).read_to_end(&mut bytes)?;
+            if bytes.len() != length + 2 {
+                return Err(ErrorKind::UnexpectedEof.into());
+            }
+            bytes.truncate(length);
+            Ok(Reply::Bytes(bytes))
+        }
+        "*" if depth < 4 => {
+            let Ok(count) = rest.parse::<usize>() else { return Ok(Reply::Nothing) };
+            let mut list = Vec::new();
+            for _ in 0..count {
+                list.push(read_reply(from, depth + 1)?);
+            }
+            Ok(Reply::List(list))
+        }
+        _ => Err(invalid()),
+    }
+}
+
+fn render(reply: &Reply, out: &mut Vec<u8>) {
+    match reply {
+        Reply::Text(text) | Reply::Error(text) => out.extend_from_slice(text.as_bytes()),
+        Reply::Bytes(bytes) => out.extend_from_slice(bytes),
+        Reply::Nothing => out.extend_from_slice(b"(nil)"),
+        Reply::List(list) => {
+            for (number, reply) in list.iter().enumerate() {
+                if number > 0 {
+                    out.push(b'\n');
+                }
+                render(reply, out);
+            }
+            if list.is_empty() {
+                out.extend_from_slice(b"(empty)");
+            }
+        }
+    }
+    if !out.ends_with(b"\n") && !matches!(reply, Reply::List(_)) {
+        out.push(b'\n');
+    }
+}
