@@ -326,6 +326,15 @@ impl Claim {
         let _ = unlinkat(&self.run_dir.dir, SEGMENT, AtFlags::empty());
     }
 
+    /// Gives up before anything ran. Data that a killed instance left stays for the next try.
+    pub fn abandon(self) {
+        if self.kept.is_some() {
+            self.run_dir.sweep(false);
+        } else {
+            self.remove();
+        }
+    }
+
     /// Removes everything that osps made.
     pub fn remove(self) {
         self.run_dir.remove(self.made);

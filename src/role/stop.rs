@@ -56,11 +56,15 @@ pub fn main(place: &Place) -> Result<ExitCode, Error> {
             Err(_) => break,
         }
     }
-    // The stream ends with the watchdog, and it ends last.
-    if watchdog.is_dead() || place.path.join(rundir::CONTROL).symlink_metadata().is_err() {
+    // The stream ends with the watchdog, after everything that it made was removed.
+    if place.path.join(rundir::CONTROL).symlink_metadata().is_err() {
         return Ok(ExitCode::SUCCESS);
     }
-    Err(Error::Refused("the watchdog hung up without stopping; try again".to_owned()))
+    Err(Error::Refused(if watchdog.is_dead() {
+        format!("the watchdog ended, but not everything is gone: see its log and {shown}")
+    } else {
+        "the watchdog hung up without stopping; try again".to_owned()
+    }))
 }
 
 /// Nothing came for a while: is it still at work, or frozen?

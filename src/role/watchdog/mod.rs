@@ -1,8 +1,8 @@
 //! The watchdog: starts everything, watches everything, replaces what is dead or frozen.
 //!
-//! One turn: wait for a descriptor or the earliest deadline; read the clock once; gather, in this
-//! order: lateness, stop requests, deaths, control requests, hearts, timers; step the policy;
-//! perform; beat. It never blocks on what it watches, and once it runs no error ends it: a failed
+//! One turn: wait for a descriptor or the earliest deadline; read the clock once; beat; gather, in
+//! this order: lateness, stop requests, deaths, control requests, hearts, timers; step the policy;
+//! perform. It never blocks on what it watches, and once it runs no error ends it: a failed
 //! action becomes an event.
 
 mod control;
@@ -98,6 +98,16 @@ enum Allow {
     Stopping,
 }
 
+/// What a watchdog is made of before it runs.
+struct Parts {
+    plans: Vec<Plan>,
+    segment: Segment,
+    file: File,
+    tubes: Vec<Vec<Fifo>>,
+    poll: Poll,
+    control: Control,
+}
+
 /// One server before it exists.
 struct Plan {
     name: String,
@@ -113,54 +123,48 @@ impl Watchdog {
         let clock = SystemClock;
         let place = Place::of(&config.name, config.run_dir.as_deref());
         let claim = Claim::take(&place)?;
-        let made = plans(config)
-            .and_then(|plans| Ok((Watchdog::set_up(config, &claim, &plans, clock)?, plans)));
-        match made {
-            Ok(((segment, segment_file, tubes, poll, control), plans)) => {
-                poll.add(&signals, SIGNALS, Interest::READ)?;
-                let range = segment.addresses();
-                raw::survive_bus_errors(range.start, range.end)
-                    .map_err(Failed::to("guard", "segment"))?;
-                let now = clock.now();
-                let last = segment.header().generation.load(Ordering::Relaxed);
-                let specs: Vec<_> = plans.iter().map(|plan| plan.spec).collect();
-                let posts = plans.into_iter().zip(tubes).map(|(plan, tube)| Post::new(plan, tube));
-                Ok(Watchdog {
-                    clock,
-                    poll,
-                    signals,
-                    control,
-                    claim,
-                    segment,
-                    segment_file,
-                    damaged: false,
-                    group: Group::new(now, config.intensity, &specs),
-                    posts: posts.collect(),
-                    generation: Generation(u32::try_from(last).unwrap_or(0)),
-                    recall: None,
-                    hang_timeout: config.hang_timeout,
-                    actions: VecDeque::new(),
-                    check_interval: config.check_interval,
-                    check_at: now,
-                    checks: 0,
-                    beat_at: now + BEAT,
-                    allow: Allow::Running,
-                })
-            }
+        let parts = match Watchdog::set_up(config, &claim, &signals, clock) {
+            Ok(parts) => parts,
             Err(error) => {
-                claim.remove();
-                Err(error)
+                claim.abandon();
+                return Err(error);
             }
-        }
+        };
+        let now = clock.now();
+        let last = parts.segment.header().generation.load(Ordering::Relaxed);
+        let specs: Vec<_> = parts.plans.iter().map(|plan| plan.spec).collect();
+        let posts = parts.plans.into_iter().zip(parts.tubes);
+        Ok(Watchdog {
+            clock,
+            poll: parts.poll,
+            signals,
+            control: parts.control,
+            claim,
+            segment: parts.segment,
+            segment_file: parts.file,
+            damaged: false,
+            group: Group::new(now, config.intensity, &specs),
+            posts: posts.map(|(plan, tubes)| Post::new(plan, tubes)).collect(),
+            generation: Generation(u32::try_from(last).unwrap_or(0)),
+            recall: None,
+            hang_timeout: config.hang_timeout,
+            actions: VecDeque::new(),
+            check_interval: config.check_interval,
+            check_at: now,
+            checks: 0,
+            beat_at: now + BEAT,
+            allow: Allow::Running,
+        })
     }
 
-    #[allow(clippy::type_complexity, reason = "the parts of a watchdog, taken apart at once")]
+    /// Binds the sockets and makes the segment, the FIFOs and the control socket.
     fn set_up(
         config: &Config,
         claim: &Claim,
-        plans: &[Plan],
+        signals: &Signals,
         clock: SystemClock,
-    ) -> Result<(Segment, File, Vec<Vec<Fifo>>, Poll, Control), Error> {
+    ) -> Result<Parts, Error> {
+        let plans = plans(config)?;
         let dir = claim.run_dir.as_fd();
         let geometry =
             Geometry::new(plans.len(), HEARTS_DEFAULT, config.data_size, config.cell_size)
@@ -182,12 +186,15 @@ impl Watchdog {
             stop_timeout: config.stop_timeout,
             orphan_timeout: config.orphan_timeout,
         };
-        let (segment, file) = found(claim, &founding, plans, config)?;
+        let (segment, file) = found(claim, &founding, &plans, config)?;
         drop(claim.run_dir.create_file(rundir::MEMBERS)?);
-        let tubes = tubes(dir, plans)?;
+        let tubes = tubes(dir, &plans)?;
         let poll = Poll::new()?;
         let control = Control::open(dir, rundir::CONTROL, &poll, CONTROL)?;
-        Ok((segment, file, tubes, poll, control))
+        poll.add(signals, SIGNALS, Interest::READ)?;
+        let range = segment.addresses();
+        raw::survive_bus_errors(range.start, range.end).map_err(Failed::to("guard", "segment"))?;
+        Ok(Parts { plans, segment, file, tubes, poll, control })
     }
 
     /// Turns until the end.
@@ -306,8 +313,8 @@ impl Watchdog {
         self.damaged |= damaged;
     }
 
-    /// Clears the owner word of a generation that is not alive. A reconciliation, not an event: done
-    /// in every turn, and after every confirmed death before the successor starts.
+    /// Clears the owner word of a generation that is not alive. A reconciliation, not an event:
+    /// done in every turn, and after every confirmed death before the successor starts.
     fn retire(&self) {
         let cells = self.segment.owner();
         let owner = cells.current();

@@ -292,7 +292,7 @@ impl Watchdog {
         let (pid, start_time) = (process.pid(), process.start_time());
         page.set_identity(Identity { pid, start_time, generation });
         if let Err(failed) = self.poll.add(&process, PROCESS + u64::from(slot.0), Interest::READ) {
-            log::error!("{}: {failed}; deaths are seen at checks only", post.name);
+            log::error!("{}: {failed}; deaths are seen within a second only", post.name);
         }
         if let Err(failed) = gate.open(&descriptors(post.listener.as_ref())) {
             // It died already: its pidfd tells.

@@ -32,8 +32,8 @@ fn level(to: State, why: &Why) -> log::Level {
         Why::Condemned { .. } | Why::Held { .. } | Why::Silent { .. } | Why::Pressed => {
             log::Level::Warn
         }
-        Why::Died { cause: Some(_), took: None, .. } => log::Level::Warn,
         _ if to == State::Failed => log::Level::Error,
+        Why::Died { cause: Some(_), took: None, .. } => log::Level::Warn,
         Why::Started { .. }
         | Why::FirstBeat { .. }
         | Why::Beat { .. }
