@@ -15,12 +15,13 @@ fn main() -> ExitCode {
     let args: Vec<_> = std::env::args_os().collect();
     // A server's way in does not pay for the command line's parser.
     let code = if args.get(1).is_some_and(|arg| arg == "__exec") {
-        start_log();
+        start_log(Style::Service);
         let args: Vec<_> = args[2..].iter().map(|arg| arg.to_string_lossy().into_owned()).collect();
         finish(role::exec::main(&args))
     } else {
         let cli = Cli::parse_from(args);
-        start_log();
+        let asks = !matches!(cli.command, None | Some(Command::Run(_)));
+        start_log(if asks { Style::Question } else { Style::Service });
         run(&cli)
     };
     output::stdout().flush_bounded();
@@ -61,14 +62,26 @@ fn finish(result: Result<ExitCode, Error>) -> ExitCode {
     })
 }
 
+/// How a line of the log looks.
+#[derive(Clone, Copy)]
+enum Style {
+    /// With its time and level: something that runs for long.
+    Service,
+    /// As an answer to somebody who asked just now.
+    Question,
+}
+
 /// The log goes to standard error, through a queue that never blocks: `info` unless `RUST_LOG`
 /// says otherwise.
-fn start_log() {
+fn start_log(style: Style) {
     let target = Target::Pipe(Box::new(output::stderr().clone()));
     Builder::from_env(Env::default().default_filter_or("info"))
-        .format(|buffer, record| {
-            let time = buffer.timestamp_millis();
-            writeln!(buffer, "{time} {:<5} {}", record.level(), record.args())
+        .format(move |buffer, record| match style {
+            Style::Service => {
+                let time = buffer.timestamp_millis();
+                writeln!(buffer, "{time} {:<5} {}", record.level(), record.args())
+            }
+            Style::Question => writeln!(buffer, "osps: {}", record.args()),
         })
         .target(target)
         .init();
