@@ -34,6 +34,37 @@ Exit codes: 0 clean, 1 failure, 2 usage, 3 gave up (--max-restarts).
 `osps status`: 0 all up, 1 degraded, 3 not running, 4 cannot tell.
 The log goes to standard error (RUST_LOG=debug shows more), the status line to standard output.";
 
+const RUN_EXAMPLES: &str = "\
+Examples:
+  osps run --hang-timeout 4s -- ./robot --verbose
+  osps run --name web --listen 127.0.0.1:8080 --max-restarts 10/1m -- ./server
+
+At a stop the program's desired word says so; TERM follows after a second, KILL after the stop
+timeout. Exit codes: 0 clean, 1 failure, 2 usage, 3 gave up (--max-restarts).";
+
+const STATUS_EXAMPLES: &str = "\
+Examples:
+  osps status
+  osps status --json | jq .servers
+
+Works without a living watchdog, since it only reads the segment. Exit codes: 0 all up, 1 degraded
+(also: servers without a watchdog, or a frozen one), 3 not running, 4 cannot tell.";
+
+const STOP_EXAMPLES: &str = "\
+Examples:
+  osps stop
+  osps stop --name web
+
+Exit codes: 0 stopped and gone, 1 not running, frozen, or something is left.";
+
+const CLIENT_EXAMPLES: &str = "\
+Examples:
+  osps client requetetype2 SET greeting hello
+  osps client requetetype1 GET greeting
+  osps client --addr 127.0.0.1:2222 INFO
+
+Exit codes: 0 answered, 1 refused or not answered in time.";
+
 /// The whole command line.
 #[derive(Debug, Parser)]
 #[command(name = "osps", version, about = ABOUT, long_about = LONG_ABOUT, after_help = EXAMPLES)]
@@ -56,11 +87,17 @@ pub struct Cli {
 #[derive(Args, Clone, Debug)]
 pub struct Instance {
     /// Name of the instance; several run side by side under different names
-    #[arg(long, global = true, default_value = "default", value_name = "NAME")]
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Which instance",
+        default_value = "default",
+        value_name = "NAME"
+    )]
     pub name: String,
     /// Run directory, itself on a tmpfs; created if absent
     /// [default: $RUNTIME_DIRECTORY/NAME, else /dev/shm/osps-UID/NAME]
-    #[arg(long, global = true, value_name = "DIR")]
+    #[arg(long, global = true, help_heading = "Which instance", value_name = "DIR")]
     pub run_dir: Option<PathBuf>,
 }
 
@@ -122,20 +159,24 @@ pub enum Command {
     /// main loop: in Rust with osps::Heart, in other languages by two stores into the mapped
     /// segment (docs/examples). A program that does not beat within the start timeout is
     /// restarted.
+    #[command(after_help = RUN_EXAMPLES)]
     Run(Run),
     /// Show who runs, and when each server last beat
+    #[command(after_help = STATUS_EXAMPLES)]
     Status {
         /// For tools: one JSON object (schema 1)
         #[arg(long)]
         json: bool,
     },
     /// Stop everything in order; returns when all is gone
+    #[command(after_help = STOP_EXAMPLES)]
     Stop,
     /// Ask the servers: `osps client requetetype2 SET k v`
     ///
     /// With requetetype1 (read) or requetetype2 (read and write) in front, the primary names a
     /// secondary's port and the command goes there; without, the primary itself answers. What a
     /// restart cuts is tried again, except INCR, which must not be done twice.
+    #[command(after_help = CLIENT_EXAMPLES)]
     Client {
         /// Address of the primary [default: found through the run directory]
         #[arg(long, value_name = "ADDRESS")]

@@ -221,7 +221,6 @@ fn help_has_examples_and_exit_codes() {
 }
 
 #[test]
-#[ignore = "bug: only `osps --help` has examples and exit codes; `osps status --help` names neither"]
 fn help_of_every_command_has_examples_and_exit_codes() {
     for command in ["run", "status", "stop"] {
         let help = help(&[command]);

@@ -390,9 +390,9 @@ fn act_name(act: Act) -> &'static str {
 }
 
 /// One cell: `next state / act`, a dot where nothing happens.
-fn cell(state: State, event: Event, ask: Option<Duration>) -> String {
+fn cell(state: State, event: Event) -> String {
     let second = Duration::from_secs(1);
-    let patience = Patience { ask, term: second, kill: second };
+    let patience = Patience { ask: second, term: second, kill: second };
     let outcome = |event| {
         let (next, act) = state.on(event, NOW, &patience);
         let act = act.map(|act| format!(" / {}", act_name(act))).unwrap_or_default();
@@ -419,24 +419,11 @@ fn lifecycle_table(events: &[Event]) -> String {
     for state in STATES {
         let mut line = state_name(state).to_owned();
         for event in events {
-            write!(line, " | {}", cell(state, *event, Some(Duration::from_secs(5)))).unwrap();
+            write!(line, " | {}", cell(state, *event)).unwrap();
         }
         lines.push(line);
     }
     format!("| {} |\n", lines.join(" |\n| "))
-}
-
-/// What the tables do not show: programs that cannot be asked. Checked here, then told in words.
-fn impatient_note() -> &'static str {
-    for state in STATES {
-        for event in SILENCE.into_iter().chain(ENDING) {
-            let asked = cell(state, event, Some(Duration::from_secs(5)));
-            let expected = if asked == "asked / ask" { "terminating / terminate" } else { &asked };
-            assert_eq!(cell(state, event, None), expected, "{state:?} on {event:?}");
-        }
-    }
-    "A program that does not look at its desired word is not asked: where the table says\n\
-     `asked / ask`, it gets `terminating / terminate` at once.\n"
 }
 
 #[test]
@@ -447,10 +434,9 @@ fn the_lifecycle_tables_are_what_the_code_does() {
     let rendered = format!(
         "A cell is `next state / act`; a dot means that nothing happens. `asked`, `terminating`,\n\
          `killing` and `unkillable` are the rungs of `stopping`. `next` is `down`, `backoff` or\n\
-         `failed`, as the restart rules decide.\n\n{}\n{}\n{}",
+         `failed`, as the restart rules decide.\n\n{}\n{}",
         lifecycle_table(&SILENCE),
         lifecycle_table(&ENDING),
-        impatient_note(),
     );
     let document = read(FILE);
     let (before, rest) = document.split_once(BEGIN).expect("the marker before the block");

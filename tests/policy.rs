@@ -459,53 +459,51 @@ fn height(state: State) -> u8 {
 #[test]
 fn every_pair_of_state_and_event_is_sound() {
     let now = BOOT + ms(5);
-    for ask in [None, Some(ms(50))] {
-        let patience = Patience { ask, term: ms(10), kill: ms(40) };
-        for state in every_state() {
-            for event in every_event() {
-                let (to, act) = state.on(event, now, &patience);
-                let name = format!("{state:?} x {event:?} -> {to:?} + {act:?}");
-                let died = matches!(event, lifecycle::Event::Died(_));
-                if state.has_process() {
-                    assert_eq!(to.has_process(), !died, "only a death takes the process: {name}");
-                } else {
-                    assert_eq!(to.has_process(), act == Some(Act::Spawn), "{name}");
-                    assert!(matches!(act, None | Some(Act::Spawn)), "nobody to act upon: {name}");
-                }
-                if act == Some(Act::Spawn) {
-                    assert!(!state.has_process(), "a second process in one slot: {name}");
-                    assert_eq!(to, State::Starting, "{name}");
-                }
-                let killing = State::Stopping(Rung::Killing { until: now + patience.kill });
-                if act == Some(Act::Kill) {
-                    assert_eq!(to, killing, "{name}");
-                }
-                if to != state && height(to) == 3 {
-                    assert_eq!(act, Some(Act::Kill), "says it was killed, but nobody did: {name}");
-                }
-                if height(state) >= 3 && !died {
-                    assert!(height(to) >= 3, "a kill is final: {name}");
-                    assert!(matches!(act, None | Some(Act::Alarm)), "{name}");
-                }
-                if height(state) > 0 && !died {
-                    assert!(height(to) >= height(state), "pressed less: {name}");
-                }
-                if event == lifecycle::Event::Timer && height(state) > 0 {
-                    assert_eq!(height(to), (height(state) + 1).min(4), "rung by rung: {name}");
-                    assert!(to.timer().is_none_or(|until| until > now), "{name}");
-                }
-                if state == State::Failed {
-                    assert_eq!((to, act), (state, None), "{name}");
-                }
-                assert!(!(to.is_watched() && to.timer().is_some()), "{name}");
+    let patience = Patience { ask: ms(50), term: ms(10), kill: ms(40) };
+    for state in every_state() {
+        for event in every_event() {
+            let (to, act) = state.on(event, now, &patience);
+            let name = format!("{state:?} x {event:?} -> {to:?} + {act:?}");
+            let died = matches!(event, lifecycle::Event::Died(_));
+            if state.has_process() {
+                assert_eq!(to.has_process(), !died, "only a death takes the process: {name}");
+            } else {
+                assert_eq!(to.has_process(), act == Some(Act::Spawn), "{name}");
+                assert!(matches!(act, None | Some(Act::Spawn)), "nobody to act upon: {name}");
             }
+            if act == Some(Act::Spawn) {
+                assert!(!state.has_process(), "a second process in one slot: {name}");
+                assert_eq!(to, State::Starting, "{name}");
+            }
+            let killing = State::Stopping(Rung::Killing { until: now + patience.kill });
+            if act == Some(Act::Kill) {
+                assert_eq!(to, killing, "{name}");
+            }
+            if to != state && height(to) == 3 {
+                assert_eq!(act, Some(Act::Kill), "says it was killed, but nobody did: {name}");
+            }
+            if height(state) >= 3 && !died {
+                assert!(height(to) >= 3, "a kill is final: {name}");
+                assert!(matches!(act, None | Some(Act::Alarm)), "{name}");
+            }
+            if height(state) > 0 && !died {
+                assert!(height(to) >= height(state), "pressed less: {name}");
+            }
+            if event == lifecycle::Event::Timer && height(state) > 0 {
+                assert_eq!(height(to), (height(state) + 1).min(4), "rung by rung: {name}");
+                assert!(to.timer().is_none_or(|until| until > now), "{name}");
+            }
+            if state == State::Failed {
+                assert_eq!((to, act), (state, None), "{name}");
+            }
+            assert!(!(to.is_watched() && to.timer().is_some()), "{name}");
         }
     }
 }
 
 #[test]
 fn a_process_that_ignores_everything_sees_the_whole_ladder() {
-    let patience = Patience { ask: Some(ms(50)), term: ms(10), kill: ms(40) };
+    let patience = Patience { ask: ms(50), term: ms(10), kill: ms(40) };
     for state in [State::Starting, State::Up, State::Late, State::Held] {
         let (mut state, act) = state.on(lifecycle::Event::Stop, BOOT, &patience);
         let mut acts = vec![act];
@@ -631,10 +629,8 @@ fn step() -> impl Strategy<Value = Step> {
 
 /// One to four servers; each may depend on one before it.
 fn specs() -> impl Strategy<Value = Vec<Spec>> {
-    let patience =
-        (option::of(1..3000_u64), 1..1000_u64, 400..3000_u64).prop_map(|(ask, term, kill)| {
-            Patience { ask: ask.map(ms), term: ms(term), kill: ms(kill) }
-        });
+    let patience = (1..3000_u64, 1..1000_u64, 400..3000_u64)
+        .prop_map(|(ask, term, kill)| Patience { ask: ms(ask), term: ms(term), kill: ms(kill) });
     let spec = (option::of(0..4_u8), limits(), patience);
     vec(spec, 1..=4).prop_map(|specs| {
         let spec = |(i, (on, limits, patience)): (usize, (Option<u8>, Limits, Patience))| Spec {
@@ -1038,7 +1034,7 @@ impl World {
     fn time_to_stop(&self) -> Duration {
         let ladder = self.longest(|spec| {
             let patience = spec.patience;
-            patience.ask.unwrap_or_default() + patience.term + patience.kill * 2
+            patience.ask + patience.term + patience.kill * 2
         });
         ladder * u32::try_from(self.specs.len()).expect("few") + CHECK
     }
@@ -1137,7 +1133,7 @@ proptest! {
 /// A primary and a secondary of seconds, for the stories below.
 fn pair() -> Vec<Spec> {
     let limits = Limits { hang: Duration::from_secs(4), start: Duration::from_secs(10) };
-    let patience = Patience { ask: Some(ms(5000)), term: ms(1000), kill: ms(4000) };
+    let patience = Patience { ask: ms(5000), term: ms(1000), kill: ms(4000) };
     [None, Some(SlotId::FIRST)].map(|depends_on| Spec { depends_on, limits, patience }).to_vec()
 }
 
@@ -1200,7 +1196,7 @@ fn a_second_ctrl_c_ends_an_instance_that_gave_up_as_well() {
 #[test]
 fn a_watchdog_paused_with_its_servers_convicts_nobody() {
     let limits = Limits { hang: Duration::from_secs(4), start: Duration::from_secs(10) };
-    let patience = Patience { ask: Some(ms(5000)), term: ms(1000), kill: ms(4000) };
+    let patience = Patience { ask: ms(5000), term: ms(1000), kill: ms(4000) };
     let spec = |depends_on| Spec { depends_on, limits, patience };
     let first = Some(SlotId::FIRST);
     for stamps in [true, false] {

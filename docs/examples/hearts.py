@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
-"""Shows the hearts of an instance:  python3 docs/examples/hearts.py [DIR | --name NAME] [--watch]
+"""Shows the hearts of an instance, and with --data the keys and values that its servers share:
+
+    python3 docs/examples/hearts.py [DIR | --name NAME] [--watch] [--data]
 
 It only reads, so it works beside a frozen watchdog and after a dead one just as well.
 """
@@ -16,6 +18,9 @@ HEADER_VERSION = 8
 HEADER_HEARTS_OFFSET = 24
 HEADER_SLOTS_OFFSET = 40
 HEADER_SLOTS_COUNT = 48
+HEADER_DATA_OFFSET = 80
+HEADER_DATA_SIZE = 88
+HEADER_CELL_SIZE = 96
 HEADER_WATCHDOG_PID = 192
 HEADER_WATCHDOG_HEART = 320
 HEART_COUNT = 0
@@ -25,11 +30,44 @@ RECORD_STATE = 40
 RECORD_PID = 48
 RECORD_GENERATION = 64
 RECORD_BASELINE = 96
+AREA_SEQUENCE = 0
+TABLE_HEADER = 64  # Of the table in the data area, see docs/protocol.md.
+KEY_MAX = 64
+TRIES = 1000
 
 STATES = ["down", "starting", "up", "late", "stopping", "backoff", "held", "failed"]
 
 
-def show(path):
+def consistent_copy(shared, words):
+    """The data as of one commit, its number, and how many tries a further commit spoiled."""
+    control, size = words[HEADER_DATA_OFFSET // 8], words[HEADER_DATA_SIZE // 8]
+    sequence = (control + AREA_SEQUENCE) // 8
+    for retries in range(TRIES):
+        before = words[sequence]
+        good = control + 4096 + (before & 1) * size
+        data = shared[good : good + size]
+        # x86-64 loads in program order. Elsewhere an acquire fence belongs here: use C or Rust.
+        if words[sequence] == before:
+            return data, before, retries
+    raise ValueError(f"commits spoiled {TRIES} tries to copy the data: try again")
+
+
+def show_data(shared, words):
+    data, sequence, retries = consistent_copy(shared, words)
+    print(f"data: sequence {sequence}, {retries} retries")
+    cell_size = words[HEADER_CELL_SIZE // 8]
+    cells = (len(data) - TABLE_HEADER) // (cell_size + 8)
+    tags = memoryview(data)[TABLE_HEADER : TABLE_HEADER + 8 * cells].cast("Q")
+    for cell in (cell for cell in range(cells) if tags[cell] != 0):
+        at = TABLE_HEADER + 8 * cells + cell_size * cell
+        key = at + 8
+        value = key + min(int.from_bytes(data[at : at + 4], "little"), KEY_MAX)
+        end = min(value + int.from_bytes(data[at + 4 : at + 8], "little"), at + cell_size)
+        # Any bytes may be in there, and this goes to a terminal: \\x1b and the like are escaped.
+        print(f"{data[key:value]!r} = {data[value:end]!r}")
+
+
+def show(path, with_data):
     with open(path, "rb") as file:
         shared = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     words = memoryview(shared).cast("Q")
@@ -59,20 +97,23 @@ def show(path):
         state = STATES[code] if code < len(STATES) else str(code)
         heart = words[HEADER_HEARTS_OFFSET // 8] + 64 * slot
         row(name, pid, generation, state, heart, words[(record + RECORD_BASELINE) // 8])
+    if with_data:
+        show_data(shared, words)
 
 
 options = argparse.ArgumentParser(description="Shows the hearts of an osps instance.")
 options.add_argument("run_dir", nargs="?", metavar="DIR", help="the run directory")
 options.add_argument("--name", default="default", help="the instance, where no DIR is given")
 options.add_argument("--watch", action="store_true", help="again every second")
+options.add_argument("--data", action="store_true", help="the shared keys and values as well")
 chosen = options.parse_args()
 run_dir = chosen.run_dir or f"/dev/shm/osps-{os.getuid()}/{chosen.name}"
 try:
-    show(os.path.join(run_dir, "segment"))
+    show(os.path.join(run_dir, "segment"), chosen.data)
     while chosen.watch:
         time.sleep(1)
         print()
-        show(os.path.join(run_dir, "segment"))
+        show(os.path.join(run_dir, "segment"), chosen.data)
 except (OSError, ValueError, IndexError, TypeError) as error:
     sys.exit(f"hearts.py: {run_dir}: {error}")
 except KeyboardInterrupt:

@@ -583,7 +583,7 @@ mod tests {
             depends_on,
             limits: Limits { hang: Duration::from_secs(4), start: Duration::from_secs(10) },
             patience: Patience {
-                ask: Some(Duration::from_secs(5)),
+                ask: Duration::from_secs(5),
                 term: Duration::from_secs(1),
                 kill: Duration::from_secs(4),
             },

@@ -112,9 +112,8 @@ pub enum Act {
 /// How long each rung of a stop lasts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Patience {
-    /// Time to leave when asked; `None` = it does not look at its desired word (a program that is
-    /// not ours), so TERM comes at once.
-    pub ask: Option<Duration>,
+    /// Time to leave when asked, by the desired word alone.
+    pub ask: Duration,
     /// Time from TERM to KILL.
     pub term: Duration,
     /// Time from KILL to the alarm.
@@ -130,10 +129,7 @@ impl State {
             State::Stopping(Rung::Terminating { until: now + patience.term }),
             Some(Act::Terminate),
         );
-        let stop = match patience.ask {
-            Some(time) => (State::Stopping(Rung::Asked { until: now + time }), Some(Act::Ask)),
-            None => terminate,
-        };
+        let stop = (State::Stopping(Rung::Asked { until: now + patience.ask }), Some(Act::Ask));
         match self {
             State::Down => match event {
                 Event::Start => (State::Starting, Some(Act::Spawn)),

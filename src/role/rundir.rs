@@ -247,7 +247,7 @@ impl Claim {
         let until = clock.now() + LEAVING;
         loop {
             let made = make(place)?;
-            let run_dir = RunDir::open(&place.path)?;
+            let run_dir = RunDir::open(&place.path).inspect_err(|_| unmake(place, made))?;
             match run_dir.take_lock() {
                 Ok(Some(lock)) => {
                     let mut claim = Claim { run_dir, made, kept: None, lock };
@@ -351,7 +351,7 @@ fn make(place: &Place) -> Result<u64, Error> {
         if mkdirat(rustix::fs::CWD, parent, Mode::RWXU).is_ok() {
             made |= flag::MADE_PARENT;
         }
-        RunDir::open(parent)?;
+        RunDir::open(parent).inspect_err(|_| unmake(place, made))?;
     }
     match mkdirat(rustix::fs::CWD, &place.path, Mode::RWXU) {
         Ok(()) => made |= flag::MADE_DIR,
@@ -364,6 +364,18 @@ fn make(place: &Place) -> Result<u64, Error> {
         Err(errno) => return Err(Failed::to("create run directory", &shown)(errno).into()),
     }
     Ok(made)
+}
+
+/// Removes what `make` made, if nobody uses it.
+fn unmake(place: &Place, made: u64) {
+    if made & flag::MADE_DIR != 0 {
+        let _ = rustix::fs::rmdir(&place.path);
+    }
+    if made & flag::MADE_PARENT != 0
+        && let Some(parent) = place.path.parent()
+    {
+        let _ = rustix::fs::rmdir(parent);
+    }
 }
 
 /// Kills the servers that a dead watchdog's segment records, each identified by pid *and* start

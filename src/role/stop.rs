@@ -5,8 +5,8 @@ use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use super::Error;
 use super::rundir::{self, Place, RunDir, WATCHDOG_STALE};
-use super::{Error, rundir::watchdog_of};
 use crate::segment::{Access, Segment};
 use crate::sys::clock::SystemClock;
 use crate::sys::process::Process;
@@ -24,15 +24,23 @@ pub fn main(place: &Place) -> Result<ExitCode, Error> {
         return Err(not_running());
     }
     let run_dir = RunDir::open(&place.path)?;
-    let segment = Segment::open(&place.path, Access::ReadOnly).map_err(|_| not_running())?;
-    let Some(watchdog) = watchdog_of(&segment) else {
-        return Err(Error::Refused(format!(
-            "no watchdog runs in {shown}; `osps status` shows what is left, and starting osps \
-             there cleans up"
-        )));
-    };
     let failed = |error| Failed::to("talk to", "the watchdog")(error);
-    let mut stream = socket::connect_unix(run_dir.as_fd(), rundir::CONTROL)?;
+    let mut stream = match socket::connect_unix(run_dir.as_fd(), rundir::CONTROL) {
+        Ok(stream) => stream,
+        Err(failed) if failed.source.kind() == ErrorKind::NotFound => return Err(not_running()),
+        Err(failed) if failed.source.kind() == ErrorKind::ConnectionRefused => {
+            return Err(Error::Refused(format!(
+                "no watchdog runs in {shown}; `osps status` shows what is left, and starting osps \
+                 there cleans up"
+            )));
+        }
+        Err(failed) => return Err(failed.into()),
+    };
+    // The kernel's word for who listens; the segment may be cut short or not be readable.
+    let (_, pid) = socket::peer(&stream)?;
+    let start_time = procfs::start_time(pid).unwrap_or(0);
+    let watchdog = Process::find(pid, start_time).ok_or_else(not_running)?;
+    let segment = Segment::open(&place.path, Access::ReadOnly).ok();
     stream.set_read_timeout(Some(ANSWER)).map_err(failed)?;
     stream.write_all(b"stop\n").map_err(failed)?;
     let mut seen = Vec::new();
@@ -50,7 +58,7 @@ pub fn main(place: &Place) -> Result<ExitCode, Error> {
                 seen.truncate(64);
             }
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
-                explain_silence(&segment, &watchdog)?;
+                explain_silence(segment.as_ref(), &watchdog)?;
             }
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(_) => break,
@@ -68,12 +76,14 @@ pub fn main(place: &Place) -> Result<ExitCode, Error> {
 }
 
 /// Nothing came for a while: is it still at work, or frozen?
-fn explain_silence(segment: &Segment, watchdog: &Process) -> Result<(), Error> {
-    let age = rundir::watchdog_age(segment, SystemClock.now());
-    if age.is_some_and(|age| age < WATCHDOG_STALE) || watchdog.is_dead() {
+fn explain_silence(segment: Option<&Segment>, watchdog: &Process) -> Result<(), Error> {
+    let age = segment.and_then(|segment| rundir::watchdog_age(segment, SystemClock.now()));
+    let pid = watchdog.pid();
+    let stopped = procfs::state(pid) == Some('T');
+    let beats = age.map_or(!stopped, |age| age < WATCHDOG_STALE);
+    if beats || watchdog.is_dead() {
         return Ok(());
     }
-    let pid = watchdog.pid();
     let silent = age.map_or("an unknown time".to_owned(), |age| Short(age).to_string());
     Err(Error::Refused(format!(
         "the watchdog (pid {pid}) is frozen: no beat for {silent}, state {}. Continue it with \

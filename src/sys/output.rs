@@ -5,15 +5,15 @@
 //! counted, and the count is told in the stream as soon as it moves again. Errors are ignored:
 //! a closed stdout is no reason to stop supervising.
 
-use std::io::{self, Write};
-use std::os::fd::AsFd;
+use std::io::{self, IoSlice, Write};
+use std::os::fd::BorrowedFd;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use nix::sys::signal::{SigSet, SigmaskHow};
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::io::Errno;
+use rustix::io::{Errno, ReadWriteFlags, pwritev2};
 
 use crate::sync::{Ordering, Word};
 
@@ -32,6 +32,9 @@ enum Job {
 pub struct Output {
     queue: SyncSender<Job>,
     dropped: Arc<Word>,
+    /// Lines queued and not yet written.
+    pending: Arc<Word>,
+    stream: fn() -> BorrowedFd<'static>,
 }
 
 impl std::fmt::Debug for Output {
@@ -43,20 +46,21 @@ impl std::fmt::Debug for Output {
 /// Standard output.
 pub fn stdout() -> &'static Output {
     static OUTPUT: OnceLock<Output> = OnceLock::new();
-    OUTPUT.get_or_init(|| Output::start("stdout", io::stdout))
+    OUTPUT.get_or_init(|| Output::start("stdout", rustix::stdio::stdout))
 }
 
 /// Standard error.
 pub fn stderr() -> &'static Output {
     static OUTPUT: OnceLock<Output> = OnceLock::new();
-    OUTPUT.get_or_init(|| Output::start("stderr", io::stderr))
+    OUTPUT.get_or_init(|| Output::start("stderr", rustix::stdio::stderr))
 }
 
 impl Output {
-    fn start<S: AsFd + 'static>(name: &'static str, stream: fn() -> S) -> Output {
+    fn start(name: &'static str, stream: fn() -> BorrowedFd<'static>) -> Output {
         let (queue, jobs) = sync_channel(QUEUE);
         let dropped = Arc::new(Word::new(0));
-        let told = Arc::clone(&dropped);
+        let pending = Arc::new(Word::new(0));
+        let (told, left) = (Arc::clone(&dropped), Arc::clone(&pending));
         // A thread inherits the signal mask: with one that lets a stop signal through, the kernel
         // would deliver it there and end the process, whatever the main thread blocks.
         let mask = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK);
@@ -65,18 +69,33 @@ impl Output {
         let _ = std::thread::Builder::new()
             .name(name.to_owned())
             .stack_size(64 << 10)
-            .spawn(move || run(&stream(), &jobs, &told));
+            .spawn(move || run(stream(), &jobs, &told, &left));
         if let Ok(mask) = mask {
             let _ = mask.thread_set_mask();
         }
-        Output { queue, dropped }
+        Output { queue, dropped, pending, stream }
     }
 
-    /// Queues bytes that end in a line end, or drops them.
+    /// Writes bytes that end in a line end, or queues them, or drops them.
     pub fn put(&self, line: &[u8]) {
-        match self.queue.try_send(Job::Line(line.to_vec())) {
+        // Where the kernel knows how to write without waiting (pipes and some files), and nothing
+        // is queued before us, no thread has to wake up for it.
+        let mut rest = line;
+        if self.pending.load(Ordering::Acquire) == 0 {
+            let flags = ReadWriteFlags::NOWAIT;
+            let at_end = u64::MAX;
+            if let Ok(written) = pwritev2((self.stream)(), &[IoSlice::new(line)], at_end, flags) {
+                rest = &line[written.min(line.len())..];
+            }
+        }
+        if rest.is_empty() {
+            return;
+        }
+        self.pending.fetch_add(1, Ordering::Release);
+        match self.queue.try_send(Job::Line(rest.to_vec())) {
             Ok(()) => {}
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
+                self.pending.fetch_sub(1, Ordering::Release);
                 self.dropped.fetch_add(1, Ordering::Relaxed);
             }
         }
@@ -110,7 +129,7 @@ impl Write for Output {
     }
 }
 
-fn run(stream: &impl AsFd, jobs: &Receiver<Job>, dropped: &Word) {
+fn run(stream: BorrowedFd<'_>, jobs: &Receiver<Job>, dropped: &Word, pending: &Word) {
     let mut told = 0;
     while let Ok(job) = jobs.recv() {
         match job {
@@ -122,6 +141,7 @@ fn run(stream: &impl AsFd, jobs: &Receiver<Job>, dropped: &Word) {
                     told = total;
                 }
                 write_all(stream, &line);
+                pending.fetch_sub(1, Ordering::Release);
             }
             Job::Flush(done) => drop(done.send(())),
         }
@@ -129,13 +149,13 @@ fn run(stream: &impl AsFd, jobs: &Receiver<Job>, dropped: &Word) {
 }
 
 /// Writes all of it, or as much as the stream takes before it fails. May block: this thread may.
-fn write_all(stream: &impl AsFd, mut bytes: &[u8]) {
+fn write_all(stream: BorrowedFd<'_>, mut bytes: &[u8]) {
     while !bytes.is_empty() {
         match rustix::io::write(stream, bytes) {
             Ok(written) => bytes = &bytes[written..],
             Err(Errno::INTR) => {}
             Err(Errno::AGAIN) => {
-                let _ = poll(&mut [PollFd::new(stream, PollFlags::OUT)], None);
+                let _ = poll(&mut [PollFd::new(&stream, PollFlags::OUT)], None);
             }
             Err(_) => return,
         }

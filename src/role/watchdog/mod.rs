@@ -37,10 +37,15 @@ use crate::sys::signals::Signals;
 use crate::sys::{Failed, output, procfs, raw, socket};
 use crate::time::{Clock, Monotonic, nanos};
 
-/// The watchdog beats at least this often, whatever the check interval: servers judge it.
+/// The watchdog beats at least this often, whatever the check interval: servers judge it. With a
+/// short orphan timeout it beats four times within that.
 const BEAT: Duration = Duration::from_secs(1);
 /// Time from TERM to KILL for a server that did not leave when asked.
 const TERM_GRACE: Duration = Duration::from_secs(1);
+
+/// Time for a program of the user's to see its desired word, before TERM: two of the longest beat
+/// intervals. One that does not look costs its operator this second at a stop.
+const PROGRAM_ASK: Duration = Duration::from_secs(1);
 
 /// Tokens of the poll set. Process `i` has `PROCESS + i`, askers have those from `CONTROL` on.
 const SIGNALS: u64 = 0;
@@ -86,6 +91,7 @@ struct Watchdog {
     check_at: Monotonic,
     checks: u64,
     beat_at: Monotonic,
+    beat_interval: Duration,
     allow: Allow,
 }
 
@@ -152,7 +158,8 @@ impl Watchdog {
             check_interval: config.check_interval,
             check_at: now,
             checks: 0,
-            beat_at: now + BEAT,
+            beat_at: now,
+            beat_interval: BEAT.min(config.orphan_timeout / 4),
             allow: Allow::Running,
         })
     }
@@ -225,9 +232,10 @@ impl Watchdog {
 
     fn turn(&mut self, ready: &[crate::sys::poll::Ready], now: Monotonic, planned: Monotonic) {
         self.segment.header().watchdog_heart.beat(now);
-        if now >= self.beat_at {
-            self.beat_at = now + BEAT;
-        }
+        self.beat_at = now + self.beat_interval;
+        // Read now, judged below: what the turn does meanwhile takes milliseconds, and a beat that
+        // comes during them belongs to the next turn.
+        let seen: Vec<_> = self.group.slots().map(|slot| self.observe(slot)).collect();
         self.step(now, Event::Turn { planned });
         self.perform_all();
         while let Some(signal) = self.signals.next() {
@@ -251,9 +259,11 @@ impl Watchdog {
         self.retire();
         self.check_recall(now, planned);
         if !self.damaged {
-            for slot in self.group.slots() {
-                let seen = self.observe(slot);
-                self.step(now, Event::Sample { slot, seen });
+            for (slot, (generation, seen)) in self.group.slots().zip(seen) {
+                // A successor that was started in this turn has its own baseline.
+                if self.posts[slot.index()].generation() == generation {
+                    self.step(now, Event::Sample { slot, seen });
+                }
             }
         }
         self.step(now, Event::Timers);
@@ -347,9 +357,11 @@ impl Watchdog {
         }
     }
 
-    fn observe(&self, slot: SlotId) -> Observation {
+    /// Reads a heart, and says whose it is.
+    fn observe(&self, slot: SlotId) -> (Generation, Observation) {
         let sample = self.segment.hearts()[slot.index()].sample();
-        Observation { count: sample.count, stamp: sample.stamp }
+        let seen = Observation { count: sample.count, stamp: sample.stamp };
+        (self.posts[slot.index()].generation(), seen)
     }
 
     fn step(&mut self, now: Monotonic, event: Event) {
@@ -438,14 +450,16 @@ fn plans(config: &Config) -> Result<Vec<Plan>, Error> {
         Programs::Own { command, listen } => {
             find_program(&command[0])?;
             let listener = listen.map(bind).transpose()?;
+            // A program may not know of its desired word: TERM follows soon.
+            let ask = PROGRAM_ASK.min(config.stop_timeout);
             let spec =
-                Spec { depends_on: None, limits, patience: patience(None, config.stop_timeout) };
+                Spec { depends_on: None, limits, patience: patience(ask, config.stop_timeout) };
             let name = program_name(&command[0]);
             let command = command.clone();
             Ok(vec![Plan { name, role: role_code::PROGRAM, listener, command, spec }])
         }
         Programs::Pair { workers, listen } => {
-            let patience = patience(Some(config.stop_timeout), TERM_GRACE);
+            let patience = patience(config.stop_timeout, TERM_GRACE);
             let count = u16::try_from(*workers).unwrap_or(u16::MAX);
             let plan = |number: u16| {
                 let mut address = *listen;

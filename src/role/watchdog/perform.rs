@@ -98,6 +98,11 @@ impl Post {
         self.process.as_ref().map(Process::pid)
     }
 
+    /// The generation that was started last.
+    pub(super) fn generation(&self) -> Generation {
+        self.generation
+    }
+
     /// The generation that lives in the slot, by our own table.
     pub(super) fn live(&self) -> Option<Generation> {
         self.process.as_ref().map(|_| self.generation)
@@ -314,7 +319,7 @@ impl Watchdog {
         let post = &mut self.posts[slot.index()];
         post.latest = post.pid().and_then(|pid| evidence(pid, now));
         let class = verdict::classify(post.baseline.as_ref(), post.latest.as_ref());
-        let seen = self.observe(slot);
+        let (_, seen) = self.observe(slot);
         self.step(now, Event::Examined { slot, seen, class });
     }
 }
