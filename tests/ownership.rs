@@ -25,7 +25,7 @@ use proptest::test_runner::{Config, TestCaseResult, TestError, TestRunner};
 const SLOTS: usize = 3;
 /// Rounds in which everybody takes a turn and every frame arrives, within which each of the three
 /// gets its grant: measured 5 at worst, when each in turn is recalled from the one before.
-const ROUNDS: usize = 8;
+const ROUNDS: usize = 5;
 
 /// A rule that is broken on purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -312,10 +312,11 @@ impl World {
             return self.hear(slot, frame.from, frame.what);
         }
         if !self.filters && frame.to == self.processes[0].generation {
-            // Of a dead process: whatever it says, the word stays.
+            // Of a dead process: whatever it says, the word of others stays.
             let before = self.word;
             self.hear(slot, frame.from, frame.what)?;
-            prop_assert_eq!(self.word, before, "a dead generation was heard");
+            let own = names(before, id(slot), frame.from);
+            prop_assert!(own || self.word == before, "a dead generation was heard");
         }
         Ok(())
     }
@@ -483,7 +484,7 @@ fn run(mutant: Mutant, filters: bool, steps: &[u32]) -> Result<World, TestCaseEr
 }
 
 proptest! {
-    #![proptest_config(Config { cases: 2000, failure_persistence: None, ..Config::default() })]
+    #![proptest_config(Config { cases: 30000, failure_persistence: None, ..Config::default() })]
 
     #[test]
     fn at_most_one_writes_and_everybody_gets_a_turn(

@@ -63,7 +63,7 @@ def show_data(shared, words):
         key = at + 8
         value = key + min(int.from_bytes(data[at : at + 4], "little"), KEY_MAX)
         end = min(value + int.from_bytes(data[at + 4 : at + 8], "little"), at + cell_size)
-        # Any bytes may be in there, and this goes to a terminal: \\x1b and the like are escaped.
+        # Any bytes may be in there, and this goes to a terminal: \x1b and the like are escaped.
         print(f"{data[key:value]!r} = {data[value:end]!r}")
 
 
