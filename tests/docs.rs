@@ -1,7 +1,8 @@
 //! The documents tell the truth about the code.
 //!
 //! Goal: docs/segment.md lists every word of the segment where it really lies, and every code with
-//! the word that the program prints; the examples beside it use the same offsets; the lifecycle
+//! the word that the program prints; the examples beside it use the same offsets; the frames, their
+//! kinds, the numbers and the hashes in docs/protocol.md are those of the code; the lifecycle
 //! tables in docs/architecture.md are what `State::on` does.
 //!
 //! Method: the tables are parsed out of the Markdown and compared, row by row and in order, with
@@ -10,27 +11,36 @@
 //! into it when OSPS_BLESS is set.
 //!
 //! What it cannot show: that the *meaning* columns are right, that a word has only the writer the
-//! table names, or that the orderings described are the ones in use. Roles and event kinds are
+//! table names, or that the orderings described are the ones in use. The automata and the crash matrix in
+//! docs/protocol.md are sentences. Roles and event kinds are
 //! numbers that only their users know, so their tables are checked for shape alone.
 #![cfg(not(loom))] // Under loom a word is not eight bytes, so there are no offsets to compare.
 #![allow(clippy::unwrap_used, reason = "a test that cannot read its document has failed")]
 
 use std::fmt::Write as _;
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use osps::ids::Owner;
-use osps::ids::{Epoch, SlotId};
+use osps::ids::{Epoch, Generation, SlotId};
+use osps::policy::dispatch::{self, Kind as JobKind};
 use osps::policy::lifecycle::{Act, Cause, Event, Next, Patience, Rung, STATE_WORDS, State};
 use osps::policy::verdict::Class;
+use osps::role::link::announced;
 use osps::segment::Geometry;
+use osps::segment::area::{self, Area};
 use osps::segment::layout;
 use osps::segment::layout::{
     AreaCells, EventCells, HeaderCells, HeartCells, OwnerCells, RecordCells, ReportCells,
     RingCells, SlotCells,
 };
 use osps::segment::slot::desired;
+use osps::store::commands::MAX_PAUSE_SECONDS;
+use osps::store::{resp, table as store};
+use osps::sync::Word;
 use osps::time::Monotonic;
+use osps::wire::{self, Frame, Kind, offset};
 
 fn path(relative: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(relative)
@@ -40,14 +50,19 @@ fn read(relative: &str) -> String {
     std::fs::read_to_string(path(relative)).unwrap_or_else(|e| panic!("{relative}: {e}"))
 }
 
-/// The cells of the first table under the heading `title` of docs/segment.md, which must have
-/// exactly these columns. Code marks are taken off.
+/// The cells of the first table under the heading `title` of docs/segment.md.
 fn table(title: &str, columns: &[&str]) -> Vec<Vec<String>> {
-    let document = read("docs/segment.md");
+    table_in("docs/segment.md", title, columns)
+}
+
+/// The cells of the first table under the heading `title` of a document, which must have exactly
+/// these columns. Code marks are taken off.
+fn table_in(file: &str, title: &str, columns: &[&str]) -> Vec<Vec<String>> {
+    let document = read(file);
     let is_title =
         |line: &&str| line.starts_with('#') && line.trim_start_matches('#').trim() == title;
     let headings = document.lines().filter(is_title).count();
-    assert_eq!(headings, 1, "headings \"{title}\" in docs/segment.md");
+    assert_eq!(headings, 1, "headings \"{title}\" in {file}");
     let mut rows = document
         .lines()
         .skip_while(|line| !is_title(line))
@@ -291,7 +306,164 @@ fn the_owner_word_is_packed_as_the_document_says() {
     assert_eq!(leading(&table("Owner word", &["bits", "part", "meaning"]), 2), expected);
 }
 
-/// The examples name their offsets `HEADER_x`, `HEART_x` and `RECORD_x` after the fields.
+const PROTOCOL: &str = "docs/protocol.md";
+
+#[test]
+fn frames_are_laid_out_as_the_document_says() {
+    let fields = [
+        (offset::MAGIC, "magic"),
+        (offset::VERSION, "version"),
+        (offset::KIND, "kind"),
+        (offset::FROM, "from"),
+        (offset::TO, "to"),
+        (offset::FROM_GENERATION, "from_generation"),
+        (offset::TO_GENERATION, "to_generation"),
+        (offset::EPOCH, "epoch"),
+        (offset::SEQUENCE, "sequence"),
+        (offset::JOB, "job"),
+        (offset::PAYLOAD, "payload"),
+    ];
+    let ends = fields.iter().skip(1).map(|(start, _)| *start).chain([wire::FRAME_SIZE]);
+    let expected: Vec<String> = fields
+        .iter()
+        .zip(ends)
+        .map(|((start, field), end)| format!("{start} {} {field}", end - start))
+        .collect();
+    let rows = table_in(PROTOCOL, "Frame", &["offset", "size", "field", "meaning"]);
+    assert_eq!(leading(&rows, 3), expected);
+
+    // What `encode` stores where, seen from outside: a frame with one field set differs from the
+    // empty one within that field's bytes only.
+    let empty = Frame {
+        kind: Kind::Ping,
+        from: SlotId(0),
+        to: SlotId(0),
+        from_generation: Generation(0),
+        to_generation: Generation(0),
+        epoch: Epoch(0),
+        sequence: 0,
+        job: 0,
+        payload: [0; wire::PAYLOAD_SIZE],
+    };
+    let frames = [
+        ("from", Frame { from: SlotId(u8::MAX), ..empty }),
+        ("to", Frame { to: SlotId(u8::MAX), ..empty }),
+        ("from_generation", Frame { from_generation: Generation(u32::MAX), ..empty }),
+        ("to_generation", Frame { to_generation: Generation(u32::MAX), ..empty }),
+        ("epoch", Frame { epoch: Epoch(u64::MAX), ..empty }),
+        ("sequence", Frame { sequence: u64::MAX, ..empty }),
+        ("job", Frame { job: u64::MAX, ..empty }),
+        ("payload", Frame { payload: [u8::MAX; wire::PAYLOAD_SIZE], ..empty }),
+    ];
+    for (field, frame) in frames {
+        let bytes = wire::encode(&frame).into_iter().zip(wire::encode(&empty));
+        let changed: Vec<usize> =
+            bytes.enumerate().filter(|(_, (a, b))| a != b).map(|(at, _)| at).collect();
+        let line = format!("{} {} {field}", changed[0], changed.len());
+        assert!(expected.contains(&line), "{line} is not where `encode` stores it");
+    }
+}
+
+#[test]
+fn kinds_of_frames_have_the_numbers_in_the_document() {
+    let columns = ["number", "kind", "from, to", "what the addressee does", "what a loss costs"];
+    let rows = table_in(PROTOCOL, "Kinds", &columns);
+    let expected =
+        Kind::ALL.map(|(kind, number)| format!("{number} {}", format!("{kind:?}").to_lowercase()));
+    assert_eq!(leading(&rows, 2), expected);
+    for row in rows {
+        assert!(row[2..].iter().all(|cell| !cell.is_empty()), "{} says nothing", row[1]);
+    }
+}
+
+#[test]
+fn the_payload_of_a_job_is_read_where_the_document_says() {
+    let rows = table_in(PROTOCOL, "Job payload", &["offset", "size", "field", "meaning"]);
+    assert_eq!(leading(&rows, 3), ["0 1 kind", "1 7 zero", "8 16 address"]);
+    let mut frame = Frame {
+        kind: Kind::Job,
+        from: SlotId(0),
+        to: SlotId(1),
+        from_generation: Generation(1),
+        to_generation: Generation(2),
+        epoch: Epoch(0),
+        sequence: 1,
+        job: 7,
+        payload: [0; wire::PAYLOAD_SIZE],
+    };
+    frame.payload[8..].copy_from_slice(&Ipv4Addr::new(127, 0, 0, 2).to_ipv6_mapped().octets());
+    for (code, kind) in [(1, Some(JobKind::Read)), (2, Some(JobKind::ReadWrite)), (0, None)] {
+        frame.payload[0] = code;
+        let job = announced(&frame, NOW);
+        assert_eq!(job.map(|job| job.kind), kind);
+        let peer = job.map(|job| job.peer);
+        assert!(peer.is_none_or(|peer| peer == Ipv4Addr::new(127, 0, 0, 2)));
+    }
+}
+
+#[test]
+fn the_protocol_has_the_numbers_in_the_document() {
+    let expected = [
+        ("FRAME_SIZE", wire::FRAME_SIZE as u64),
+        ("PAYLOAD_SIZE", wire::PAYLOAD_SIZE as u64),
+        ("MAGIC", u64::from(wire::MAGIC)),
+        ("VERSION", u64::from(wire::VERSION)),
+        ("WATCHDOG", u64::from(wire::WATCHDOG.0)),
+        ("CLAIM_TIME", dispatch::CLAIM_TIME.as_secs()),
+        ("JOBS_MAX", dispatch::JOBS_MAX as u64),
+        ("RANGES", layout::RANGES as u64),
+        ("LEVEL_PIECE", area::LEVEL_PIECE as u64),
+        ("READ_TRIES", area::READ_TRIES as u64),
+        ("KEY_MAX", store::KEY_MAX as u64),
+        ("CELL_OVERHEAD", store::CELL_OVERHEAD as u64),
+        ("MAX_WORDS", resp::MAX_WORDS as u64),
+        ("MAX_WORD", resp::MAX_WORD as u64),
+        ("MAX_INLINE", resp::MAX_INLINE as u64),
+        ("MAX_PAUSE_SECONDS", u64::from(MAX_PAUSE_SECONDS)),
+    ]
+    .map(|(name, value)| format!("{name} {value}"));
+    let rows = table_in(PROTOCOL, "Numbers", &["name", "value", "what it bounds"]);
+    assert_eq!(leading(&rows, 2), expected);
+}
+
+/// The hashes are checked by their effect: in an empty table a key stands in its home cell.
+#[test]
+fn keys_lie_where_the_document_says() {
+    let bytes = 1 << 20;
+    let words = |count: usize| (0..count).map(|_| Word::new(0)).collect::<Vec<_>>();
+    let (sequence, count, ranges) = (Word::new(0), Word::new(0), words(8));
+    let copies = [words(bytes / 8), words(bytes / 8)];
+    let area = Area::new(&sequence, &count, &ranges, [&copies[0], &copies[1]]);
+    let table = store::Table::new(bytes, 256).unwrap();
+    let rows = table_in(PROTOCOL, "The table", &["offset", "size", "what"]);
+    let offsets: Vec<&str> = rows.iter().take(3).map(|row| row[0].as_str()).collect();
+    assert_eq!(offsets, ["0", "8", "64 + 8 * i"]);
+    for (key, hash) in [
+        ("", 7_351_636_920_882_584_609),
+        ("k1", 14_072_894_629_228_418_169),
+        ("hello", 1_521_874_140_924_359_652_u64),
+    ] {
+        assert!(read(PROTOCOL).contains(&format!(" | {hash} |")), "no hash of \"{key}\"");
+        while !area.level(area::LEVEL_PIECE) {}
+        let mut update = area.begin();
+        table.clear(&mut update).unwrap();
+        table.set(&mut update, key.as_bytes(), b"value").unwrap();
+        update.commit();
+        let home = usize::try_from(hash % table.cells() as u64).unwrap();
+        let cell = 64 + 8 * table.cells() + 256 * home;
+        area.read_as_owner(|view| {
+            assert_eq!(view.word(0), 1, "keys");
+            assert_eq!(view.word(8 + home), hash | 1, "tag of \"{key}\"");
+            assert_eq!(view.word(cell / 8), key.len() as u64 | 5 << 32, "lengths");
+            let mut stored = vec![0; key.len() + 5];
+            view.read(cell + 8, &mut stored);
+            assert_eq!(stored, format!("{key}value").as_bytes());
+        });
+    }
+}
+
+/// The examples name their offsets `HEADER_x`, `HEART_x`, `RECORD_x` and `AREA_x` after the
+/// fields.
 #[test]
 fn the_examples_use_the_offsets_in_the_document() {
     let columns = ["offset", "size", "field", "writer", "meaning"];
@@ -299,6 +471,7 @@ fn the_examples_use_the_offsets_in_the_document() {
         ("HEADER_", table("HeaderCells", &columns)),
         ("HEART_", table("HeartCells", &columns)),
         ("RECORD_", table("RecordCells", &columns)),
+        ("AREA_", table("AreaCells", &columns)),
     ];
     for example in ["docs/examples/beat.py", "docs/examples/beat.c", "docs/examples/hearts.py"] {
         let source = read(example);

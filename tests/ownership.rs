@@ -25,7 +25,7 @@ use proptest::test_runner::{Config, TestCaseResult, TestError, TestRunner};
 const SLOTS: usize = 3;
 /// Rounds in which everybody takes a turn and every frame arrives, within which each of the three
 /// gets its grant: measured 5 at worst, when each in turn is recalled from the one before.
-const ROUNDS: usize = 5;
+const ROUNDS: usize = 6;
 
 /// A rule that is broken on purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

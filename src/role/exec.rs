@@ -6,7 +6,6 @@
 //! exec'd, with its listening sockets from descriptor 3 on. If the watchdog dies first, the gate
 //! ends and the trampoline leaves: no unrecorded server can exist.
 
-use std::ffi::CString;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -86,11 +85,4 @@ fn exec(command: &[String], sockets: &[OwnedFd], members: &OwnedFd) -> Error {
     }
     raw::default_signals();
     Failed::to("run", command.join(" "))(program.exec()).into()
-}
-
-/// Shows a server's name in `ps` and `top`; cut at 15 bytes by the kernel.
-pub fn set_process_name(name: &str) {
-    if let Ok(name) = CString::new(name) {
-        let _ = rustix::thread::set_name(&name);
-    }
 }

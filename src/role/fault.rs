@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::server::Myself;
+use super::myself::Myself;
 use crate::store::commands::Debug;
 use crate::time::Clock;
 

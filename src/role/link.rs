@@ -1,13 +1,16 @@
 //! One end of a FIFO pair between the primary and a secondary.
 
+use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::{AsFd, BorrowedFd};
 
+use super::myself::Myself;
 use super::rundir::{self, RunDir};
-use super::server::Myself;
 use crate::ids::{Epoch, Generation, SlotId};
+use crate::policy::dispatch::{Job, Kind as JobKind};
 use crate::sync::Ordering;
 use crate::sys::Failed;
 use crate::sys::fifo::{Fifo, Received};
+use crate::time::Monotonic;
 use crate::wire::{self, FRAME_SIZE, Frame, Kind, PAYLOAD_SIZE};
 
 /// Frames dropped in one call before the caller gets its turn again.
@@ -142,4 +145,32 @@ impl AsFd for Link {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.input.as_fd()
     }
+}
+
+/// The message that announces a job. Payload: kind (1 read, 2 read and write) in its first byte, the
+/// client's address as IPv6 in its last sixteen.
+pub fn announcement(job: &Job) -> Message {
+    let mut payload = [0u8; PAYLOAD_SIZE];
+    payload[0] = match job.kind {
+        JobKind::Read => 1,
+        JobKind::ReadWrite => 2,
+    };
+    let address = match job.peer {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped(),
+        IpAddr::V6(v6) => v6,
+    };
+    payload[8..].copy_from_slice(&address.octets());
+    Message { job: job.id, epoch: Epoch(0), kind: Kind::Job, payload }
+}
+
+/// The job in an announcement, as it arrived at `now`.
+pub fn announced(frame: &Frame, now: Monotonic) -> Option<Job> {
+    let kind = match frame.payload[0] {
+        1 => JobKind::Read,
+        2 => JobKind::ReadWrite,
+        _ => return None,
+    };
+    let octets = <[u8; 16]>::try_from(&frame.payload[8..]).ok()?;
+    let peer = IpAddr::V6(Ipv6Addr::from(octets)).to_canonical();
+    (frame.job != 0).then_some(Job { id: frame.job, kind, peer, at: now })
 }

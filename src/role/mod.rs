@@ -7,7 +7,9 @@
 //! ```text
 //! watchdog/   the supervising process: loop, performing, reporting, control socket
 //! exec        the trampoline every server starts as
-//! server      what both built-in servers do; primary, secondary: what only one does
+//! server      what both built-in servers do;  primary, secondary: what only one does
+//! part        the seam between them
+//! clients     their connections;  link: their FIFOs;  myself: their view of the segment
 //! heart       a heartbeat for programs of the user's own
 //! rundir      the run directory: found, claimed, swept, removed
 //! data        the data area for programs of the user's own
@@ -21,7 +23,9 @@ pub mod exec;
 pub mod fault;
 pub mod heart;
 pub mod link;
+pub mod myself;
 pub mod orphan;
+pub mod part;
 pub mod primary;
 pub mod rundir;
 pub mod secondary;

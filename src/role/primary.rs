@@ -1,16 +1,17 @@
 //! The primary (SP): checks its links, arbitrates the ownership, sends clients to secondaries.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::time::Duration;
 
-use super::link::Message;
-use super::server::{Myself, Part, Rights, Session, Shared};
+use super::link::{Message, announcement};
+use super::myself::Myself;
+use super::part::{Part, Rights, Session, Shared};
 use crate::ids::{Epoch, SlotId};
-use crate::policy::dispatch::{Candidate, Dispatcher, Job, Kind as JobKind, Report};
+use crate::policy::dispatch::{Candidate, Dispatcher, Kind as JobKind, Report};
 use crate::policy::ownership::{Arbiter, Arbitration, Plea};
 use crate::sync::Ordering;
 use crate::time::Monotonic;
-use crate::wire::{Frame, Kind, PAYLOAD_SIZE};
+use crate::wire::{Frame, Kind};
 
 /// Pause between two pings of one link: the first is sent at once, and a lost one costs a second.
 const PING: Duration = Duration::from_secs(1);
@@ -246,32 +247,4 @@ impl Part for Primary {
     fn takes_quiet_lines(&self) -> bool {
         true
     }
-}
-
-/// The frame that announces a job. Payload: kind (1 read, 2 read and write) in its first byte, the
-/// client's address as IPv6 in its last sixteen.
-fn announcement(job: &Job) -> Message {
-    let mut payload = [0u8; PAYLOAD_SIZE];
-    payload[0] = match job.kind {
-        JobKind::Read => 1,
-        JobKind::ReadWrite => 2,
-    };
-    let address = match job.peer {
-        IpAddr::V4(v4) => v4.to_ipv6_mapped(),
-        IpAddr::V6(v6) => v6,
-    };
-    payload[8..].copy_from_slice(&address.octets());
-    Message { job: job.id, epoch: Epoch(0), kind: Kind::Job, payload }
-}
-
-/// The job in an announcement, as it arrived at `now`.
-pub fn announced(frame: &Frame, now: Monotonic) -> Option<Job> {
-    let kind = match frame.payload[0] {
-        1 => JobKind::Read,
-        2 => JobKind::ReadWrite,
-        _ => return None,
-    };
-    let octets = <[u8; 16]>::try_from(&frame.payload[8..]).ok()?;
-    let peer = IpAddr::V6(Ipv6Addr::from(octets)).to_canonical();
-    (frame.job != 0).then_some(Job { id: frame.job, kind, peer, at: now })
 }

@@ -2,9 +2,8 @@
 
 use std::net::IpAddr;
 
-use super::link::Message;
-use super::primary::announced;
-use super::server::{Part, Rights, Session, Shared};
+use super::link::{Message, announced};
+use super::part::{Part, Rights, Session, Shared};
 use crate::policy::dispatch::{Announced, Expected, Kind as JobKind};
 use crate::policy::ownership::Plea;
 use crate::sync::Ordering;

@@ -3,6 +3,7 @@
 //! *wait -> read the clock once -> frames -> ownership -> clients -> look at the watchdog and at
 //! the desired word -> beat (fresh stamp)*. The beat comes last: it proves that the turn was done.
 
+use std::ffi::CString;
 use std::net::{IpAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -10,17 +11,18 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use super::clients::{After, Clients, Service};
-use super::exec::set_process_name;
 use super::link::Link;
+use super::myself::Myself;
 use super::orphan::{Orphan, Standing};
+use super::part::{Part, Rights, Session, Shared};
 use super::primary::Primary;
 use super::rundir::{self, RunDir};
 use super::secondary::Secondary;
 use super::{Error, fault, role_code};
-use crate::ids::{Epoch, Generation, Owner, SlotId};
-use crate::policy::ownership::{Holder, Plea};
+use crate::ids::{Epoch, Generation, SlotId};
+use crate::policy::ownership::Holder;
 use crate::segment::area::LEVEL_PIECE;
-use crate::segment::layout::{HeartCells, SlotCells, flag};
+use crate::segment::layout::flag;
 use crate::segment::{Access, Segment, text};
 use crate::store::commands::{self, Command};
 use crate::store::execute;
@@ -30,7 +32,7 @@ use crate::sync::Ordering;
 use crate::sys::clock::SystemClock;
 use crate::sys::poll::{Interest, Poll, Ready};
 use crate::time::{Clock, Monotonic};
-use crate::wire::Frame;
+use crate::wire::Kind;
 
 /// First token of a link; link `i` has token `LINK + i`.
 const LINK: u64 = 1;
@@ -40,106 +42,6 @@ const FRAMES: usize = 256;
 const REPEAT: Duration = Duration::from_millis(20);
 /// What a client reads that writes where it may not.
 const READ_ONLY: &str = "READONLY ask the primary for requetetype2";
-
-/// What a server knows of itself.
-#[derive(Debug)]
-pub struct Myself {
-    /// Its slot.
-    pub slot: SlotId,
-    /// Its generation.
-    pub generation: Generation,
-    /// Its name.
-    pub name: String,
-    /// The segment.
-    pub segment: Segment,
-    /// Its clock.
-    pub clock: SystemClock,
-}
-
-impl Myself {
-    /// Its page.
-    pub fn page(&self) -> &SlotCells {
-        &self.segment.slots()[self.slot.index()]
-    }
-
-    /// Its heart.
-    pub fn heart(&self) -> &HeartCells {
-        &self.segment.hearts()[self.slot.index()]
-    }
-
-    /// The generation that the watchdog last published for a slot.
-    pub fn generation_in(&self, slot: SlotId) -> Generation {
-        let page = self.segment.slots().get(slot.index());
-        page.map_or(Generation(0), |page| page.record.current_generation())
-    }
-
-    /// The generation that lives in a slot; `None` = nobody, or confirmed dead.
-    pub fn live_in(&self, slot: SlotId) -> Option<Generation> {
-        let page = self.segment.slots().get(slot.index())?;
-        page.record.identity().map(|identity| identity.generation)
-    }
-
-    /// The owner word.
-    pub fn owner(&self) -> Owner {
-        self.segment.owner().current()
-    }
-}
-
-/// What a client may do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rights {
-    /// Read and write.
-    All,
-    /// Read.
-    Read,
-}
-
-/// What a server remembers of one client.
-#[derive(Debug)]
-pub struct Session {
-    /// Where it came from.
-    pub peer: IpAddr,
-    /// What it may do.
-    pub rights: Rights,
-    /// The job it was announced with.
-    pub job: Option<u64>,
-}
-
-/// What both parts of a server work with.
-#[derive(Debug)]
-pub struct Shared {
-    /// Itself.
-    pub me: Myself,
-    /// Its links.
-    pub links: Vec<Link>,
-}
-
-/// What only one of the two servers does.
-pub trait Part {
-    /// A frame arrived over a link.
-    fn frame(&mut self, shared: &mut Shared, link: usize, frame: &Frame, now: Monotonic);
-    /// This server's own holder asks or tells the arbiter something.
-    fn plead(&mut self, shared: &mut Shared, plea: Plea, now: Monotonic);
-    /// Once per turn.
-    fn turn(&mut self, shared: &mut Shared, now: Monotonic);
-    /// When it wants its next turn at the latest.
-    fn deadline(&self) -> Option<Monotonic>;
-    /// A client connected.
-    fn opened(&mut self, shared: &mut Shared, peer: IpAddr, now: Monotonic) -> Session;
-    /// Its connection ended.
-    fn closed(&mut self, shared: &mut Shared, session: &Session, cleanly: bool);
-    /// Answers a word that needs no line end. Returns its length.
-    fn bare(
-        &mut self,
-        shared: &mut Shared,
-        session: &Session,
-        input: &[u8],
-        out: &mut Vec<u8>,
-        now: Monotonic,
-    ) -> Option<usize>;
-    /// Whether an unfinished line that has gone quiet counts as a line.
-    fn takes_quiet_lines(&self) -> bool;
-}
 
 /// Runs a built-in server until it is told to stop, superseded or orphaned.
 pub fn main(
@@ -311,7 +213,7 @@ impl Core {
                 let Shared { me, links } = &mut self.shared;
                 let Some(frame) = links[index].receive(me) else { break };
                 log::trace!("from slot {}: {:?}", frame.from, frame.kind);
-                if frame.kind == crate::wire::Kind::Recall {
+                if frame.kind == Kind::Recall {
                     let owner = self.shared.me.owner();
                     if let Some(plea) = self.holder.recalled(frame.epoch, owner) {
                         self.part.plead(&mut self.shared, plea, now);
@@ -534,5 +436,12 @@ impl Service for Core {
             }
         }
         After::Keep
+    }
+}
+
+/// Shows a server's name in `ps` and `top`; cut at 15 bytes by the kernel.
+fn set_process_name(name: &str) {
+    if let Ok(name) = CString::new(name) {
+        let _ = rustix::thread::set_name(&name);
     }
 }
