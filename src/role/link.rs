@@ -147,8 +147,8 @@ impl AsFd for Link {
     }
 }
 
-/// The message that announces a job. Payload: kind (1 read, 2 read and write) in its first byte, the
-/// client's address as IPv6 in its last sixteen.
+/// The message that announces a job. Payload: kind (1 read, 2 read and write) in its first byte,
+/// the client's address as IPv6 in its last sixteen.
 pub fn announcement(job: &Job) -> Message {
     let mut payload = [0u8; PAYLOAD_SIZE];
     payload[0] = match job.kind {
