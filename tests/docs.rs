@@ -11,9 +11,9 @@
 //! into it when OSPS_BLESS is set.
 //!
 //! What it cannot show: that the *meaning* columns are right, that a word has only the writer the
-//! table names, or that the orderings described are the ones in use. The automata and the crash matrix in
-//! docs/protocol.md are sentences. Roles and event kinds are
-//! numbers that only their users know, so their tables are checked for shape alone.
+//! table names, or that the orderings described are the ones in use. The automata and the crash
+//! matrix in docs/protocol.md are read by people only. Roles and event kinds are numbers that only
+//! their users know, so their tables are checked for shape alone.
 #![cfg(not(loom))] // Under loom a word is not eight bytes, so there are no offsets to compare.
 #![allow(clippy::unwrap_used, reason = "a test that cannot read its document has failed")]
 

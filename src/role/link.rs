@@ -73,9 +73,9 @@ impl Link {
         self.up.is_some() && self.up == me.live_in(self.peer)
     }
 
-    /// Sends to the peer's present generation. A full pipe means that the peer does not read: what
-    /// matters is sent again.
-    pub fn send(&mut self, me: &Myself, message: &Message) {
+    /// Sends to the peer's present generation. `false` = not sent; a full pipe means that the peer
+    /// does not read. What matters is sent again.
+    pub fn send(&mut self, me: &Myself, message: &Message) -> bool {
         self.sequence += 1;
         let kind = message.kind;
         let frame = Frame {
@@ -90,10 +90,14 @@ impl Link {
             payload: message.payload,
         };
         match self.out.send(&wire::encode(&frame)) {
-            Ok(true) => log::trace!("to slot {}: {kind:?}", self.peer),
+            Ok(true) => {
+                log::trace!("to slot {}: {kind:?}", self.peer);
+                return true;
+            }
             Ok(false) => log::debug!("fifo to slot {} is full, {kind:?} not sent", self.peer),
             Err(failed) => log::debug!("{failed}"),
         }
+        false
     }
 
     /// The next frame that is meant for this server, from the peer that runs now. Everything else

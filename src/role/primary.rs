@@ -128,11 +128,16 @@ impl Primary {
             .filter_map(|link| candidate(link.peer, link.up?))
             .collect();
         let (slot, job) = self.book.assign(&candidates, kind, peer, now)?;
+        let generation = me.generation_in(slot);
         let page = me.segment.slots().get(slot.index())?;
         let address = crate::segment::text::load(&page.record.listen);
         let port = address.parse::<std::net::SocketAddr>().ok()?.port();
         let link = links.iter_mut().find(|link| link.peer == slot)?;
-        link.send(me, &announcement(&job));
+        if !link.send(me, &announcement(&job)) {
+            // It would meet a secondary that does not expect it.
+            self.book.report(job.id, slot, generation, Report::Failed);
+            return None;
+        }
         Some(port)
     }
 }

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use super::link::{Message, announced};
 use super::part::{Part, Rights, Session, Shared};
+use crate::ids::Generation;
 use crate::policy::dispatch::{Announced, Expected, Kind as JobKind};
 use crate::policy::ownership::Plea;
 use crate::sync::Ordering;
@@ -14,6 +15,8 @@ use crate::wire::{Frame, Kind};
 #[derive(Debug, Default)]
 pub struct Secondary {
     expected: Expected,
+    /// The primary that was told that this secondary is there.
+    greeted: Option<Generation>,
 }
 
 impl Secondary {
@@ -71,6 +74,12 @@ impl Part for Secondary {
     fn turn(&mut self, shared: &mut Shared, _now: Monotonic) {
         let Shared { me, links } = shared;
         for link in links {
+            // Eligible for work from the first turn on, not from the next ping on.
+            let primary = me.live_in(link.peer);
+            if primary.is_some() && primary != self.greeted {
+                self.greeted = primary;
+                link.send(me, &Message::plain(Kind::Pong));
+            }
             // The primary that answered was replaced: down until its successor pings.
             if link.up.is_some() && !link.is_up(me) {
                 link.up = None;

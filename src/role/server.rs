@@ -158,6 +158,8 @@ impl Server {
         let clock = self.core.shared.me.clock;
         let header = self.core.shared.me.segment.header();
         let interval = Duration::from_nanos(header.beat_interval_ns.load(Ordering::Relaxed));
+        // Whatever stands there: neither a spin nor a silence.
+        let interval = interval.clamp(Duration::from_millis(1), Duration::from_secs(60));
         let mut beaten = clock.now();
         self.core.shared.me.heart().beat(beaten);
         loop {
@@ -205,8 +207,7 @@ impl Server {
 }
 
 impl Core {
-    /// Every link is read in every turn, so that a job announced before a client came is known
-    /// before the client is.
+    /// Reads every link.
     fn frames(&mut self, now: Monotonic) {
         for index in 0..self.shared.links.len() {
             for _ in 0..FRAMES {
@@ -257,11 +258,9 @@ impl Core {
             self.look(now);
             return None;
         }
-        if !self.shared.me.segment.area().level(LEVEL_PIECE) {
-            self.hasty = true;
-            return None;
-        }
-        Some(epoch)
+        // One piece a turn, whoever asks: the next turn begins with who waits longest.
+        self.hasty = self.hasty || !self.shared.me.segment.area().level(LEVEL_PIECE);
+        (!self.hasty).then_some(epoch)
     }
 
     /// Carries out a change of the table: all of it, or none and an error.
@@ -355,6 +354,9 @@ impl Service for Core {
     type Session = Session;
 
     fn opened(&mut self, peer: IpAddr, now: Monotonic) -> Session {
+        // The announcement was sent before the client got its port, so it is there by now; it may
+        // have come after this turn read the links.
+        self.frames(now);
         self.part.opened(&mut self.shared, peer, now)
     }
 

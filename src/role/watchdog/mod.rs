@@ -24,7 +24,7 @@ use super::rundir::{self, Claim, Place};
 use crate::config::{Config, Programs};
 use crate::ids::{Epoch, Generation, SlotId};
 use crate::policy::group::{Action, Event, Group, Outcome, Spec};
-use crate::policy::lifecycle::Patience;
+use crate::policy::lifecycle::{Patience, State};
 use crate::policy::ownership;
 use crate::policy::verdict::{self, Limits, Observation};
 use crate::segment::layout::{HEARTS_DEFAULT, flag};
@@ -341,7 +341,10 @@ impl Watchdog {
     fn check_recall(&mut self, now: Monotonic, planned: Monotonic) {
         let owner = self.segment.owner().current();
         let wanted = self.segment.owner().recall().map(|(epoch, _)| epoch);
-        let Some(slot) = owner.slot.filter(|_| wanted == Some(owner.epoch)) else {
+        // While the arbiter itself is not at work, nobody takes back what is released.
+        let arbiter_up = self.group.state(SlotId::FIRST) == State::Up;
+        let pending = wanted == Some(owner.epoch) && arbiter_up;
+        let Some(slot) = owner.slot.filter(|_| pending) else {
             self.recall = None;
             return;
         };
