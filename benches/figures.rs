@@ -17,6 +17,7 @@
 
 #[path = "../tests/common/mod.rs"]
 mod common;
+mod table;
 
 use std::fs::File;
 use std::hint::black_box;
@@ -30,10 +31,11 @@ use osps::segment::mapping::FILE_NAME;
 use osps::segment::{Event, Founding, Geometry, Segment};
 use osps::sync::Ordering;
 use osps::sys::process::Process;
-use osps::time::{Monotonic, nanos};
+use osps::time::Monotonic;
 use rustix::time::{ClockId, clock_gettime};
 
 use common::{Launch, Osps, Signal, now};
+use table::{Bound, Figure, Table, batch, digits, median, ms};
 
 /// Kinds of events, as docs/segment.md lists them.
 const VERDICT: u64 = 4;
@@ -54,117 +56,15 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let filter = args.into_iter().find(|arg| !arg.starts_with('-')).unwrap_or_default();
-    let mut table = Table { filter, short: 0, shown: 0 };
+    let mut table = Table::new(filter);
     table.head();
     beats(&mut table);
     scans(&mut table);
     restarts(&mut table);
     verdicts(&mut table);
     idle(&mut table);
-    println!("{} figures, {} short", table.shown, table.short);
+    table.foot();
     ExitCode::SUCCESS
-}
-
-/// What a figure must not go beyond.
-#[derive(Clone, Copy)]
-enum Bound {
-    /// The median is at most this.
-    AtMost(f64),
-    /// No single measurement is below this.
-    NeverBelow(f64),
-}
-
-/// One line of the table.
-struct Figure {
-    what: String,
-    unit: &'static str,
-    bound: Bound,
-    values: Vec<f64>,
-    /// Measurements that should have been made and gave nothing: the figure falls short.
-    missed: usize,
-    /// Shown behind the line.
-    remark: String,
-}
-
-struct Table {
-    filter: String,
-    shown: usize,
-    short: usize,
-}
-
-impl Table {
-    fn wants(&self, what: &str) -> bool {
-        what.contains(&self.filter)
-    }
-
-    fn head(&self) {
-        let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
-        let cpuinfo = read("/proc/cpuinfo");
-        let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name"));
-        println!(
-            "machine: {} cores, {}, Linux {}, load {}",
-            std::thread::available_parallelism().map_or(0, usize::from),
-            model.map_or("unknown processor", |line| line.trim_start_matches([' ', '\t', ':'])),
-            read("/proc/sys/kernel/osrelease").trim_end(),
-            read("/proc/loadavg").split_ascii_whitespace().next().unwrap_or("?"),
-        );
-        if !self.filter.is_empty() {
-            println!("only figures with {:?}", self.filter);
-        }
-        println!(
-            "{:<44} {:>12} {:>11} {:>23} {:>5}  ok",
-            "what", "bound", "median", "min..max", "n"
-        );
-    }
-
-    fn show(&mut self, mut figure: Figure) {
-        if !self.wants(&figure.what) {
-            return;
-        }
-        figure.values.sort_by(f64::total_cmp);
-        let (least, most) = (figure.values.first(), figure.values.last());
-        let (bound, sound) = match figure.bound {
-            Bound::AtMost(bound) => (format!("<= {bound}"), median(&figure.values) <= Some(bound)),
-            Bound::NeverBelow(bound) => (format!("min >= {bound}"), least >= Some(&bound)),
-        };
-        let sound = sound && least.is_some() && figure.missed == 0;
-        let number = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), digits);
-        let missed = match figure.missed {
-            0 => String::new(),
-            missed => format!("; {missed} missed"),
-        };
-        println!(
-            "{:<44} {:>12} {:>11} {:>23} {:>5}  {}{}{missed}",
-            figure.what,
-            format!("{bound} {}", figure.unit),
-            format!("{} {}", number(median(&figure.values)), figure.unit),
-            format!("{}..{}", number(least.copied()), number(most.copied())),
-            figure.values.len(),
-            if sound { "ok" } else { "SHORT" },
-            figure.remark,
-        );
-        self.shown += 1;
-        self.short += usize::from(!sound);
-    }
-}
-
-/// Of sorted values.
-fn median(values: &[f64]) -> Option<f64> {
-    let middle = values.len() / 2;
-    let upper = *values.get(middle)?;
-    Some(if values.len() % 2 == 1 { upper } else { f64::midpoint(values[middle - 1], upper) })
-}
-
-fn digits(value: f64) -> String {
-    match value.abs() {
-        size if size >= 100.0 => format!("{value:.0}"),
-        size if size >= 10.0 => format!("{value:.1}"),
-        _ => format!("{value:.2}"),
-    }
-}
-
-fn ms(span: Duration) -> f64 {
-    span.as_secs_f64() * 1e3
 }
 
 /// Milliseconds from `early` to `late`, negative if they are the other way round.
@@ -177,15 +77,6 @@ fn between(early: Monotonic, late: Monotonic) -> f64 {
 /// Beats of one batch: some 40 us, so that an interruption spoils a batch and not the median.
 const BATCH: u32 = 1000;
 const BATCHES: usize = 2000;
-
-/// ns per call of one batch.
-fn batch(calls: u32, mut call: impl FnMut()) -> f64 {
-    let start = now();
-    for _ in 0..calls {
-        call();
-    }
-    nanos(now().since(start)) as f64 / f64::from(calls)
-}
 
 fn beats(table: &mut Table) {
     let names = ["heartbeat: beat(), in readings of the clock", "heartbeat: tick()"];

@@ -111,7 +111,7 @@ struct Core {
     wants: bool,
     /// Updates committed in the present epoch: after a grant at least one goes through.
     updated: Option<Epoch>,
-    /// The spare copy is being levelled, or somebody stopped waiting: turn again at once.
+    /// The spare copy is being levelled, one piece a turn: turn again at once.
     hasty: bool,
     repeat_at: Monotonic,
     allow_debug: bool,

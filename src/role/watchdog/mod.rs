@@ -32,7 +32,7 @@ use crate::segment::{AttachError, Founding, Geometry, Segment, text};
 use crate::sync::Ordering;
 use crate::sys::clock::{self, SystemClock};
 use crate::sys::fifo::Fifo;
-use crate::sys::poll::{Interest, Poll};
+use crate::sys::poll::{Interest, Poll, Ready};
 use crate::sys::signals::Signals;
 use crate::sys::{Failed, output, procfs, raw, socket};
 use crate::time::{Clock, Monotonic, nanos};
@@ -217,8 +217,9 @@ impl Watchdog {
                 return outcome;
             }
             let recall = self.recall.map(|(_, since)| since + self.hang_timeout);
-            let deadlines =
-                [Some(self.check_at), Some(self.beat_at), self.group.next_deadline(), recall];
+            // Hearts that are not judged have deadlines that nothing moves: no waiting for those.
+            let group = self.group.next_deadline().filter(|_| !self.damaged);
+            let deadlines = [Some(self.check_at), Some(self.beat_at), group, recall];
             let planned = deadlines.into_iter().flatten().min().unwrap_or(now);
             let ready = self.poll.wait(self.clock.now(), Some(planned)).unwrap_or_else(|failed| {
                 // Cannot happen with a valid set; without this the loop would spin on it.
@@ -230,7 +231,7 @@ impl Watchdog {
         }
     }
 
-    fn turn(&mut self, ready: &[crate::sys::poll::Ready], now: Monotonic, planned: Monotonic) {
+    fn turn(&mut self, ready: &[Ready], now: Monotonic, planned: Monotonic) {
         self.segment.header().watchdog_heart.beat(now);
         self.beat_at = now + self.beat_interval;
         // Read now, judged below: what the turn does meanwhile takes milliseconds, and a beat that
