@@ -433,7 +433,7 @@ impl World {
 
     /// Faults stop, everybody comes back, and those in `wanted` want to write. Returns the rounds
     /// until all of them did. `deaf` = no frame ever reaches a holder: they are prompts only.
-    fn settle(&mut self, wanted: &[bool; SLOTS], deaf: bool) -> Result<usize, TestCaseError> {
+    fn settle(&mut self, wanted: [bool; SLOTS], deaf: bool) -> Result<usize, TestCaseError> {
         for _ in 0..2 {
             for slot in 0..SLOTS {
                 self.step(Step::End(slot))?;
@@ -442,8 +442,8 @@ impl World {
             }
         }
         let mut missing = Vec::new();
-        for (slot, wants) in wanted.iter().enumerate() {
-            self.processes[slot].wants = *wants;
+        for (slot, wants) in wanted.into_iter().enumerate() {
+            self.processes[slot].wants = wants;
             missing.extend(wants.then_some(slot));
         }
         for round in 0..ROUNDS {
@@ -491,7 +491,7 @@ proptest! {
         steps in schedule(), filters: bool, wanted: [bool; SLOTS], deaf: bool,
     ) {
         let mut world = run(Mutant::None, filters, &steps)?;
-        world.settle(&wanted, deaf)?;
+        world.settle(wanted, deaf)?;
     }
 
     #[test]

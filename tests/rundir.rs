@@ -715,10 +715,22 @@ fn the_watchdog_survives_a_cut_segment() {
         // The next check finds it alive, and says so again.
         osps.wait_log(&["the segment is damaged", "restart osps"]);
         assert!(!osps.watchdog_is_dead());
+        // The deadlines of hearts that are not judged once made it spin.
+        let (checks, cpu) = (osps.out.lock().unwrap().len(), cpu_time(osps.watchdog_pid()));
+        osps.wait("ten more checks", || {
+            (osps.out.lock().unwrap().len() >= checks + 10).then_some(())
+        });
+        let spent = cpu_time(osps.watchdog_pid()) - cpu;
+        assert!(spent < Duration::from_millis(400), "{spent:?} of a processor in a second");
         osps.signal_watchdog(Signal::TERM);
         assert_eq!(osps.wait_exit().code(), Some(0), "{}", osps.log());
         assert!(!osps.run_dir().exists(), "{:?}", names(osps.run_dir()));
     }
+}
+
+/// Time that the main thread of a process has spent on a processor.
+fn cpu_time(pid: u32) -> Duration {
+    osps::sys::procfs::look(pid).expect("alive").threads[0].cpu
 }
 
 #[test]
