@@ -1044,7 +1044,8 @@ fn a_server_without_clients_survives_a_lack_of_descriptors() {
         rustix::process::prlimit(whom, resource, limit).unwrap();
     };
     osps.wait("nobody there", || {
-        let sessions = &osps.segment().slots()[PRIMARY].report.sessions;
+        let segment = osps.segment();
+        let sessions = &segment.slots()[PRIMARY].report.sessions;
         (sessions.load(Ordering::Relaxed) == 0).then_some(())
     });
     limit(3);
