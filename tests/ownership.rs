@@ -9,7 +9,7 @@
 //! that is dead but not confirmed dead still counts as a writer. Three mutants of the rules show
 //! that the net has no such hole.
 //!
-//! What it cannot show: the order of memory accesses (tests/loom.rs) and that the servers use the
+//! What it cannot show: the order of memory accesses and that the servers use the
 //! automata as they should (tests/share.rs).
 #![cfg(not(loom))]
 #![allow(clippy::unwrap_used, reason = "a test that fails panics")]

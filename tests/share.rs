@@ -5,7 +5,7 @@
 //! seed, which is printed; `OSPS_SEED` draws the same faults again. What the servers must not do
 //! behind everybody's back is watched from outside, in the segment.
 //!
-//! What it cannot show: the same interleaving twice (tests/ownership.rs and tests/loom.rs play
+//! What it cannot show: the same interleaving twice (tests/ownership.rs plays
 //! those), an epoch that lived shorter than a look at it, and clients on other hosts.
 #![cfg(not(loom))]
 #![allow(clippy::unwrap_used, reason = "a test that fails panics")]
@@ -539,7 +539,7 @@ fn data_survives_the_end_of_everything() {
     wait_linked(&osps);
     check_keys(&osps);
     let osps = Launch::pair(&["--data-size", "64KiB"]).in_place_of(osps).start();
-    osps.wait_log(&["another size: discarded"]);
+    osps.wait_log(&["discarded the data", "--data-size"]);
     wait_linked(&osps);
     assert_eq!(osps.ask(PRIMARY, "DBSIZE"), ":0");
     assert_eq!(session(&osps, "requetetype2").ask("SET key0 new"), "+OK");
@@ -618,7 +618,6 @@ fn requests_may_come_merged_split_and_half_closed() {
 
 /// A client that sends all it wants and half-closes, as `nc -N` does, gets all its answers.
 #[test]
-#[ignore = "bug: requests beyond a turn's share are dropped once the client half-closes"]
 fn a_long_pipeline_is_answered_to_its_end_although_half_closed() {
     let osps = start(&[]);
     let mut client = Client::to(osps.address(PRIMARY));
@@ -931,7 +930,7 @@ fn a_client_that_reads_at_last_gets_everything() {
     assert_eq!(client.ask(&format!("SET big {value}")), "+OK");
     client.raw().set_read_timeout(Some(ms(3000))).unwrap();
     let request = b"GET big\r\n";
-    let sent = flood(client.stream.get_mut(), &request.repeat((10 << 20) / request.len()));
+    let sent = flood(client.stream.get_mut(), &request.repeat((3 << 20) / request.len()));
     for number in 0..sent / request.len() {
         let reply = client.try_reply();
         assert!(reply.is_ok_and(|reply| reply == value), "reply {number}, {sent} bytes sent");
@@ -941,7 +940,6 @@ fn a_client_that_reads_at_last_gets_everything() {
 
 /// More requests may come in one read than one turn answers: they must not pile up.
 #[test]
-#[ignore = "bug: input beyond a turn's share piles up without a limit"]
 fn a_client_that_sends_faster_than_it_is_served_is_held_back() {
     let osps = start(&["--hang-timeout", "1s"]);
     let before = resident(osps.pid(PRIMARY));
@@ -1091,7 +1089,6 @@ fn a_frozen_owner_delays_writers_until_it_is_replaced_and_readers_never() {
 
 /// The answer to a write that has to wait is worth as much to a client that sends no more.
 #[test]
-#[ignore = "bug: a parked request is dropped at its second try once the client half-closes"]
 fn a_half_closed_writer_is_answered_after_its_wait() {
     let (osps, _) = with_frozen_owner();
     let mut writer = Client::to(osps.address(PRIMARY));
@@ -1110,7 +1107,7 @@ fn many_writers_wait_for_a_frozen_owner() {
         writer.send(b"INCR n\r\nINCR n\r\n");
     }
     osps.wait("all to wait", || info(&osps, PRIMARY).contains("parked:50\r\n").then_some(()));
-    // Who leaves while it waits was not acknowledged, and is not done.
+    // Who leaves while it waits holds up nobody.
     drop(writers.pop());
     let mut replies = BTreeSet::new();
     for writer in &mut writers {

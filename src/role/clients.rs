@@ -24,6 +24,9 @@ const FIRST: u64 = 1 << 16;
 const ACCEPTS: usize = 256;
 /// Bytes read from one connection in one turn.
 const READ: usize = 64 << 10;
+/// How long the listener rests if no connection closes meanwhile: somebody else may hold what it
+/// needs.
+const REST: Duration = Duration::from_millis(100);
 /// Requests answered on one connection in one turn.
 const REQUESTS: usize = 256;
 /// Replies waiting to be read by a client, beyond which its requests wait.
@@ -85,7 +88,7 @@ struct Connection<S> {
     ended: bool,
     /// It failed, or we close it for a fault of its own.
     broken: bool,
-    parked: bool,
+    progress: Progress,
     /// When the input last grew, if it ends in an unfinished line.
     quiet_since: Option<Monotonic>,
     interest: Interest,
@@ -97,8 +100,10 @@ pub struct Clients<S> {
     listener: TcpListener,
     connections: HashMap<u64, Connection<S>>,
     next: u64,
-    /// Out of descriptors: the listener rests until a connection closes.
-    resting: bool,
+    /// Out of descriptors: the listener rests until a connection closes, or until this moment.
+    resting: Option<Monotonic>,
+    /// The operator was told of it.
+    told: bool,
     /// Connections that hold requests beyond this turn's share.
     pending: Vec<u64>,
     /// Connections that wait, in order.
@@ -108,12 +113,12 @@ pub struct Clients<S> {
     scratch: Vec<u8>,
 }
 
-/// How far one connection got.
+/// How far one connection got with the requests that it sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Progress {
     /// Everything that was there is answered.
     Done,
-    /// More is there than one turn may take.
+    /// More is there than one turn may take, or than the client reads replies to.
     More,
     /// Its next request waits.
     Parked,
@@ -129,7 +134,8 @@ impl<S: std::fmt::Debug> Clients<S> {
             listener,
             connections: HashMap::new(),
             next: FIRST,
-            resting: false,
+            resting: None,
+            told: false,
             pending: Vec::new(),
             parked: VecDeque::new(),
             quiet: VecDeque::new(),
@@ -157,9 +163,10 @@ impl<S: std::fmt::Debug> Clients<S> {
         !self.pending.is_empty()
     }
 
-    /// When an unfinished line will have been quiet for long enough.
+    /// When an unfinished line will have been quiet for long enough, or the listener has rested.
     pub fn deadline(&self) -> Option<Monotonic> {
-        self.quiet.front().map(|(at, _)| *at)
+        let quiet = self.quiet.front().map(|(at, _)| *at);
+        [quiet, self.resting].into_iter().flatten().min()
     }
 
     /// Handles what one turn brought: the parked first, in their order.
@@ -173,7 +180,7 @@ impl<S: std::fmt::Debug> Clients<S> {
         for _ in 0..self.parked.len() {
             let Some(token) = self.parked.pop_front() else { break };
             let Some(connection) = self.connections.get_mut(&token) else { continue };
-            connection.parked = false;
+            connection.progress = Progress::Done;
             let progress = connection.serve(service, now);
             self.settle(poll, service, token, progress);
             if progress == Progress::Parked {
@@ -190,7 +197,7 @@ impl<S: std::fmt::Debug> Clients<S> {
             if event.token == LISTENER {
                 arrivals = true;
             } else if let Some(connection) = self.connections.get_mut(&event.token) {
-                if event.closed && connection.parked {
+                if event.closed && connection.progress == Progress::Parked {
                     // Nobody is there to hear the answer; not acknowledged, not done.
                     connection.broken = true;
                     self.close(poll, service, event.token);
@@ -223,6 +230,14 @@ impl<S: std::fmt::Debug> Clients<S> {
         }
         if arrivals {
             self.accept(poll, service, now);
+        } else if self.resting.is_some_and(|until| now >= until) {
+            self.wake_listener(poll);
+        }
+    }
+
+    fn wake_listener(&mut self, poll: &Poll) {
+        if self.resting.is_some() && poll.add(&self.listener, LISTENER, Interest::READ).is_ok() {
+            self.resting = None;
         }
     }
 
@@ -235,19 +250,18 @@ impl<S: std::fmt::Debug> Clients<S> {
         progress: Progress,
     ) {
         let Some(connection) = self.connections.get_mut(&token) else { return };
+        let before = std::mem::replace(&mut connection.progress, progress);
         if connection.flush() {
             self.close(poll, service, token);
             return;
         }
         match progress {
             Progress::Done => {}
+            // If the client does not read, its reading brings the next turn.
+            Progress::More if connection.output.len() > REPLIES => {}
             Progress::More => self.pending.push(token),
-            Progress::Parked => {
-                if !connection.parked {
-                    connection.parked = true;
-                    self.parked.push_back(token);
-                }
-            }
+            Progress::Parked if before == Progress::Parked => {}
+            Progress::Parked => self.parked.push_back(token),
         }
         if let Some(since) = connection.quiet_since {
             let entry = (since + QUIET, token);
@@ -280,20 +294,24 @@ impl<S: std::fmt::Debug> Clients<S> {
                             output: Vec::new(),
                             ended: false,
                             broken: false,
-                            parked: false,
+                            progress: Progress::Done,
                             quiet_since: None,
                             interest: Interest::READ,
                         };
                         self.connections.insert(token, connection);
+                        self.told = false;
                     }
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
                 Err(error) => {
                     let out = matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE));
-                    if out && !self.resting {
-                        log::warn!("out of descriptors: new clients wait until one is free");
+                    if out && self.resting.is_none() {
+                        if !self.told {
+                            log::warn!("out of descriptors: new clients wait until one is free");
+                            self.told = true;
+                        }
                         poll.remove(&self.listener);
-                        self.resting = true;
+                        self.resting = Some(now + REST);
                     }
                     return;
                 }
@@ -304,14 +322,12 @@ impl<S: std::fmt::Debug> Clients<S> {
     fn close<V: Service<Session = S>>(&mut self, poll: &Poll, service: &mut V, token: u64) {
         if let Some(connection) = self.connections.remove(&token) {
             poll.remove(&connection.stream);
-            if connection.parked {
+            if connection.progress == Progress::Parked {
                 self.parked.retain(|parked| *parked != token);
             }
             service.closed(connection.session, !connection.broken);
         }
-        if self.resting && poll.add(&self.listener, LISTENER, Interest::READ).is_ok() {
-            self.resting = false;
-        }
+        self.wake_listener(poll);
     }
 }
 
@@ -338,24 +354,21 @@ impl<S> Connection<S> {
     }
 
     /// Enough is held for this client; the rest stays in the socket until it reads, or until its
-    /// parked request went through.
+    /// requests went through.
     fn is_full(&self) -> bool {
-        self.output.len() > REPLIES || (self.parked && self.input.len() >= READ)
+        self.output.len() > REPLIES || (self.progress != Progress::Done && self.input.len() >= READ)
     }
 
     /// Answers complete requests, up to this turn's share.
     fn serve<V: Service<Session = S>>(&mut self, service: &mut V, now: Monotonic) -> Progress {
-        if self.parked {
+        if self.progress == Progress::Parked {
             return Progress::Parked;
         }
         let mut used = 0;
         let mut progress = Progress::Done;
         self.quiet_since = None;
         for number in 0.. {
-            if self.output.len() > REPLIES {
-                break;
-            }
-            if number == REQUESTS {
+            if self.output.len() > REPLIES || number == REQUESTS {
                 progress = Progress::More;
                 break;
             }
@@ -411,7 +424,7 @@ impl<S> Connection<S> {
         let mut sent = 0;
         let finished = loop {
             if sent == self.output.len() {
-                break self.ended && !self.parked;
+                break self.ended && (self.broken || self.progress == Progress::Done);
             }
             match self.stream.write(&self.output[sent..]) {
                 Ok(0) => break true,

@@ -422,7 +422,10 @@ fn found(
             );
             return Ok((segment, kept));
         }
-        log::warn!("the data that a killed instance left has another size: discarded");
+        log::warn!(
+            "discarded the data that a killed instance left: --data-size, --cell-size or --workers \
+             were others"
+        );
         claim.discard_kept();
     }
     let file = File::from(claim.run_dir.create_file(crate::segment::mapping::FILE_NAME)?);

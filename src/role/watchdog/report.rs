@@ -117,12 +117,7 @@ fn line(who: &Who<'_>, from: State, to: State, why: &Why, wait_channel: &str) ->
                 write!(text, ": {from} -> {cause} (killed at once)")
             }
         },
-        Why::StopOrder => match to {
-            State::Stopping(Rung::Terminating { .. }) => {
-                write!(text, ": {from} -> {to} (told to stop: TERM)")
-            }
-            _ => write!(text, ": {from} -> {to} (told to stop)"),
-        },
+        Why::StopOrder => write!(text, ": {from} -> {to} (told to stop)"),
         Why::Pressed => match to {
             State::Stopping(Rung::Terminating { .. }) => {
                 write!(text, ": {from} (did not leave when told to: TERM, CONT)")
