@@ -190,6 +190,7 @@ fn every_field_is_where_the_document_says() {
         activity_guard,
         activity,
         parked,
+        committed_ns,
         reserved,
     });
     check_fields!(RingCells { head, reserved, entries });

@@ -32,12 +32,10 @@ const BARE: [(&[u8], JobKind); 2] =
 pub struct Primary {
     ping_at: Monotonic,
     arbiter: Arbiter,
-    /// Epoch granted last, when, and the sequence of the data then.
-    granted: (Epoch, Monotonic, u64),
-    /// A sequence of the data, and since when it has been that.
-    calm: (u64, Monotonic),
-    /// The last turn.
-    looked: Monotonic,
+    /// Epoch granted last, and when.
+    granted: (Epoch, Monotonic),
+    /// When the holder may be asked to give way, if it was too early at the last look.
+    ask_at: Option<Monotonic>,
     book: Dispatcher,
 }
 
@@ -48,9 +46,8 @@ impl Primary {
         Primary {
             ping_at: Monotonic::default(),
             arbiter: Arbiter::new(),
-            granted: (Epoch(0), Monotonic::default(), 0),
-            calm: (0, Monotonic::default()),
-            looked: Monotonic::default(),
+            granted: (Epoch(0), Monotonic::default()),
+            ask_at: None,
             book: Dispatcher::new(u64::from(me.generation.0) << 32),
         }
     }
@@ -76,7 +73,7 @@ impl Primary {
             Arbitration::Clear { from, to } => drop(me.segment.owner().exchange(from, to)),
             Arbitration::Grant { from, to } => {
                 if me.segment.owner().exchange(from, to) {
-                    self.granted = (to.epoch, now, me.segment.area().sequence());
+                    self.granted = (to.epoch, now);
                     let link = links.iter_mut().find(|link| Some(link.peer) == to.slot);
                     if let Some(link) = link {
                         link.send(me, &Message::about(Kind::Grant, to.epoch));
@@ -94,18 +91,16 @@ impl Primary {
 
     /// Whether the holder may be asked to give way: it had its time, or has nothing to write.
     fn tenure_is_over(&mut self, me: &Myself, now: Monotonic) -> bool {
-        let (epoch, since, at_grant) = self.granted;
-        let sequence = me.segment.area().sequence();
-        if sequence != self.calm.0 {
-            self.calm = (sequence, now);
-        }
+        let (epoch, since) = self.granted;
         let owner = me.owner();
-        if epoch != owner.epoch || now >= since + TENURE {
-            return true;
-        }
-        let parked = owner.slot.and_then(|slot| me.segment.slots().get(slot.index()));
-        let parked = parked.map_or(0, |page| page.report.parked.load(Ordering::Relaxed));
-        parked == 0 && (sequence == at_grant || now >= self.calm.1 + CALM)
+        let page = owner.slot.and_then(|slot| me.segment.slots().get(slot.index()));
+        let Some(page) = page.filter(|_| epoch == owner.epoch) else { return true };
+        let idle_from = Monotonic(page.report.committed_ns.load(Ordering::Relaxed)) + CALM;
+        let busy = page.report.parked.load(Ordering::Relaxed) > 0;
+        let over = since + TENURE;
+        let ask_at = if busy { over } else { over.min(idle_from) };
+        self.ask_at = (ask_at > now).then_some(ask_at);
+        self.ask_at.is_none()
     }
 
     /// Chooses a secondary for a client and announces the client to it.
@@ -196,7 +191,6 @@ impl Part for Primary {
     }
 
     fn turn(&mut self, shared: &mut Shared, now: Monotonic) {
-        self.looked = now;
         let due = now >= self.ping_at;
         let Shared { me, links } = &mut *shared;
         for link in links {
@@ -220,11 +214,8 @@ impl Part for Primary {
     }
 
     fn deadline(&self) -> Option<Monotonic> {
-        let (tenure, calm) = (self.granted.1 + TENURE, self.calm.1 + CALM);
-        // Whichever of the two is still to come: who was asked already is not asked again.
-        let wanted = [calm, tenure].into_iter().find(|at| *at > self.looked);
-        let wanted = wanted.filter(|_| self.arbiter.is_wanted());
-        Some(wanted.map_or(self.ping_at, |at| at.min(self.ping_at)))
+        let ask_at = self.ask_at.filter(|_| self.arbiter.is_wanted());
+        Some(ask_at.map_or(self.ping_at, |at| at.min(self.ping_at)))
     }
 
     fn opened(&mut self, _shared: &mut Shared, peer: IpAddr, _now: Monotonic) -> Session {

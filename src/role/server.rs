@@ -281,6 +281,7 @@ impl Core {
             let keys = self.table.len(update.view());
             update.commit();
             me.segment.area_cells().keys.store(keys, Ordering::Relaxed);
+            me.page().report.committed_ns.store(now.0, Ordering::Relaxed);
         }
         After::Keep
     }

@@ -186,8 +186,10 @@ pub struct ReportCells {
     pub activity: [Word; 12],
     /// Client connections that wait for the ownership of the data.
     pub parked: Word,
+    /// When it last committed a change of the data, monotonic ns.
+    pub committed_ns: Word,
     /// Room for later fields and the flight recorder.
-    pub reserved: [Word; 239],
+    pub reserved: [Word; 238],
 }
 
 /// The ring of events.
