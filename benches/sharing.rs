@@ -530,7 +530,7 @@ fn data(table: &mut Table) {
     osps::example::found_segment(dir.path()).expect("a segment");
     let heart = Heart::open(dir.path(), SlotId(0), Generation(0)).expect("its heart");
     let heart = osps::example::settle(heart, dir.path()).expect("its heart");
-    let owned = heart.own_data().expect("nobody else");
+    let mut owned = heart.own_data().expect("nobody else");
     let area = DataArea::open(dir.path()).expect("the data");
     let blocks = area.size() / BLOCK;
     let mut number = 0usize;

@@ -136,7 +136,7 @@ pub struct Pair {
     pub workers: Option<usize>,
     /// Address of the primary; secondaries take the ports after it. Port 0 picks free ones, shown
     /// by `osps status` [default: 127.0.0.1:2222]
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS", value_parser = address)]
     pub listen: Option<SocketAddr>,
     /// Size of the shared data area [default: 1MiB]
     #[arg(long, value_name = "SIZE", value_parser = size)]
@@ -175,11 +175,11 @@ pub enum Command {
     ///
     /// With requetetype1 (read) or requetetype2 (read and write) in front, the primary names a
     /// secondary's port and the command goes there; without, the primary itself answers. What a
-    /// restart cuts is tried again, except INCR, which must not be done twice.
+    /// restart cuts is tried again, if saying it twice does no harm (so not INCR, not DEBUG).
     #[command(after_help = CLIENT_EXAMPLES)]
     Client {
         /// Address of the primary [default: found through the run directory]
-        #[arg(long, value_name = "ADDRESS")]
+        #[arg(long, value_name = "ADDRESS", value_parser = address)]
         addr: Option<SocketAddr>,
         /// How long to try
         #[arg(long, value_name = "TIME", value_parser = duration, default_value = "10s")]
@@ -197,10 +197,10 @@ pub struct Run {
     #[command(flatten)]
     pub watch: Watch,
     /// Hold a listening socket for the program: it inherits it as descriptor 3 (LISTEN_FDS)
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS", value_parser = address)]
     pub listen: Option<SocketAddr>,
     /// The program and its arguments
-    #[arg(required = true, last = true, value_name = "COMMAND")]
+    #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
     pub command: Vec<String>,
 }
 
@@ -272,6 +272,11 @@ fn duration(text: &str) -> Result<Duration, String> {
         return Err(format!("a unit is missing: did you mean `{text}s` or `{text}ms`?"));
     }
     humantime::parse_duration(text).map_err(|error| format!("{error}; write it like 4s or 500ms"))
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    let hint = "write it like 127.0.0.1:2222 or [::1]:2222, port 0 for any free one";
+    text.parse().map_err(|_| hint.to_owned())
 }
 
 fn intensity(text: &str) -> Result<Intensity, String> {

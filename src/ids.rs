@@ -40,6 +40,14 @@ impl fmt::Display for Generation {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Epoch(pub u64);
 
+impl Epoch {
+    /// The next one, in the 40 bits that the owner word has for it.
+    #[must_use]
+    pub fn next(self) -> Epoch {
+        Epoch(self.0.wrapping_add(1) & EPOCH_MASK)
+    }
+}
+
 impl fmt::Display for Epoch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)

@@ -2,7 +2,11 @@
 //!
 //! `cargo build --release --examples && osps run -- target/release/examples/heart`
 //! With `--hang-after SECONDS` it stops beating after a while, to see it being replaced.
-#![allow(clippy::disallowed_methods, reason = "a program of its own, outside the seams")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::print_stderr,
+    reason = "a program of its own, outside the seams"
+)]
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +17,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         _ => None,
     };
     let started = Instant::now();
-    let mut heart = osps::Heart::from_env()?;
+    let mut heart = match osps::Heart::from_env() {
+        Ok(heart) => heart,
+        Err(why) => {
+            eprintln!("heart: {why}");
+            std::process::exit(2);
+        }
+    };
     while !heart.should_stop() {
         // One turn of work, shorter than the hang timeout, stands here.
         std::thread::sleep(heart.beat_interval());

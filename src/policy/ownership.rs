@@ -112,7 +112,8 @@ impl Arbiter {
         });
         let (next, generation) = *self.queue.front()?;
         let Some(holder) = owner.slot else {
-            let epoch = Epoch(owner.epoch.0 + 1);
+            // 40 bits; 0 stands for "no epoch" in the pending recall.
+            let epoch = Epoch((owner.epoch.next().0).max(1));
             let to = Owner { slot: Some(next), generation: low(generation), epoch };
             return Some(Arbitration::Grant { from: owner, to });
         };

@@ -2,7 +2,7 @@
 //!
 //! With `requetetype1` or `requetetype2` in front it goes the whole way: ask the primary, get a
 //! port, connect to that secondary, exchange, close. A connection that a restart cuts is tried
-//! again until the time is up, unless the command must not be done twice.
+//! again until the time is up, if the command may be said twice.
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -51,13 +51,14 @@ pub fn main(place: &Place, request: &Request) -> Result<ExitCode, Error> {
     let clock = SystemClock;
     let until = clock.now() + request.timeout;
     loop {
-        let why = match attempt(place, request) {
+        let left = until.since(clock.now()).max(Duration::from_millis(1));
+        let why = match attempt(place, request, left) {
             Ok(Reply::Error(text)) => return Err(Error::Refused(text)),
             Ok(reply) => {
                 let mut bytes = Vec::new();
                 render(&reply, &mut bytes);
-                output::stdout().put(&bytes);
-                return Ok(ExitCode::SUCCESS);
+                let told = output::print(&bytes);
+                return Ok(if told { ExitCode::SUCCESS } else { ExitCode::FAILURE });
             }
             Err(Trouble::Final(why)) => return Err(Error::Refused(why)),
             Err(Trouble::Again(why)) => why,
@@ -70,16 +71,16 @@ pub fn main(place: &Place, request: &Request) -> Result<ExitCode, Error> {
     }
 }
 
-fn attempt(place: &Place, request: &Request) -> Result<Reply, Trouble> {
+fn attempt(place: &Place, request: &Request, left: Duration) -> Result<Reply, Trouble> {
     let primary = match request.address {
         Some(address) => address,
         None => find_primary(place)?,
     };
     let typed = request.words.first().is_some_and(|word| word.starts_with("requetetype"));
     if !typed {
-        return exchange(primary, request, &request.words);
+        return exchange(primary, left, &request.words);
     }
-    let answer = ask_port(primary, request)?;
+    let answer = ask_port(primary, left, &request.words[0])?;
     let port = answer.parse::<u16>().map_err(|_| {
         let text = format!("the primary answered: {answer}");
         if answer.starts_with("errtraitement") {
@@ -92,7 +93,7 @@ fn attempt(place: &Place, request: &Request) -> Result<Reply, Trouble> {
     if command.is_empty() {
         return Ok(Reply::Text(answer));
     }
-    exchange(SocketAddr::new(primary.ip(), port), request, command)
+    exchange(SocketAddr::new(primary.ip(), port), left, command)
 }
 
 fn find_primary(place: &Place) -> Result<SocketAddr, Trouble> {
@@ -105,20 +106,28 @@ fn find_primary(place: &Place) -> Result<SocketAddr, Trouble> {
     })
 }
 
-fn connect(address: SocketAddr, request: &Request) -> Result<TcpStream, Trouble> {
+fn connect(address: SocketAddr, left: Duration) -> Result<TcpStream, Trouble> {
     let again = |error| Trouble::Again(format!("connect to {address}: {error}"));
-    let stream =
-        TcpStream::connect_timeout(&address, request.timeout.max(Duration::from_millis(1)))
-            .map_err(again)?;
-    stream.set_read_timeout(Some(request.timeout)).map_err(again)?;
+    let stream = TcpStream::connect_timeout(&address, left).map_err(again)?;
+    stream.set_read_timeout(Some(left)).map_err(again)?;
     Ok(stream)
 }
 
+/// What a failed exchange means to a person.
+fn describe(address: SocketAddr, error: &std::io::Error) -> String {
+    match error.kind() {
+        ErrorKind::WouldBlock | ErrorKind::TimedOut => {
+            format!("no answer from {address}: it may be frozen, or just being replaced")
+        }
+        _ => format!("{address} cut the connection: {error}"),
+    }
+}
+
 /// The primary's answer to a request type: a port without a line end.
-fn ask_port(primary: SocketAddr, request: &Request) -> Result<String, Trouble> {
-    let mut stream = connect(primary, request)?;
-    let again = |error| Trouble::Again(format!("ask {primary} for a port: {error}"));
-    stream.write_all(request.words[0].as_bytes()).map_err(again)?;
+fn ask_port(primary: SocketAddr, left: Duration, word: &str) -> Result<String, Trouble> {
+    let mut stream = connect(primary, left)?;
+    let again = |error| Trouble::Again(describe(primary, &error));
+    stream.write_all(word.as_bytes()).map_err(again)?;
     let mut answer = [0u8; 512];
     let length = stream.read(&mut answer).map_err(again)?;
     if length == 0 {
@@ -127,20 +136,22 @@ fn ask_port(primary: SocketAddr, request: &Request) -> Result<String, Trouble> {
     Ok(String::from_utf8_lossy(&answer[..length]).trim_end().to_owned())
 }
 
-fn exchange(address: SocketAddr, request: &Request, command: &[String]) -> Result<Reply, Trouble> {
-    let mut stream = connect(address, request)?;
+/// Commands that may be said twice: the same once more changes nothing.
+const REPEATABLE: [&str; 9] =
+    ["DBSIZE", "DEL", "ECHO", "EXISTS", "GET", "INFO", "KEYS", "PING", "SET"];
+
+fn exchange(address: SocketAddr, left: Duration, command: &[String]) -> Result<Reply, Trouble> {
+    let mut stream = connect(address, left)?;
     let mut bytes = format!("*{}\r\n", command.len()).into_bytes();
     for word in command {
         bytes.extend_from_slice(format!("${}\r\n{word}\r\n", word.len()).as_bytes());
     }
     let cut = |error: std::io::Error| {
-        let counts = command[0].to_ascii_uppercase().starts_with("INCR");
-        if counts {
-            return Trouble::Final(format!(
-                "{address} cut the connection ({error}): the command may or may not have been done"
-            ));
+        let why = describe(address, &error);
+        if REPEATABLE.contains(&command[0].to_ascii_uppercase().as_str()) {
+            return Trouble::Again(why);
         }
-        Trouble::Again(format!("{address} cut the connection: {error}"))
+        Trouble::Final(format!("{why}; the command may or may not have been done"))
     };
     stream.write_all(&bytes).map_err(cut)?;
     read_reply(&mut BufReader::new(stream), 0).map_err(cut)
@@ -180,24 +191,21 @@ fn read_reply(from: &mut impl BufRead, depth: usize) -> std::io::Result<Reply> {
     }
 }
 
+/// Writes a reply as people read it: every element on a line of its own.
 fn render(reply: &Reply, out: &mut Vec<u8>) {
     match reply {
         Reply::Text(text) | Reply::Error(text) => out.extend_from_slice(text.as_bytes()),
         Reply::Bytes(bytes) => out.extend_from_slice(bytes),
         Reply::Nothing => out.extend_from_slice(b"(nil)"),
+        Reply::List(list) if list.is_empty() => out.extend_from_slice(b"(empty)"),
         Reply::List(list) => {
-            for (number, reply) in list.iter().enumerate() {
-                if number > 0 {
-                    out.push(b'\n');
-                }
+            for reply in list {
                 render(reply, out);
             }
-            if list.is_empty() {
-                out.extend_from_slice(b"(empty)");
-            }
+            return;
         }
     }
-    if !out.ends_with(b"\n") && !matches!(reply, Reply::List(_)) {
+    if !out.ends_with(b"\n") || matches!(reply, Reply::Bytes(bytes) if bytes.is_empty()) {
         out.push(b'\n');
     }
 }

@@ -74,8 +74,11 @@ pub trait Service {
         now: Monotonic,
     ) -> Option<usize>;
 
-    /// Whether an unfinished line that has gone quiet counts as a line.
-    fn takes_quiet_lines(&self) -> bool;
+    /// Whether this unfinished line counts as a line once it has gone quiet.
+    fn takes_quiet_line(&self, line: &[u8]) -> bool;
+
+    /// Whether this turn has taken its time: what is left comes in the next, after a beat.
+    fn is_spent(&self) -> bool;
 }
 
 #[derive(Debug)]
@@ -178,6 +181,9 @@ impl<S: std::fmt::Debug> Clients<S> {
         now: Monotonic,
     ) {
         for _ in 0..self.parked.len() {
+            if service.is_spent() {
+                break;
+            }
             let Some(token) = self.parked.pop_front() else { break };
             let Some(connection) = self.connections.get_mut(&token) else { continue };
             connection.progress = Progress::Done;
@@ -185,8 +191,8 @@ impl<S: std::fmt::Debug> Clients<S> {
             self.settle(poll, service, token, progress);
             if progress == Progress::Parked {
                 // It was first and stays first; whoever stands behind it waits as well.
-                if let Some(token) = self.parked.pop_back() {
-                    self.parked.push_front(token);
+                if self.parked.back() == Some(&token) {
+                    self.parked.rotate_right(1);
                 }
                 break;
             }
@@ -224,6 +230,10 @@ impl<S: std::fmt::Debug> Clients<S> {
         busy.sort_unstable();
         busy.dedup();
         for token in busy {
+            if service.is_spent() {
+                self.pending.push(token);
+                continue;
+            }
             let Some(connection) = self.connections.get_mut(&token) else { continue };
             let progress = connection.serve(service, now);
             self.settle(poll, service, token, progress);
@@ -368,7 +378,7 @@ impl<S> Connection<S> {
         let mut progress = Progress::Done;
         self.quiet_since = None;
         for number in 0.. {
-            if self.output.len() > REPLIES || number == REQUESTS {
+            if self.output.len() > REPLIES || number == REQUESTS || service.is_spent() {
                 progress = Progress::More;
                 break;
             }
@@ -381,8 +391,7 @@ impl<S> Connection<S> {
             }
             match resp::decode(input) {
                 Ok(Decoded::Incomplete) => {
-                    let line = input.first().is_some_and(|byte| *byte != b'*');
-                    if line && service.takes_quiet_lines() && !self.ended {
+                    if service.takes_quiet_line(input) && !self.ended {
                         self.quiet_since = Some(now);
                     }
                     break;

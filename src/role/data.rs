@@ -8,6 +8,7 @@ use crate::policy::ownership::{Arbiter, Arbitration, Holder};
 use crate::segment::area::{Busy, LEVEL_PIECE, OutOfBounds, Update};
 use crate::segment::{Access, AttachError, Segment};
 use crate::store::table::Table;
+use crate::sync::{Ordering, Word};
 
 /// A read-only view of an instance's data area. It takes no lock, delays nobody, and works while
 /// the servers write, are frozen, or are gone.
@@ -21,7 +22,7 @@ use crate::store::table::Table;
 /// // A program under `osps run` owns the area of its instance and writes to it ...
 /// let heart = Heart::open(dir.path(), osps::ids::SlotId(0), osps::ids::Generation(0))?;
 /// # let heart = osps::example::settle(heart, dir.path())?;
-/// let owned = heart.own_data()?;
+/// let mut owned = heart.own_data()?;
 /// owned.update(|update| update.write(100, b"all of this"))?;
 ///
 /// // ... and anybody reads a consistent copy, from outside.
@@ -114,17 +115,20 @@ impl DataArea {
 
 /// The data area in the hands of its owner.
 #[derive(Debug)]
-pub struct OwnedData<'a> {
-    segment: &'a Segment,
+pub struct OwnedData {
+    segment: Segment,
     holder: Holder,
     epoch: Epoch,
 }
 
 impl Heart {
     /// Takes the ownership of the data area, for a program that is alone in its instance. Its
-    /// predecessor's is over: osps confirmed its death before this process was started.
-    pub fn own_data(&self) -> Result<OwnedData<'_>, DataError> {
-        let (segment, slot, generation) = self.place();
+    /// predecessor's is over: osps confirmed its death before this process was started. One owner
+    /// in a process at a time; dropping it makes room.
+    pub fn own_data(&self) -> Result<OwnedData, DataError> {
+        let (run_dir, slot, generation) = self.place();
+        let segment = Segment::open(run_dir, Access::ReadWrite)
+            .map_err(|source| DataError::Segment { path: run_dir.to_owned(), source })?;
         if segment.slots().len() != 1 {
             return Err(DataError::NotAlone);
         }
@@ -136,6 +140,9 @@ impl Heart {
         for _ in 0..4 {
             let owner = segment.owner().current();
             if let Some(epoch) = holder.owns(owner) {
+                // One writer in this process, too: two would write into each other's change.
+                let free = TAKEN.compare_exchange(0, 1, Ordering::AcqRel, Ordering::Acquire);
+                free.map_err(|_| DataError::NotOwner)?;
                 return Ok(OwnedData { segment, holder, epoch });
             }
             match arbiter.look(owner, live, false) {
@@ -149,12 +156,21 @@ impl Heart {
     }
 }
 
-impl OwnedData<'_> {
+/// Whether somebody in this process owns the data.
+static TAKEN: Word = Word::new(0);
+
+impl Drop for OwnedData {
+    fn drop(&mut self) {
+        TAKEN.store(0, Ordering::Release);
+    }
+}
+
+impl OwnedData {
     /// One change, all or nothing: what `change` writes becomes visible by a single store, after
     /// one more look at the owner word. If it fails or panics, nothing was changed. Returns the
     /// number of the commit.
     pub fn update(
-        &self,
+        &mut self,
         change: impl FnOnce(&mut Update<'_>) -> Result<(), OutOfBounds>,
     ) -> Result<u64, DataError> {
         self.check()?;
@@ -168,7 +184,7 @@ impl OwnedData<'_> {
     }
 
     /// Levels one piece of at most 256 KiB after an update; `true` = nothing is left to level.
-    pub fn level(&self) -> Result<bool, DataError> {
+    pub fn level(&mut self) -> Result<bool, DataError> {
         self.check()?;
         Ok(self.segment.area().level(LEVEL_PIECE))
     }

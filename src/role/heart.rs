@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::env;
 use super::orphan::{Orphan, Standing};
 use crate::ids::{Generation, SlotId};
-use crate::segment::{Access, AttachError, Segment};
+use crate::segment::{Access, AttachError, Segment, text};
 use crate::sync::Ordering;
 use crate::sys::clock::SystemClock;
 use crate::time::{Clock, Monotonic};
@@ -49,6 +49,7 @@ use crate::time::{Clock, Monotonic};
 /// ```
 #[derive(Debug)]
 pub struct Heart {
+    run_dir: PathBuf,
     segment: Segment,
     slot: SlotId,
     generation: Generation,
@@ -108,8 +109,9 @@ impl Heart {
         }
         let clock = SystemClock;
         let now = clock.now();
-        let orphan = Orphan::new(&segment, now);
-        Ok(Heart { segment, slot, generation, clock, orphan, looked: now })
+        let orphan = Orphan::new(&segment, now, &text::load(&record.record.name));
+        let run_dir = run_dir.to_owned();
+        Ok(Heart { run_dir, segment, slot, generation, clock, orphan, looked: now })
     }
 
     /// Beats: a fresh stamp, then the count.
@@ -138,8 +140,8 @@ impl Heart {
     }
 
     /// Where this heart beats.
-    pub(super) fn place(&self) -> (&Segment, SlotId, Generation) {
-        (&self.segment, self.slot, self.generation)
+    pub(super) fn place(&self) -> (&Path, SlotId, Generation) {
+        (&self.run_dir, self.slot, self.generation)
     }
 
     /// The longest time between two beats that this program promises.

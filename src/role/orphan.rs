@@ -28,11 +28,13 @@ pub struct Orphan {
     alone: Pulse,
     previous: Monotonic,
     told: bool,
+    /// Of the server, for the log.
+    name: String,
 }
 
 impl Orphan {
     /// Starts watching at `now`.
-    pub fn new(segment: &Segment, now: Monotonic) -> Orphan {
+    pub fn new(segment: &Segment, now: Monotonic, name: &str) -> Orphan {
         let header = segment.header();
         let count = header.watchdog_heart.sample().count;
         let timeout = Duration::from_nanos(header.orphan_timeout_ns.load(Ordering::Relaxed));
@@ -42,6 +44,7 @@ impl Orphan {
             alone: pulse(timeout),
             previous: now,
             told: false,
+            name: name.to_owned(),
         }
     }
 
@@ -55,17 +58,25 @@ impl Orphan {
         match self.stale.observe(&turn, seen) {
             Reading::Overdue if !self.told => {
                 self.told = true;
-                log::warn!("the watchdog is silent (no beat for {})", Short(silence));
+                log::warn!(
+                    "{}: the watchdog is silent (no beat for {})",
+                    self.name,
+                    Short(silence)
+                );
             }
             Reading::Beat { .. } if self.told => {
                 self.told = false;
-                log::info!("the watchdog beats again (after {})", Short(silence));
+                log::info!("{}: the watchdog beats again (after {})", self.name, Short(silence));
             }
             Reading::Beat { .. } | Reading::Quiet | Reading::Late | Reading::Overdue => {}
         }
         match self.alone.observe(&turn, seen) {
             Reading::Overdue => {
-                log::warn!("orphaned: no beat of the watchdog for {}; leaving", Short(silence));
+                let silence = Short(silence);
+                log::warn!(
+                    "{}: orphaned, no beat of the watchdog for {silence}; leaving",
+                    self.name
+                );
                 Standing::Orphaned
             }
             Reading::Beat { .. } | Reading::Quiet | Reading::Late => Standing::Watched,

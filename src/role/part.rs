@@ -60,6 +60,6 @@ pub trait Part {
         out: &mut Vec<u8>,
         now: Monotonic,
     ) -> Option<usize>;
-    /// Whether an unfinished line that has gone quiet counts as a line.
-    fn takes_quiet_lines(&self) -> bool;
+    /// Whether an unfinished, unknown word that has gone quiet counts as a line.
+    fn takes_quiet_words(&self) -> bool;
 }

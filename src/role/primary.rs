@@ -240,7 +240,7 @@ impl Part for Primary {
         Some(word.len())
     }
 
-    fn takes_quiet_lines(&self) -> bool {
+    fn takes_quiet_words(&self) -> bool {
         true
     }
 }

@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::fs::{
-    AtFlags, FlockOperation, Mode, OFlags, flock, fstat, fstatfs, mkdirat, openat, statat, unlinkat,
+    AtFlags, FileType, FlockOperation, Mode, OFlags, flock, fstat, fstatfs, mkdirat, openat,
+    renameat, statat, unlinkat,
 };
 use rustix::io::Errno;
 
@@ -31,6 +32,8 @@ use crate::time::{Clock, Monotonic, Short};
 pub const LOCK: &str = "lock";
 /// The servers' lock.
 pub const MEMBERS: &str = "members";
+/// A segment that is being made; it takes its name when everything else is ready.
+pub const NEW_SEGMENT: &str = "segment.new";
 /// The control socket.
 pub const CONTROL: &str = "control";
 
@@ -122,6 +125,11 @@ impl RunDir {
                 stat.st_uid
             )));
         }
+        if stat.st_mode & 0o1000 != 0 {
+            return Err(Error::Refused(format!(
+                "run directory {shown} is shared by everybody; name a directory of its own below it"
+            )));
+        }
         if stat.st_mode & 0o077 != 0 {
             return Err(Error::Refused(format!(
                 "run directory {shown} is open to others (mode {:04o}); run `chmod 700 {shown}`",
@@ -209,9 +217,19 @@ impl RunDir {
     fn sweep(&self, with_segment: bool) -> usize {
         let tubes = (1..=u8::try_from(WORKERS_MAX).unwrap_or(u8::MAX))
             .flat_map(|secondary| [tube_down(secondary), tube_up(secondary)]);
-        let names = [CONTROL, MEMBERS, SEGMENT].map(str::to_owned).into_iter().chain(tubes);
-        let names = names.filter(|name| with_segment || name != SEGMENT);
-        names.filter(|name| unlinkat(&self.dir, name.as_str(), AtFlags::empty()).is_ok()).count()
+        let tubes = tubes.map(|name| (name, FileType::Fifo));
+        let files =
+            [MEMBERS, NEW_SEGMENT, SEGMENT].map(|name| (name.into(), FileType::RegularFile));
+        let all = files.into_iter().chain([(CONTROL.to_owned(), FileType::Socket)]).chain(tubes);
+        // What has our name but is of another kind is somebody else's.
+        let ours = |(name, kind): &(String, FileType)| {
+            let stat = statat(&self.dir, name.as_str(), AtFlags::SYMLINK_NOFOLLOW);
+            (with_segment || name != SEGMENT)
+                && stat.is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == *kind)
+        };
+        all.filter(ours)
+            .filter(|(name, _)| unlinkat(&self.dir, name.as_str(), AtFlags::empty()).is_ok())
+            .count()
     }
 
     /// Removes everything that osps made, `lock` last, and the directory if osps made it. The
@@ -246,8 +264,24 @@ impl Claim {
         let clock = SystemClock;
         let until = clock.now() + LEAVING;
         loop {
-            let made = make(place)?;
-            let run_dir = RunDir::open(&place.path).inspect_err(|_| unmake(place, made))?;
+            let vanished = |error: &Error| {
+                matches!(error, Error::Failed(failed)
+                    if failed.source.raw_os_error() == Some(libc::ENOENT))
+                    && clock.now() < until
+            };
+            let opened = make(place).and_then(|made| {
+                let run_dir = RunDir::open(&place.path).inspect_err(|_| unmake(place, made))?;
+                Ok((made, run_dir))
+            });
+            let (made, run_dir) = match opened {
+                Ok(opened) => opened,
+                // Removed under us by one who left: make it again.
+                Err(error) if vanished(&error) => {
+                    pause(clock);
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
             match run_dir.take_lock() {
                 Ok(Some(lock)) => {
                     let mut claim = Claim { run_dir, made, kept: None, lock };
@@ -294,8 +328,16 @@ impl Claim {
             let path = self.run_dir.path.display();
             log::info!("swept {swept} files that a killed instance left in {path}");
         }
-        let text = format!("{}\n", std::process::id());
         let lock = &self.lock;
+        let mut old = [0u8; 32];
+        let length = rustix::io::pread(lock, &mut old, 0).unwrap_or(0);
+        if !old[..length].iter().all(|byte| byte.is_ascii_digit() || *byte == b'\n') {
+            return Err(Error::Refused(format!(
+                "{} is not a lock of osps; choose another --run-dir",
+                self.run_dir.path.join(LOCK).display()
+            )));
+        }
+        let text = format!("{}\n", std::process::id());
         let written = rustix::fs::ftruncate(lock, 0)
             .and_then(|()| rustix::io::pwrite(lock, text.as_bytes(), 0).map(|_| ()));
         Ok(written.map_err(Failed::to("write", self.run_dir.path.join(LOCK).display()))?)
@@ -321,9 +363,11 @@ impl Claim {
         )
     }
 
-    /// Drops the segment that was kept: it does not fit.
-    pub fn discard_kept(&self) {
-        let _ = unlinkat(&self.run_dir.dir, SEGMENT, AtFlags::empty());
+    /// Gives a new segment its name, in place of one that was kept but did not fit.
+    pub fn settle(&self) -> Result<(), Failed> {
+        let dir = &self.run_dir.dir;
+        renameat(dir, NEW_SEGMENT, dir, SEGMENT)
+            .map_err(Failed::to("name segment in", self.run_dir.path.display()))
     }
 
     /// Gives up before anything ran. Data that a killed instance left stays for the next try.
@@ -344,13 +388,13 @@ impl Claim {
 /// Makes the directory (and osps's own one above it) if absent. Returns what it made.
 fn make(place: &Place) -> Result<u64, Error> {
     let shown = place.path.display();
-    let mut made = 0;
+    // Below its own parent everything is osps's, whoever of several made it.
+    let mut made = if place.own_parent { flag::MADE_DIR | flag::MADE_PARENT } else { 0 };
     if place.own_parent
         && let Some(parent) = place.path.parent()
     {
-        if mkdirat(rustix::fs::CWD, parent, Mode::RWXU).is_ok() {
-            made |= flag::MADE_PARENT;
-        }
+        // Refused if it exists; what it is then is looked at.
+        let _ = mkdirat(rustix::fs::CWD, parent, Mode::RWXU);
         RunDir::open(parent).inspect_err(|_| unmake(place, made))?;
     }
     match mkdirat(rustix::fs::CWD, &place.path, Mode::RWXU) {
@@ -423,7 +467,8 @@ pub fn watchdog_of(segment: &Segment) -> Option<Process> {
 /// Age of the watchdog's last beat; `None` if its stamp makes no sense.
 pub fn watchdog_age(segment: &Segment, now: Monotonic) -> Option<Duration> {
     let stamp = segment.header().watchdog_heart.sample().stamp;
-    (stamp.0 != 0 && stamp <= now).then(|| now.since(stamp))
+    // It may beat between our reading of the clock and of the heart.
+    (stamp.0 != 0 && stamp <= now + Duration::from_secs(1)).then(|| now.since(stamp))
 }
 
 /// A watchdog beats at least every second; after three it is late beyond doubt.

@@ -121,7 +121,7 @@ impl Part for Secondary {
         None
     }
 
-    fn takes_quiet_lines(&self) -> bool {
+    fn takes_quiet_words(&self) -> bool {
         false
     }
 }

@@ -21,7 +21,7 @@ use super::secondary::Secondary;
 use super::{Error, fault, role_code};
 use crate::ids::{Epoch, Generation, SlotId};
 use crate::policy::ownership::Holder;
-use crate::segment::area::LEVEL_PIECE;
+use crate::segment::area::{LEVEL_PIECE, READ_TRIES};
 use crate::segment::layout::flag;
 use crate::segment::{Access, Segment, text};
 use crate::store::commands::{self, Command};
@@ -40,6 +40,8 @@ const LINK: u64 = 1;
 const FRAMES: usize = 256;
 /// Pause before a frame that may have been lost is sent again. A lost frame costs a writer this.
 const REPEAT: Duration = Duration::from_millis(20);
+/// Tries of a walk over the whole table, before it is done as owner.
+const WALK_TRIES: usize = 2;
 /// What a client reads that writes where it may not.
 const READ_ONLY: &str = "READONLY ask the primary for requetetype2";
 
@@ -114,6 +116,8 @@ struct Core {
     /// The spare copy is being levelled, one piece a turn: turn again at once.
     hasty: bool,
     repeat_at: Monotonic,
+    /// When this turn has to come to its beat.
+    spent_at: Monotonic,
     allow_debug: bool,
     started: Monotonic,
 }
@@ -128,7 +132,7 @@ impl Server {
         let clients = Clients::new(listener, &poll)?;
         let me = &shared.me;
         let started = me.clock.now();
-        let orphan = Orphan::new(&me.segment, started);
+        let orphan = Orphan::new(&me.segment, started, &me.name);
         let flags = me.segment.header().flags.load(Ordering::Relaxed);
         let geometry = me.segment.geometry();
         let size = |bytes| usize::try_from(bytes).unwrap_or(0);
@@ -148,6 +152,7 @@ impl Server {
             updated: None,
             hasty: false,
             repeat_at: started,
+            spent_at: started,
             allow_debug: flags & flag::ALLOW_DEBUG != 0,
             started,
         };
@@ -171,6 +176,7 @@ impl Server {
             let until = if hasty { now } else { planned };
             let ready = self.poll.wait(now, Some(until))?;
             let now = clock.now();
+            self.core.spent_at = now + interval / 4;
             if let Some(leave) = self.turn(&ready, now, planned.max(beaten)) {
                 self.core.leave(now);
                 return Ok(leave);
@@ -291,7 +297,9 @@ impl Core {
         let area = self.shared.me.segment.area();
         let start = out.len();
         let table = &self.table;
-        let read = area.read(|view| {
+        // A walk over all keys takes long: few tries, then as owner. The others are short.
+        let tries = if matches!(command, Command::Keys(_)) { WALK_TRIES } else { READ_TRIES };
+        let read = area.read_within(tries, |view| {
             out.truncate(start);
             execute::look(table, view, command, &mut Reply(out));
         });
@@ -375,8 +383,17 @@ impl Service for Core {
         self.part.bare(&mut self.shared, session, input, out, now)
     }
 
-    fn takes_quiet_lines(&self) -> bool {
-        self.part.takes_quiet_lines()
+    /// One word that is no command and no part of one: whoever sent it waits for an answer. A line
+    /// with blanks, or the beginning of a command, may be on its way in pieces, and half of a write
+    /// must not be carried out.
+    fn takes_quiet_line(&self, line: &[u8]) -> bool {
+        let word = line.iter().all(u8::is_ascii_graphic) && !line.contains(&b'*');
+        let word = word && !line.is_empty() && !line.contains(&b'"') && !line.contains(&b'\'');
+        word && self.part.takes_quiet_words() && !commands::is_name(line)
+    }
+
+    fn is_spent(&self) -> bool {
+        self.shared.me.clock.now() >= self.spent_at
     }
 
     fn answer(

@@ -105,7 +105,7 @@ pub fn main(place: &Place, json: bool) -> Result<ExitCode, Error> {
         report.table(verdict)
     };
     text.push('\n');
-    output::stdout().put(text.as_bytes());
+    output::print(text.as_bytes());
     Ok(exit(verdict))
 }
 
@@ -235,7 +235,8 @@ impl Server {
         let alive = identity
             .is_some_and(|identity| Process::find(identity.pid, identity.start_time).is_some());
         let beaten = sample.count != get(&record.baseline);
-        let age = (beaten && sample.stamp <= now && sample.stamp.0 != 0)
+        let ahead = Duration::from_secs(1);
+        let age = (beaten && sample.stamp <= now + ahead && sample.stamp.0 != 0)
             .then(|| millis(now.since(sample.stamp)));
         let restarts: Vec<_> = record.restarts.iter().map(get).collect();
         let sum = |causes: &[Cause]| {
@@ -248,19 +249,23 @@ impl Server {
             name: text::load(&record.name),
             role: role_code::word(get(&record.role)),
             slot,
-            pid: identity.map(|identity| identity.pid),
+            pid: identity.filter(|_| alive).map(|identity| identity.pid),
             generation: record.current_generation().0,
-            state: state.and_then(|state| STATE_WORDS.get(state)).copied().unwrap_or("unknown"),
+            // A process that the record still names may be gone, if nobody was there to notice.
+            state: match state.and_then(|state| STATE_WORDS.get(state)).copied() {
+                Some("starting" | "up" | "late" | "stopping" | "held") if !alive => "down",
+                word => word.unwrap_or("unknown"),
+            },
             listen: (!listen.is_empty()).then_some(listen),
             beats: sample.count,
-            beat_age_ms: age.filter(|_| identity.is_some()),
+            beat_age_ms: age.filter(|_| alive),
             restarts: Restarts {
                 dead: sum(&[Cause::Exited, Cause::Killed]),
                 frozen: sum(&[Cause::Frozen(Class::Unknown)]),
                 other: sum(&[Cause::StartTimeout, Cause::Primary, Cause::Requested]),
             },
             last_cause: last_cause(record),
-            activity: report.activity().filter(|text| !text.is_empty() && identity.is_some()),
+            activity: report.activity().filter(|text| !text.is_empty() && alive),
             sessions: get(&report.sessions),
             alive,
         }

@@ -20,10 +20,12 @@ const ANSWER: Duration = Duration::from_secs(2);
 pub fn main(place: &Place) -> Result<ExitCode, Error> {
     let shown = place.path.display();
     let not_running = || Error::Refused(format!("osps does not run in {shown}"));
-    if !place.path.exists() {
-        return Err(not_running());
-    }
-    let run_dir = RunDir::open(&place.path)?;
+    let run_dir = match RunDir::open(&place.path) {
+        Err(Error::Failed(failed)) if failed.source.kind() == ErrorKind::NotFound => {
+            return Err(not_running());
+        }
+        other => other?,
+    };
     let failed = |error| Failed::to("talk to", "the watchdog")(error);
     let mut stream = match socket::connect_unix(run_dir.as_fd(), rundir::CONTROL) {
         Ok(stream) => stream,
@@ -49,7 +51,8 @@ pub fn main(place: &Place) -> Result<ExitCode, Error> {
         match stream.read(&mut chunk) {
             Ok(0) => break,
             Ok(length) => {
-                output::stdout().put(&chunk[..length]);
+                let lines = chunk[..length].strip_prefix(b"ok ").unwrap_or(&chunk[..length]);
+                output::print(lines);
                 seen.extend_from_slice(&chunk[..length]);
                 if seen.starts_with(b"error") {
                     let why = String::from_utf8_lossy(&seen).trim().to_owned();

@@ -34,7 +34,7 @@ pub const READ_TRIES: usize = 64;
 
 /// Commits kept finishing while somebody read: ask for ownership and read as owner, or try later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the data kept changing during {READ_TRIES} attempts to read it")]
+#[error("the data kept changing at every attempt to read it")]
 pub struct Busy;
 
 /// An offset and length that do not lie in the area: our own bug, or a scribbled table.
@@ -101,8 +101,17 @@ impl<'a> Area<'a> {
     /// Runs `look` on the good copy until it ran undisturbed, at most [`READ_TRIES`] times. `look`
     /// may see bytes of two commits at once: it must be bounded and believe nothing; only its
     /// last result is given back. The second value is the number of tries that were disturbed.
-    pub fn read<T>(&self, mut look: impl FnMut(View<'a>) -> T) -> Result<(T, usize), Busy> {
-        for retries in 0..READ_TRIES {
+    pub fn read<T>(&self, look: impl FnMut(View<'a>) -> T) -> Result<(T, usize), Busy> {
+        self.read_within(READ_TRIES, look)
+    }
+
+    /// As [`Area::read`], with another number of tries: fewer for a look that takes long.
+    pub fn read_within<T>(
+        &self,
+        tries: usize,
+        mut look: impl FnMut(View<'a>) -> T,
+    ) -> Result<(T, usize), Busy> {
+        for retries in 0..tries {
             // Acquire: pairs with the release of `commit`: the copy it made good is visible.
             let before = self.sequence.load(Ordering::Acquire);
             let seen = look(View { words: self.copy(before), sequence: before });

@@ -12,7 +12,7 @@
 //! survives that by `sys::raw::survive_bus_errors`.
 #![allow(unsafe_code, reason = "views of memory that other processes write, see # Safety")]
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -300,10 +300,22 @@ impl Segment {
         start..start + self.map.len()
     }
 
-    /// Whether `file` is still the file that was mapped, at its full length.
-    pub fn is_intact(&self, file: &File) -> bool {
-        file.metadata().is_ok_and(|meta| (meta.dev(), meta.ino(), meta.len()) == self.file)
-            && self.header().magic.load(Ordering::Relaxed) == MAGIC
+    /// Whether this is the file that was mapped, at its full length.
+    pub fn is_file(&self, meta: io::Result<Metadata>) -> bool {
+        meta.is_ok_and(|meta| (meta.dev(), meta.ino(), meta.len()) == self.file)
+    }
+
+    /// Puts magic and version back if somebody stored something else there: every new server
+    /// looks at them. Watchdog only. Returns whether it was needed.
+    pub fn mend_header(&self) -> bool {
+        let header = self.header();
+        let sound = header.magic.load(Ordering::Relaxed) == MAGIC
+            && header.version.load(Ordering::Relaxed) == VERSION;
+        if !sound {
+            header.magic.store(MAGIC, Ordering::Relaxed);
+            header.version.store(VERSION, Ordering::Release);
+        }
+        !sound
     }
 
     /// The header page.

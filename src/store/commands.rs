@@ -32,6 +32,12 @@ const NAMES: [&str; 18] = [
     "incr", "incrby", "info", "keys", "ping", "quit", "select", "set",
 ];
 
+/// Whether these bytes are the name of a command, or begin one.
+pub fn is_name(word: &[u8]) -> bool {
+    let word = word.to_ascii_lowercase();
+    NAMES.iter().any(|name| name.as_bytes().starts_with(&word))
+}
+
 /// A request understood. Keys, values and patterns are slices of the input.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command<'a> {

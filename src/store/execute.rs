@@ -11,6 +11,10 @@ use crate::segment::area::{Update, View};
 /// could look like a hang.
 const KEYS_MAX: usize = 1 << 20;
 
+/// Work of one `KEYS`: pattern length times key length, over all keys. A pattern made to backtrack
+/// takes some 2 ns a unit, so this is a fraction of the shortest useful hang timeout.
+const MATCH_MAX: usize = 16 << 20;
+
 /// Answers a command that only looks. The view may be torn: the reply counts only once the look
 /// was validated.
 pub fn look(table: &Table, view: View<'_>, command: &Command<'_>, reply: &mut Reply<'_>) {
@@ -26,16 +30,20 @@ pub fn look(table: &Table, view: View<'_>, command: &Command<'_>, reply: &mut Re
         Command::DbSize => reply.integer(i64::try_from(table.len(view)).unwrap_or(i64::MAX)),
         Command::Keys(pattern) => {
             let mut found: Vec<Vec<u8>> = Vec::new();
-            let mut bytes = 0;
+            let (mut bytes, mut work) = (0, 0usize);
             table.keys(view, |key| {
+                work = work.saturating_add(pattern.len().saturating_mul(key.len().max(1)));
+                if work > MATCH_MAX {
+                    return false;
+                }
                 if glob_match(pattern, key) {
                     bytes += key.len() + 16;
                     found.push(key.to_vec());
                 }
                 bytes <= KEYS_MAX
             });
-            if bytes > KEYS_MAX {
-                reply.error("ERR too many keys for one reply, narrow the pattern");
+            if bytes > KEYS_MAX || work > MATCH_MAX {
+                reply.error("ERR too many keys, or too long a pattern, for one KEYS");
                 return;
             }
             reply.array(found.len());

@@ -49,6 +49,12 @@ pub fn stdout() -> &'static Output {
     OUTPUT.get_or_init(|| Output::start("stdout", rustix::stdio::stdout))
 }
 
+/// Writes to standard output and waits for its reader: for commands whose purpose is what they
+/// print. `false` = the reader is gone.
+pub fn print(bytes: &[u8]) -> bool {
+    io::stdout().write_all(bytes).and_then(|()| io::stdout().flush()).is_ok()
+}
+
 /// Standard error.
 pub fn stderr() -> &'static Output {
     static OUTPUT: OnceLock<Output> = OnceLock::new();

@@ -68,12 +68,22 @@ pub fn launch(args: &[String], env: &[(&str, String)]) -> Result<(Process, Gate)
     for name in ["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"] {
         command.env_remove(name);
     }
-    let child = command.spawn().map_err(failed)?;
+    let mut child = command.spawn().map_err(failed)?;
     let pid = child.id();
     // Nobody else waits for our children, so the pid is this process's until we reap it.
-    let pidfd = open_pidfd(pid).map_err(|errno| failed(errno.into()))?;
-    let start_time = procfs::start_time(pid).unwrap_or(0);
-    Ok((Process { pid, start_time, pidfd }, Gate(ours)))
+    let known = open_pidfd(pid).map_err(io::Error::from).and_then(|pidfd| {
+        let start_time = procfs::start_time(pid).ok_or(io::ErrorKind::NotFound)?;
+        Ok(Process { pid, start_time, pidfd })
+    });
+    match known {
+        Ok(process) => Ok((process, Gate(ours))),
+        Err(error) => {
+            // It waits at its gate and holds nothing: gone within a moment, and no zombie stays.
+            let _ = child.kill();
+            let _ = child.wait();
+            Err(failed(error))
+        }
+    }
 }
 
 fn open_pidfd(pid: u32) -> Result<OwnedFd, Errno> {

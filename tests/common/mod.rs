@@ -38,7 +38,7 @@ pub use rustix::process::Signal;
 pub const BINARY: &str = env!("CARGO_BIN_EXE_osps");
 
 /// How long anything may take that should take milliseconds: generous, for a loaded machine.
-pub const SOON: Duration = Duration::from_secs(10);
+pub const SOON: Duration = Duration::from_secs(30);
 
 /// Waits until `condition` gives something; panics with `what` after `limit`.
 pub fn wait_until<T>(what: &str, limit: Duration, mut condition: impl FnMut() -> Option<T>) -> T {

@@ -36,6 +36,8 @@ pub(super) struct Control {
     listener: UnixListener,
     askers: Vec<Asker>,
     next: u64,
+    token: u64,
+    resting: bool,
 }
 
 impl Control {
@@ -48,12 +50,37 @@ impl Control {
     ) -> Result<Self, Failed> {
         let listener = socket::listen_unix(dir, name)?;
         poll.add(&listener, token, Interest::READ)?;
-        Ok(Control { listener, askers: Vec::new(), next: token + 1 })
+        let next = token + 1;
+        Ok(Control { listener, askers: Vec::new(), next, token, resting: false })
+    }
+
+    /// Listens again after a lack of descriptors.
+    pub(super) fn rested(&mut self, poll: &Poll) {
+        if self.resting && poll.add(&self.listener, self.token, Interest::READ).is_ok() {
+            self.resting = false;
+        }
     }
 
     /// Takes a new asker.
     pub(super) fn accept(&mut self, poll: &Poll) {
-        let Ok((stream, _)) = self.listener.accept() else { return };
+        let stream = match self.listener.accept() {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Out of descriptors: the socket stays ready, so it is left alone until the next
+                // check, instead of spinning on it.
+                if error.kind() != ErrorKind::WouldBlock {
+                    poll.remove(&self.listener);
+                    self.resting = true;
+                }
+                return;
+            }
+        };
+        if self.askers.len() == ASKERS {
+            // Who has not asked for anything makes room.
+            if let Some(idle) = self.askers.iter().position(|asker| !asker.subscribed) {
+                poll.remove(&self.askers.remove(idle).stream);
+            }
+        }
         let ours = rustix::process::geteuid().as_raw();
         let allowed = socket::peer(&stream).is_ok_and(|(uid, _)| uid == ours || uid == 0);
         let _ = stream.set_nonblocking(true);

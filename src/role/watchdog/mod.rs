@@ -33,6 +33,7 @@ use crate::sync::Ordering;
 use crate::sys::clock::{self, SystemClock};
 use crate::sys::fifo::Fifo;
 use crate::sys::poll::{Interest, Poll, Ready};
+use crate::sys::process::Process;
 use crate::sys::signals::Signals;
 use crate::sys::{Failed, output, procfs, raw, socket};
 use crate::time::{Clock, Monotonic, nanos};
@@ -46,6 +47,9 @@ const TERM_GRACE: Duration = Duration::from_secs(1);
 /// Time for a program of the user's to see its desired word, before TERM: two of the longest beat
 /// intervals. One that does not look costs its operator this second at a stop.
 const PROGRAM_ASK: Duration = Duration::from_secs(1);
+
+/// The same signal again within this time is the same request.
+const MERGE: Duration = Duration::from_millis(100);
 
 /// Tokens of the poll set. Process `i` has `PROCESS + i`, askers have those from `CONTROL` on.
 const SIGNALS: u64 = 0;
@@ -87,6 +91,8 @@ struct Watchdog {
     recall: Option<(Epoch, Monotonic)>,
     hang_timeout: Duration,
     actions: VecDeque<Action>,
+    /// Dead, but their status is held by somebody: reaped as soon as it is free.
+    unreaped: Vec<Process>,
     check_interval: Duration,
     check_at: Monotonic,
     checks: u64,
@@ -101,7 +107,12 @@ enum Allow {
     /// Nothing was asked yet.
     Running,
     /// An orderly stop is under way; another request makes it hasty.
-    Stopping,
+    Stopping {
+        /// Since then.
+        since: Monotonic,
+        /// At the request of this one.
+        by: &'static str,
+    },
 }
 
 /// What a watchdog is made of before it runs.
@@ -155,6 +166,7 @@ impl Watchdog {
             recall: None,
             hang_timeout: config.hang_timeout,
             actions: VecDeque::new(),
+            unreaped: Vec::new(),
             check_interval: config.check_interval,
             check_at: now,
             checks: 0,
@@ -193,7 +205,7 @@ impl Watchdog {
             stop_timeout: config.stop_timeout,
             orphan_timeout: config.orphan_timeout,
         };
-        let (segment, file) = found(claim, &founding, &plans, config)?;
+        let (segment, file, new) = found(claim, &founding, &plans, config)?;
         drop(claim.run_dir.create_file(rundir::MEMBERS)?);
         let tubes = tubes(dir, &plans)?;
         let poll = Poll::new()?;
@@ -201,6 +213,10 @@ impl Watchdog {
         poll.add(signals, SIGNALS, Interest::READ)?;
         let range = segment.addresses();
         raw::survive_bus_errors(range.start, range.end).map_err(Failed::to("guard", "segment"))?;
+        // From here on nothing can fail, and what was kept may go.
+        if new {
+            claim.settle()?;
+        }
         Ok(Parts { plans, segment, file, tubes, poll, control })
     }
 
@@ -247,6 +263,7 @@ impl Watchdog {
             self.gather_death(slot, now);
             self.perform_all();
         }
+        self.unreaped.retain(|process| process.reap().is_none());
         for event in ready.iter().filter(|event| event.token >= CONTROL) {
             if event.token == CONTROL {
                 self.control.accept(&self.poll);
@@ -273,15 +290,19 @@ impl Watchdog {
         }
     }
 
-    fn stop_requested(&mut self, now: Monotonic, who: &str) {
+    fn stop_requested(&mut self, now: Monotonic, who: &'static str) {
         match self.allow {
+            // `timeout` and service managers send the same signal to a process and to its group;
+            // whoever presses Ctrl-C twice means it.
+            Allow::Stopping { since, by }
+                if by == who && who != "SIGINT" && now.since(since) < MERGE => {}
             Allow::Running => {
-                log::info!("{who}: stopping, secondaries first");
+                log::info!("{who}: stopping");
                 self.event(None, perform::kind::WATCHDOG_STOPPING, [0; 3]);
-                self.allow = Allow::Stopping;
+                self.allow = Allow::Stopping { since: now, by: who };
                 self.step(now, Event::Stop);
             }
-            Allow::Stopping => {
+            Allow::Stopping { .. } => {
                 log::warn!("{who} again: killing what is left");
                 self.step(now, Event::Hurry);
             }
@@ -290,6 +311,7 @@ impl Watchdog {
 
     fn check(&mut self, now: Monotonic) {
         self.checks += 1;
+        self.control.rested(&self.poll);
         while self.check_at <= now {
             // A grid, so that checks do not drift; missed ones are not made up for.
             let behind = nanos(now.since(self.check_at)) / nanos(self.check_interval).max(1);
@@ -317,7 +339,13 @@ impl Watchdog {
     /// Somebody may cut the segment short or put another in its place. That is not the servers'
     /// fault: judge nobody by it.
     fn check_segment(&mut self) {
-        let damaged = raw::bus_errors() > 0 || !self.segment.is_intact(&self.segment_file);
+        let path = self.claim.run_dir.path().join(crate::segment::mapping::FILE_NAME);
+        let intact = self.segment.is_file(self.segment_file.metadata())
+            && self.segment.is_file(path.symlink_metadata());
+        let damaged = raw::bus_errors() > 0 || !intact;
+        if !damaged && self.segment.mend_header() {
+            log::warn!("somebody scribbled over the segment's header: its first words are mended");
+        }
         if damaged && !self.damaged {
             log::error!("the segment was cut short or replaced by somebody: hearts are not judged");
         }
@@ -402,13 +430,13 @@ impl Watchdog {
 }
 
 /// The segment of this instance: the one that a killed instance left, with its data, if it fits;
-/// else a new one.
+/// else a new one (`true`), which has to be settled yet.
 fn found(
     claim: &Claim,
     founding: &Founding,
     plans: &[Plan],
     config: &Config,
-) -> Result<(Segment, File), Error> {
+) -> Result<(Segment, File, bool), Error> {
     let path = claim.run_dir.path();
     let failed = |source| Error::Segment { path: path.to_owned(), source };
     if let Some(kept) = &claim.kept {
@@ -420,18 +448,17 @@ fn found(
                 segment.area().sequence(),
                 segment.area_cells().keys.load(Ordering::Relaxed)
             );
-            return Ok((segment, kept));
+            return Ok((segment, kept, false));
         }
         log::warn!(
             "discarded the data that a killed instance left: --data-size, --cell-size or --workers \
              were others"
         );
-        claim.discard_kept();
     }
-    let file = File::from(claim.run_dir.create_file(crate::segment::mapping::FILE_NAME)?);
+    let file = File::from(claim.run_dir.create_file(rundir::NEW_SEGMENT)?);
     let furnish = |segment: &Segment| furnish(segment, plans, config);
     match Segment::create(&file, founding, furnish) {
-        Ok(segment) => Ok((segment, file)),
+        Ok(segment) => Ok((segment, file, true)),
         Err(AttachError::Io { source, .. }) if source.raw_os_error() == Some(libc::ENOSPC) => {
             Err(Error::Refused(format!(
                 "{}: the tmpfs is full: {} bytes are needed; free some, or choose a smaller \
@@ -456,12 +483,12 @@ fn plans(config: &Config) -> Result<Vec<Plan>, Error> {
     match &config.programs {
         Programs::Own { command, listen } => {
             find_program(&command[0])?;
-            let listener = listen.map(bind).transpose()?;
+            let name = program_name(&command[0]);
+            let listener = listen.map(|address| bind(address, &name)).transpose()?;
             // A program may not know of its desired word: TERM follows soon.
             let ask = PROGRAM_ASK.min(config.stop_timeout);
             let spec =
                 Spec { depends_on: None, limits, patience: patience(ask, config.stop_timeout) };
-            let name = program_name(&command[0]);
             let command = command.clone();
             Ok(vec![Plan { name, role: role_code::PROGRAM, listener, command, spec }])
         }
@@ -474,14 +501,15 @@ fn plans(config: &Config) -> Result<Vec<Plan>, Error> {
                     address.set_port(address.port() + number);
                 }
                 let primary = number == 0;
+                let name = match number {
+                    0 => "primary".to_owned(),
+                    _ => format!("secondary-{number}"),
+                };
+                let listener = bind(address, &name)?;
                 Ok(Plan {
-                    name: if primary {
-                        "primary".to_owned()
-                    } else {
-                        format!("secondary-{number}")
-                    },
+                    name,
                     role: if primary { role_code::PRIMARY } else { role_code::SECONDARY },
-                    listener: Some(bind(address)?),
+                    listener: Some(listener),
                     command: Vec::new(),
                     spec: Spec {
                         depends_on: (!primary).then_some(SlotId::FIRST),
@@ -515,11 +543,11 @@ fn tubes(dir: BorrowedFd<'_>, plans: &[Plan]) -> Result<Vec<Vec<Fifo>>, Failed> 
     Ok(tubes)
 }
 
-fn bind(address: SocketAddr) -> Result<TcpListener, Error> {
+fn bind(address: SocketAddr, name: &str) -> Result<TcpListener, Error> {
     socket::listen(address).map_err(|failed| match failed.source.kind() {
         std::io::ErrorKind::AddrInUse => Error::Refused(format!(
-            "{failed}. Another program (or another osps) has this port; choose another with \
-             --listen, or port 0 for any free one"
+            "{failed}. Another program (or another osps) has the port of {name}; choose another \
+             with --listen, or port 0 for any free one"
         )),
         _ => failed.into(),
     })

@@ -149,8 +149,13 @@ impl Watchdog {
             return;
         };
         process.kill_group();
-        let Some(ending) = process.reap() else { return };
+        // Dead is dead, even if somebody else (a tracer) keeps the status for a while.
+        let ending = process.reap();
         self.poll.remove(process);
+        let ending = ending.unwrap_or_else(|| {
+            self.unreaped.extend(post.process.take());
+            Ending::Unknown
+        });
         let death = match ending {
             Ending::Exited(status) => Death::Exited(status),
             Ending::Killed(signal) => Death::Killed(signal),
