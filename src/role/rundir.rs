@@ -306,6 +306,15 @@ impl Claim {
     /// Ends living left-overs and sweeps dead ones.
     fn clear(&mut self) -> Result<(), Error> {
         let clock = SystemClock;
+        // Before anything is touched: is this a directory of osps at all?
+        let mut old = [0u8; 32];
+        let length = rustix::io::pread(&self.lock, &mut old, 0).unwrap_or(0);
+        if !old[..length].iter().all(|byte| byte.is_ascii_digit() || *byte == b'\n') {
+            return Err(Error::Refused(format!(
+                "{} is not a lock of osps; choose another --run-dir",
+                self.run_dir.path.join(LOCK).display()
+            )));
+        }
         if let Ok(segment) = Segment::open(&self.run_dir.path, Access::ReadOnly) {
             let header = segment.header();
             let boot = [0, 1].map(|i: usize| header.boot_id[i].load(Ordering::Relaxed));
@@ -329,14 +338,6 @@ impl Claim {
             log::info!("swept {swept} files that a killed instance left in {path}");
         }
         let lock = &self.lock;
-        let mut old = [0u8; 32];
-        let length = rustix::io::pread(lock, &mut old, 0).unwrap_or(0);
-        if !old[..length].iter().all(|byte| byte.is_ascii_digit() || *byte == b'\n') {
-            return Err(Error::Refused(format!(
-                "{} is not a lock of osps; choose another --run-dir",
-                self.run_dir.path.join(LOCK).display()
-            )));
-        }
         let text = format!("{}\n", std::process::id());
         let written = rustix::fs::ftruncate(lock, 0)
             .and_then(|()| rustix::io::pwrite(lock, text.as_bytes(), 0).map(|_| ()));

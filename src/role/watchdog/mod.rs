@@ -216,6 +216,12 @@ impl Watchdog {
         // From here on nothing can fail, and what was kept may go.
         if new {
             claim.settle()?;
+            if claim.kept.is_some() {
+                log::warn!(
+                    "discarded the data that a killed instance left: --data-size, --cell-size or --workers \
+                 were others"
+                );
+            }
         }
         Ok(Parts { plans, segment, file, tubes, poll, control })
     }
@@ -450,10 +456,6 @@ fn found(
             );
             return Ok((segment, kept, false));
         }
-        log::warn!(
-            "discarded the data that a killed instance left: --data-size, --cell-size or --workers \
-             were others"
-        );
     }
     let file = File::from(claim.run_dir.create_file(rundir::NEW_SEGMENT)?);
     let furnish = |segment: &Segment| furnish(segment, plans, config);
