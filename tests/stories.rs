@@ -138,7 +138,7 @@ fn assert_untouched(osps: &Osps, slot: usize, generation: u32) {
 #[test]
 fn a_pipeline_of_costly_commands_is_no_freeze() {
     let osps = Launch::pair(&["--hang-timeout", "1s"]).start();
-    fill(&osps, |number| format!("key-{number:04}-aaaaaaaaaaaaaaaa"));
+    fill(&osps, |number| format!("story-{number:04}"));
     let generation = osps.generation(PRIMARY);
     let mut greedy = connect(&osps, PRIMARY);
     greedy.get_ref().set_read_timeout(Some(4 * SOON)).unwrap();
@@ -155,6 +155,7 @@ fn a_pipeline_of_costly_commands_is_no_freeze() {
             done.store(1, Ordering::Relaxed);
         });
         // At least twice while the pipeline is at work, and until it is done.
+        let limit = now() + 10 * SOON;
         for round in 0.. {
             let asked = now();
             assert_eq!(ask(&mut other, "PING"), "+PONG\r\n");
@@ -163,7 +164,7 @@ fn a_pipeline_of_costly_commands_is_no_freeze() {
             if round >= 2 && done.load(Ordering::Relaxed) == 1 {
                 break;
             }
-            assert!(round < 2000, "the pipeline is not answered\n{}", osps.log());
+            assert!(now() < limit, "the pipeline is not answered\n{}", osps.log());
             pass(ms(20));
         }
     });
@@ -350,7 +351,7 @@ fn a_long_reply_comes_whole_through_a_slow_pipe() {
     let name = |number: usize| format!("key-{number:04}-{}", "x".repeat(50));
     fill(&osps, name);
     let mut command = Command::new(BINARY);
-    command.args(["client", "KEYS", "*", "--run-dir"]).arg(osps.run_dir());
+    command.arg("--run-dir").arg(osps.run_dir()).args(["client", "KEYS", "*"]);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).env_remove("RUST_LOG");
     let mut client = command.spawn().unwrap();
     pass(ms(1000));
@@ -384,13 +385,15 @@ fn status_never_calls_a_beating_watchdog_frozen() {
 fn a_deadly_command_is_said_once() {
     let osps = Launch::pair(&["--allow-debug"]).start();
     let generation = osps.generation(PRIMARY);
-    let asked = osps.command(&["client", "DEBUG", "ABORT"]);
+    let mut client = Command::new(BINARY);
+    // In front: behind the words of a client it would be one of them.
+    client.arg("--run-dir").arg(osps.run_dir()).args(["client", "DEBUG", "ABORT"]);
+    let asked = client.stdin(Stdio::null()).env_remove("RUST_LOG").output().unwrap();
     assert_eq!(asked.status.code(), Some(1), "{}", String::from_utf8_lossy(&asked.stderr));
     osps.wait_successor(PRIMARY, generation);
     osps.wait_all_up();
     // If it were said again, then by now.
     pass(ms(500));
     assert_eq!(osps.restarts(PRIMARY).iter().sum::<u64>(), 1, "{}", osps.log());
-    assert_eq!(osps.generation(PRIMARY), generation + 1);
     assert_eq!(osps.ask(PRIMARY, "PING"), "+PONG");
 }

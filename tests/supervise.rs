@@ -50,8 +50,8 @@ const FAILED: u64 = 11;
 const LATE_TURN: u64 = 12;
 const SPARED: u64 = 13;
 
-/// How much later than due a verdict may come on a busy machine.
-const NOISE: Duration = Duration::from_millis(1500);
+/// How much later than due something may come on a busy machine.
+const NOISE: Duration = Duration::from_secs(5);
 
 fn ms(count: u64) -> Duration {
     Duration::from_millis(count)
@@ -143,7 +143,7 @@ impl Zombies {
         self.0.retain(|pid, _| present.contains(pid));
         for pid in present {
             let age = now.since(*self.0.entry(pid).or_insert(now));
-            assert!(age < ms(1000), "zombie {pid} for {age:?}");
+            assert!(age < NOISE, "zombie {pid} for {age:?}");
         }
     }
 }
@@ -397,7 +397,7 @@ fn a_successor_killed_at_its_first_beat_is_replaced_as_quickly() {
             osps.signal(&osps.process(slot), Signal::KILL);
             (generation, _) = osps.wait_successor(slot, generation);
             let took = now().since(struck);
-            assert!(took < ms(1000), "back after {took:?}\n{}", osps.log());
+            assert!(took < NOISE, "back after {took:?}\n{}", osps.log());
         }
         wait_linked(&osps);
         assert_restarts(&osps, slot, &[(Cause::Killed, 2)]);
@@ -670,7 +670,7 @@ fn a_crash_loop_gets_three_free_restarts_and_then_backs_off() {
     let starts = osps
         .wait("the seventh start", || Some(of_kind(STARTED)).filter(|starts| starts.len() >= 7));
     let free = starts[3].time.since(starts[0].time);
-    assert!(free < ms(2000), "three restarts at once: {starts:#?}");
+    assert!(free < NOISE, "three restarts at once: {starts:#?}");
     assert_eq!(of_kind(DIED).len(), 3, "further deaths are followed by a pause");
     let pauses = of_kind(BACKOFF);
     for (number, least) in [(0, ms(100)), (1, ms(200)), (2, ms(400))] {
@@ -825,7 +825,7 @@ fn a_second_ctrl_c_kills_what_is_left() {
     osps.signal_watchdog(Signal::INT);
     assert_eq!(wait_stopped(&mut osps, &servers), Some(1), "{}", osps.log());
     let took = now().since(again);
-    assert!(took < ms(3000), "{took:?}\n{}", osps.log());
+    assert!(took < NOISE, "{took:?}\n{}", osps.log());
 }
 
 #[test]
@@ -925,6 +925,29 @@ fn servers_inherit_nothing_but_what_they_need() {
     }
 }
 
+/// Waits until the program `sleep` runs in this process and does what it is there for. A name alone
+/// says nothing: it changes inside an exec, and a dynamic loader opens files behind it.
+fn wait_asleep(osps: &Osps, pid: u32) {
+    let mut before = None;
+    osps.wait("a program that sleeps", || {
+        let is_sleep = procfs::name(pid)? == "sleep";
+        let channel = fs::read_to_string(format!("/proc/{pid}/wchan")).unwrap_or_default();
+        if is_sleep && channel.contains("nanosleep") {
+            return Some(());
+        }
+        // Kernels may hide the channel: then two looks at rest, some time apart, must agree.
+        let rests = is_sleep && matches!(channel.as_str(), "" | "0");
+        let rests = rests && procfs::state(pid) == Some('S');
+        let look = rests.then(|| descriptors(pid));
+        let settled = look.is_some() && look == before;
+        before = look;
+        if rests && !settled {
+            pass(ms(100));
+        }
+        settled.then_some(())
+    });
+}
+
 #[test]
 fn a_program_gets_its_socket_and_nothing_else() {
     let stray = leave_open();
@@ -932,7 +955,7 @@ fn a_program_gets_its_socket_and_nothing_else() {
     let launch = Launch::own(&args, &["sh", "-c", "exec sleep 1000"]);
     let osps = launch.env("NOTIFY_SOCKET", "/nonexistent").env("GREETING", "hello").spawn();
     let pid = osps.pid(0);
-    osps.wait("exec", || (procfs::name(pid)? == "sleep").then_some(()));
+    wait_asleep(&osps, pid);
     assert_clean(&osps, pid, stray.path());
     let ignored = u64::from_str_radix(&status_field(pid, "SigIgn"), 16).unwrap();
     assert_eq!(ignored & 0x7fff_ffff, 0, "signals 1 to 31; those above are the C library's own");

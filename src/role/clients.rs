@@ -6,7 +6,7 @@
 //! request has to wait (for the ownership of the data) is parked: in order, keeping the request,
 //! while everybody else goes on.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, TcpListener, TcpStream};
 use std::time::Duration;
@@ -227,17 +227,21 @@ impl<S: std::fmt::Debug> Clients<S> {
                 busy.push(token);
             }
         }
-        busy.sort_unstable();
-        busy.dedup();
+        // Each once, in the order in which they have waited.
+        let mut seen = HashSet::new();
+        busy.retain(|token| seen.insert(*token));
+        let mut skipped = Vec::new();
         for token in busy {
             if service.is_spent() {
-                self.pending.push(token);
+                skipped.push(token);
                 continue;
             }
             let Some(connection) = self.connections.get_mut(&token) else { continue };
             let progress = connection.serve(service, now);
             self.settle(poll, service, token, progress);
         }
+        // Who got nothing in this turn comes first in the next: no client starves the others.
+        self.pending.splice(0..0, skipped);
         if arrivals {
             self.accept(poll, service, now);
         } else if self.resting.is_some_and(|until| now >= until) {

@@ -218,8 +218,8 @@ impl Watchdog {
             claim.settle()?;
             if claim.kept.is_some() {
                 log::warn!(
-                    "discarded the data that a killed instance left: --data-size, --cell-size or --workers \
-                 were others"
+                    "discarded the data that a killed instance left: --data-size, --cell-size or \
+                     --workers were others"
                 );
             }
         }
