@@ -4,7 +4,7 @@
 //!
 //! Memory that other processes write is never `&[u8]` and never a plain Rust value: the mapping
 //! is a raw pointer, and all that leaves this file are shared references to structures made
-//! solely of atomic words (the private [`Shared`] trait says which). Offsets come from a
+//! solely of atomic words (the private trait `Shared` says which). Offsets come from a
 //! [`Geometry`] that was checked against the file's length, once, before the first access.
 //! The mapping lives as long as the [`Segment`] and every reference borrows from it.
 //!
