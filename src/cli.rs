@@ -185,7 +185,7 @@ pub enum Command {
         #[arg(long, value_name = "TIME", value_parser = duration, default_value = "10s")]
         timeout: Duration,
         /// Perhaps requetetype1 or requetetype2, then the command
-        #[arg(required = true, trailing_var_arg = true, value_name = "WORD")]
+        #[arg(required = true, allow_negative_numbers = true, value_name = "WORD")]
         words: Vec<String>,
     },
 }

@@ -6,11 +6,11 @@
 //! behind the tags   the cells: word 0 = key length | value length << 32, key bytes, value bytes
 //! ```
 //!
-//! A key lives within [`WINDOW`] cells from its home, so every walk is bounded, a deletion needs no
-//! tombstone, and a change is one cell, its tag and the key count. Where everything lies follows
-//! from the area's size and the cell size; nothing stored is believed: lengths are clipped to the
-//! cell. The table may therefore be walked while it is being overwritten; the result counts once
-//! the sequence was validated (`segment::area`). Tested below against a `HashMap`.
+//! A key lives within 256 cells (`WINDOW`) from its home, so every walk is bounded, a deletion
+//! needs no tombstone, and a change is one cell, its tag and the key count. Where everything lies
+//! follows from the area's size and the cell size; nothing stored is believed: lengths are clipped
+//! to the cell. The table may therefore be walked while it is being overwritten; the result counts
+//! once the sequence was validated (`segment::area`). Tested below against a `HashMap`.
 
 use crate::segment::area::{OutOfBounds, Update, View};
 
@@ -19,7 +19,7 @@ pub const KEY_MAX: usize = 64;
 /// Bytes of a cell that hold neither key nor value.
 pub const CELL_OVERHEAD: usize = 8;
 /// Cells in which a key may live: their tags are 32 cache lines. With 256 a table of 4000 cells
-/// takes over 90 % of them before one window is full; more would make a miss slower.
+/// takes 85 to 95 % of them before one window is full; more would make a miss slower.
 const WINDOW: usize = 256;
 const HEADER: usize = 64;
 
