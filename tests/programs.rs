@@ -218,3 +218,51 @@ fn hearts_are_seen_from_outside_even_without_a_watchdog() {
     assert_eq!(refused.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&refused.stderr).starts_with("hearts.py: "));
 }
+
+/// Tells the writer to end, also when the reader panics.
+struct Done<'a>(&'a std::sync::atomic::AtomicBool);
+
+impl Drop for Done<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
+/// Every commit here is one `INCR` of the only key, so in a consistent copy the number of the
+/// commit and the value are equal; in a torn one they are not, or the value is no number at all.
+#[test]
+fn a_copy_of_the_data_from_outside_is_consistent_while_a_server_writes() {
+    use std::io::{Read, Write};
+    if in_python().is_none() {
+        return;
+    }
+    let osps = Launch::pair(&[]).start();
+    let mut writer = osps.send(0, "INCR n");
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut replies = [0u8; 4096];
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                writer.write_all(&b"INCR n\r\n".repeat(64)).unwrap();
+                assert!(writer.read(&mut replies).unwrap() > 0);
+            }
+        });
+        let _done = Done(&done);
+        let mut last = 0;
+        for _ in 0..10 {
+            let mut command = Command::new("python3");
+            command.arg(example("hearts.py")).arg("--data").arg(osps.run_dir());
+            let output = command.output().unwrap();
+            let text = String::from_utf8(output.stdout).unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            let number = |before: &str, after: char| {
+                let rest = text.split_once(before).expect(before).1;
+                rest.split_once(after).expect("an end").0.parse::<u64>().unwrap()
+            };
+            let (sequence, value) = (number("data: sequence ", ','), number("b'n' = b'", '\''));
+            assert_eq!(sequence, value, "{text}");
+            assert!(value > last, "the writer writes on: {text}");
+            last = value;
+        }
+    });
+}
