@@ -397,3 +397,34 @@ fn a_deadly_command_is_said_once() {
     assert_eq!(osps.restarts(PRIMARY).iter().sum::<u64>(), 1, "{}", osps.log());
     assert_eq!(osps.ask(PRIMARY, "PING"), "+PONG");
 }
+
+/// Random bytes over the whole data area: replies may be anything, but they are replies; both
+/// servers keep beating, and after a FLUSHDB the table works again.
+#[test]
+fn a_scribbled_data_area_stops_nobody() {
+    let osps = Launch::pair(&["--hang-timeout", "1s", "--data-size", "64KiB"]).start();
+    let generations = [osps.generation(0), osps.generation(1)];
+    let geometry = *osps.segment().geometry();
+    let file = File::options().write(true).open(osps.run_dir().join("segment")).unwrap();
+    let mut state = 0x9e37_79b9_7f4a_7c15u64;
+    let mut noise = vec![0u8; geometry.total_size - geometry.data_offset];
+    for round in 0..20 {
+        for byte in &mut noise {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            *byte = state.to_be_bytes()[0];
+        }
+        let at = u64::try_from(geometry.data_offset).unwrap();
+        file.write_all_at(&noise, at).unwrap();
+        for request in
+            ["GET k", "SET k v", "INCR n", "KEYS *", "DBSIZE", "DEL k", "EXISTS a b", "FLUSHDB"]
+        {
+            let reply = osps.ask(0, request);
+            assert!(reply.starts_with(['+', '-', ':', '$', '*']), "round {round}: {reply:?}");
+            assert!(!osps.ask(1, "GET k").is_empty());
+        }
+        assert_eq!(osps.ask(0, "FLUSHDB"), "+OK", "round {round}");
+        assert_eq!(osps.ask(0, "SET k whole"), "+OK", "round {round}");
+        assert_eq!(osps.ask(0, "GET k"), "$5", "round {round}");
+    }
+    assert_eq!([osps.generation(0), osps.generation(1)], generations, "{}", osps.log());
+}
