@@ -157,6 +157,9 @@ fn exchange(address: SocketAddr, left: Duration, command: &[String]) -> Result<R
     read_reply(&mut BufReader::new(stream), 0).map_err(cut)
 }
 
+/// Longest string in a reply, as in Redis itself. `--addr` may name any server.
+const BULK_MAX: usize = 512 << 20;
+
 /// Reads one reply; nested lists and lengths are bounded.
 fn read_reply(from: &mut impl BufRead, depth: usize) -> std::io::Result<Reply> {
     let invalid = || std::io::Error::new(ErrorKind::InvalidData, "not a RESP reply");
@@ -171,6 +174,9 @@ fn read_reply(from: &mut impl BufRead, depth: usize) -> std::io::Result<Reply> {
         "-" => Ok(Reply::Error(rest.to_owned())),
         "$" => {
             let Ok(length) = rest.parse::<usize>() else { return Ok(Reply::Nothing) };
+            if length > BULK_MAX {
+                return Err(invalid());
+            }
             let mut bytes = Vec::new();
             from.take(length as u64 + 2).read_to_end(&mut bytes)?;
             if bytes.len() != length + 2 {
