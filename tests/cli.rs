@@ -11,7 +11,6 @@
 //!
 //! What it cannot show: that the texts are good, only that they name what matters; terminals other
 //! than the kernel's own pty.
-#![cfg(not(loom))] // Under loom there is no binary to run.
 #![allow(clippy::unwrap_used, reason = "a test that fails panics")]
 #![allow(clippy::disallowed_methods, reason = "these tests run in real time")]
 

@@ -4,7 +4,6 @@
 //! Method: the real clients against the real binary. `.ci/run` installs them (Debian's redis-tools,
 //! PyPI's redis into target/clients/python, npm's ioredis into target/clients/node); where one is
 //! missing, its test says so. It cannot show what other versions of these clients do.
-#![cfg(not(loom))]
 
 mod common;
 

@@ -11,7 +11,6 @@
 //!
 //! What it cannot show: the order in which other processors see the stores (docs/protocol.md
 //! argues that), and other instructions than those of this build.
-#![cfg(not(loom))]
 #![allow(unsafe_code, reason = "one system call without a safe wrapper in our dependencies")]
 #![allow(clippy::unwrap_used, reason = "a test that fails panics")]
 #![allow(clippy::print_stderr, reason = "a test tells its figures")]

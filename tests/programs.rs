@@ -9,7 +9,6 @@
 //!
 //! What it cannot show: other languages, other compilers, big-endian machines. Without python3 or
 //! cc the tests say that they are skipped.
-#![cfg(not(loom))] // Under loom there is no binary to run.
 #![allow(clippy::unwrap_used, reason = "a test that fails panics")]
 #![allow(clippy::disallowed_methods, reason = "these tests run in real time")]
 

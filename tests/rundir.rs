@@ -12,7 +12,6 @@
 //! What it cannot show: races inside the start itself that only a stop at every system call would
 //! find; a server that does not die (nothing here can make one); other kernels' tmpfs. What needs
 //! root, a disk or a tool says why it is skipped.
-#![cfg(not(loom))] // Under loom there is no binary to run.
 #![allow(clippy::unwrap_used, reason = "a test that fails panics")]
 #![allow(clippy::disallowed_methods, reason = "these tests run in real time")]
 #![allow(clippy::print_stderr, reason = "the log of a test that failed")]

@@ -6,7 +6,6 @@
 //!
 //! What it cannot show: faults of the same kind elsewhere; and a story that needs an exact moment
 //! inside a server is told with many moments instead.
-#![cfg(not(loom))] // Under loom there is no binary to run.
 #![allow(clippy::unwrap_used, reason = "a test that fails panics")]
 
 mod common;

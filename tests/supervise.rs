@@ -9,7 +9,6 @@
 //! What it cannot show: every order of events (tests/policy.rs plays those in simulated time), how
 //! fast a restart is at best (benches/figures.rs), and anything about a machine that is worse than
 //! this one.
-#![cfg(not(loom))]
 #![allow(clippy::unwrap_used, reason = "a test that fails panics")]
 
 mod common;

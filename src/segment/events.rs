@@ -41,8 +41,8 @@ impl RingCells {
         for (cell, value) in entry.arguments.iter().zip(event.arguments) {
             cell.store(value, Ordering::Relaxed);
         }
-        // Release: pairs with the first acquire load in `read`.
-        entry.ticket.store(number.wrapping_add(1), Ordering::Release);
+        entry.ticket.store(number.wrapping_add(1), Ordering::Relaxed);
+        // Release: pairs with the acquire in `latest`: what is counted is there, and whole.
         self.head.store(number.wrapping_add(1), Ordering::Release);
     }
 
@@ -61,7 +61,8 @@ impl RingCells {
     fn read(&self, number: u64) -> Option<Event> {
         let entry = self.entry(number);
         let ticket = number.wrapping_add(1);
-        if entry.ticket.load(Ordering::Acquire) != ticket {
+        // Relaxed: `head` was loaded with acquire, so the words are at least this event's.
+        if entry.ticket.load(Ordering::Relaxed) != ticket {
             return None;
         }
         let slot = entry.slot.load(Ordering::Relaxed);

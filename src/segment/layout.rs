@@ -19,7 +19,7 @@ pub const HEARTS_MAX: usize = 1 << 16;
 /// Heart lines of an ordinary instance: each server's own, and room for named further ones.
 pub const HEARTS_DEFAULT: usize = 128;
 /// Events kept. A crash loop writes some five events a restart, so this is the last 200 restarts.
-pub const EVENTS: usize = 1024;
+pub const EVENTS: usize = if cfg!(loom) { 2 } else { 1024 };
 /// Dirty ranges listed before one range stands for everything.
 pub const RANGES: usize = 496;
 /// Largest data area, a page below 4 GiB: range entries hold 32-bit offsets and lengths.

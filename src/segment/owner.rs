@@ -18,10 +18,10 @@ impl OwnerCells {
 
     /// Replaces exactly `from` by `to`. `false` = somebody else changed it meanwhile: look again.
     pub fn exchange(&self, from: Owner, to: Owner) -> bool {
-        // AcqRel: what the old owner did (and the kernel's word that it is dead) comes before what
-        // the new one does.
+        // Release: what the old owner did (and the kernel's word that it is dead) comes before what
+        // the new one does, which looks with acquire; so did who calls this, to know `from`.
         self.word
-            .compare_exchange(from.pack(), to.pack(), Ordering::AcqRel, Ordering::Acquire)
+            .compare_exchange(from.pack(), to.pack(), Ordering::Release, Ordering::Relaxed)
             .is_ok()
     }
 

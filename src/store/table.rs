@@ -61,7 +61,7 @@ impl Table {
         if cell_size < CELL_OVERHEAD + KEY_MAX || !cell_size.is_multiple_of(8) {
             return None;
         }
-        let cells = size.checked_sub(HEADER)? / (cell_size + 8);
+        let cells = size.checked_sub(HEADER)? / cell_size.checked_add(8)?;
         (cells > 0).then_some(Table { cell_size, cells })
     }
 
@@ -205,7 +205,7 @@ fn hash(key: &[u8]) -> u64 {
     mixed ^ (mixed >> 27)
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::segment::area::{Area, LEVEL_PIECE};
