@@ -151,8 +151,8 @@ impl<'a> Area<'a> {
             };
             let last = &self.ranges[usize::try_from(count - 1).unwrap_or(0)];
             let Some((start, length)) = self.words_of(last.load(Ordering::Relaxed)) else {
-                // A range outside of the area was never written by an owner: believe none. Not in this
-                // call: whoever keeps scribbling shall not keep us here.
+                // A range outside of the area was never written by an owner: believe none. The next
+                // call lists all: whoever goes on scribbling shall not keep us here.
                 self.count.store(ALL, Ordering::Relaxed);
                 return false;
             };
@@ -379,6 +379,22 @@ mod tests {
             let [a, b] = [0, 1].map(|copy: usize| cells.copies[copy][i].load(Ordering::Relaxed));
             assert_eq!(a, b);
         }
+    }
+
+    /// What is not listed is not touched, and a piece is as long as was asked for.
+    #[test]
+    fn levelling_costs_what_was_changed() {
+        let cells = Cells::new(3, 64);
+        let area = cells.area();
+        write(&area, &[(0, vec![1; 8]), (16, vec![1; 8]), (32, vec![1; 8])]);
+        let spare = &cells.copies[0];
+        spare[5].store(99, Ordering::Relaxed);
+        assert!(!area.level(16), "two of three");
+        assert_eq!(cells.count.load(Ordering::Relaxed), 1);
+        assert!(area.level(8), "the last one, to its end");
+        assert_eq!(spare[5].load(Ordering::Relaxed), 99, "nobody listed it");
+        write(&area, &[(0, vec![2; 512])]);
+        assert!(area.level(LEVEL_PIECE), "a small area in one piece");
     }
 
     #[test]

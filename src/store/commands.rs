@@ -503,6 +503,7 @@ mod tests {
             ("CLIENT NO-EVICT", "ERR wrong number of arguments for 'client|no-evict' command"),
             ("CLIENT NO-TOUCH", "ERR wrong number of arguments for 'client|no-touch' command"),
             ("CLIENT NO-TOUCH maybe", "ERR syntax error"),
+            ("CLIENT NO-EVICT maybe", "ERR syntax error"),
             ("CLIENT SETINFO LIB-X y", "ERR Unrecognized option 'LIB-X'"),
             (
                 "CLIENT SETNAME 'a b'",
@@ -516,6 +517,7 @@ mod tests {
             ("HELLO 3", "NOPROTO unsupported protocol version"),
             ("HELLO -1", "NOPROTO unsupported protocol version"),
             ("HELLO 2 AUTH u p", "ERR Syntax error in HELLO option 'AUTH'"),
+            ("HELLO 2 SET a", "ERR Syntax error in HELLO option 'SET'"),
             ("HELLO 2 SETNAME", "ERR Syntax error in HELLO option 'SETNAME'"),
             ("SELECT", "ERR wrong number of arguments for 'select' command"),
             ("SELECT 1", "ERR DB index is out of range"),
@@ -561,6 +563,22 @@ mod tests {
                 .any(|args| typed(&format!("{name}{args}")).is_ok());
             assert!(understood, "{name}");
         }
+    }
+
+    #[test]
+    fn a_name_may_be_begun() {
+        for (word, expected) in [("get", true), ("IncrB", true), ("", true), ("gets", false)] {
+            assert_eq!(is_name(word.as_bytes()), expected, "{word:?}");
+        }
+    }
+
+    /// A pattern at the bound of what a key can ask for: 32 classes of five bytes, tried at each
+    /// place of a key of 64 bytes.
+    #[test]
+    fn no_sensible_pattern_runs_out_of_steps() {
+        let pattern = format!("*{}b", "[xya]".repeat(32));
+        let key = format!("{}b", "a".repeat(63));
+        assert!(glob_match(pattern.as_bytes(), key.as_bytes()));
     }
 
     #[test]

@@ -7,8 +7,8 @@ use super::resp::Reply;
 use super::table::{Refused, Table};
 use crate::segment::area::{Update, View};
 
-/// Bytes of keys in one reply of `KEYS`. More would be held for one client; and a walk over more
-/// could look like a hang.
+/// Bytes of keys in one reply of `KEYS`, and 16 for each. More would be held for one client; and a
+/// walk over more could look like a hang.
 const KEYS_MAX: usize = 1 << 20;
 
 /// Work of one `KEYS`: pattern length times key length, over all keys. A pattern made to backtrack
@@ -119,5 +119,112 @@ fn attempt(
             Ok(Outcome::Done)
         }
         _ => Err("ERR not a writing command".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::commands::parse;
+    use super::super::table::tests::{Cells, change as commit};
+    use super::*;
+
+    /// A server in small: one table, and what the words of a request are answered with.
+    struct Store(Cells, Table);
+
+    impl Store {
+        fn new(bytes: usize) -> Store {
+            Store(Cells::new(bytes), Table::new(bytes, 128).unwrap())
+        }
+
+        fn ask_words(&self, words: &[&[u8]]) -> (String, bool) {
+            let Store(cells, table) = self;
+            let (area, command) = (cells.area(), parse(words).unwrap());
+            let mut bytes = Vec::new();
+            let mut reply = Reply(&mut bytes);
+            let commits = if command.writes() {
+                commit(&area, |update| change(table, update, &command, &mut reply))
+            } else {
+                area.read_as_owner(|view| look(table, view, &command, &mut reply));
+                false
+            };
+            (String::from_utf8(bytes).unwrap().replace("\r\n", " "), commits)
+        }
+
+        fn ask(&self, line: &str) -> (String, bool) {
+            let words: Vec<_> = line.split(' ').map(str::as_bytes).collect();
+            self.ask_words(&words)
+        }
+    }
+
+    #[test]
+    fn commands_do_and_answer_what_redis_does() {
+        let store = Store::new(4096);
+        for (line, reply, commits) in [
+            ("GET a", "$-1 ", false),
+            ("DEL a", ":0 ", false),
+            ("SET a 1", "+OK ", true),
+            ("GET a", "$1 1 ", false),
+            ("SET b x", "+OK ", true),
+            ("DBSIZE", ":2 ", false),
+            ("EXISTS a b a c", ":3 ", false),
+            ("INCR a", ":2 ", true),
+            ("INCRBY a -5", ":-3 ", true),
+            ("INCR new", ":1 ", true),
+            ("INCR b", "-ERR value is not an integer or out of range ", false),
+            ("INCRBY a -9223372036854775808", "-ERR increment or decrement would overflow ", false),
+            ("GET a", "$2 -3 ", false),
+            ("KEYS n*", "*1 $3 new ", false),
+            ("KEYS z*", "*0 ", false),
+            ("DEL a new c", ":2 ", true),
+            ("DBSIZE", ":1 ", false),
+            ("FLUSHDB", "+OK ", true),
+            ("DBSIZE", ":0 ", false),
+            ("PING", "-ERR not a reading command ", false),
+        ] {
+            assert_eq!(store.ask(line), (reply.to_owned(), commits), "{line}");
+        }
+        let mut bytes = Vec::new();
+        let said = commit(&store.0.area(), |update| {
+            change(&store.1, update, &Command::DbSize, &mut Reply(&mut bytes))
+        });
+        assert!(!said && bytes.starts_with(b"-ERR not a writing command"));
+    }
+
+    #[test]
+    fn what_the_table_refuses_changes_nothing() {
+        let store = Store::new(64 + 2 * 136);
+        store.ask("SET a 1");
+        store.ask("SET b 2");
+        for line in ["SET c 3", "INCR c", &format!("SET a {}", "x".repeat(120))] {
+            let (reply, commits) = store.ask(line);
+            assert!(reply.starts_with('-') && !commits, "{line}: {reply}");
+        }
+        assert_eq!(store.ask("GET a").0, "$1 1 ");
+    }
+
+    /// `KEYS` is bounded in what it holds (each key and 16 bytes) and in what it compares.
+    #[test]
+    fn keys_is_bounded_in_memory_and_in_work() {
+        const KEY: usize = 16;
+        let most = KEYS_MAX / (KEY + 16);
+        let store = Store::new((most + most / 2) * 136);
+        let fill = |numbers: std::ops::Range<usize>| {
+            commit(&store.0.area(), |update| {
+                for number in numbers {
+                    let key = format!("{number:0KEY$}");
+                    store.1.set(update, key.as_bytes(), b"").unwrap();
+                }
+            });
+        };
+        let refusal = "-ERR too many keys, or too long a pattern, for one KEYS ";
+        fill(0..most);
+        assert!(store.ask("KEYS *").0.starts_with(&format!("*{most} ")));
+        // Each key costs its length times the pattern's.
+        let longest = MATCH_MAX / (most * KEY);
+        let pattern = |length| "x".repeat(length);
+        assert_eq!(store.ask(&format!("KEYS {}", pattern(longest))).0, "*0 ");
+        assert_eq!(store.ask(&format!("KEYS {}", pattern(longest + 1))).0, refusal);
+        fill(most..most + 1);
+        assert_eq!(store.ask("KEYS *").0, refusal);
     }
 }

@@ -85,7 +85,6 @@ pub enum ProtocolError {
 /// Decodes the request at the front of `input`.
 pub fn decode(input: &[u8]) -> Result<Decoded<'_>, ProtocolError> {
     match input {
-        [] => Ok(Decoded::Incomplete),
         [b'*', rest @ ..] => array(input.len(), rest),
         _ => inline(input),
     }
@@ -308,6 +307,13 @@ mod tests {
                 assert_eq!(decode(&input[..cut]), Ok(Decoded::Incomplete), "{name} cut at {cut}");
             }
         }
+    }
+
+    /// The limit that docs/protocol.md and clients know.
+    #[test]
+    fn a_word_may_have_64_kib() {
+        assert_eq!(decode(b"*1\r\n$65536\r\n"), Ok(Decoded::Incomplete));
+        assert_eq!(decode(b"*1\r\n$65537\r\n"), Err(ProtocolError::InvalidBulkLength));
     }
 
     #[test]

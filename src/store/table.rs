@@ -206,27 +206,31 @@ fn hash(key: &[u8]) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::segment::area::{Area, LEVEL_PIECE};
     use crate::sync::Word;
     use proptest::prelude::*;
     use std::collections::HashMap;
 
-    struct Cells([Word; 2], Vec<Word>, [Vec<Word>; 2]);
+    /// A data area in ordinary memory.
+    pub(in super::super) struct Cells([Word; 2], Vec<Word>, [Vec<Word>; 2]);
 
     impl Cells {
-        fn new(bytes: usize) -> Cells {
+        pub(in super::super) fn new(bytes: usize) -> Cells {
             let zeros = |n| (0..n).map(|_| Word::new(0)).collect::<Vec<_>>();
             Cells([Word::new(0), Word::new(0)], zeros(16), [zeros(bytes / 8), zeros(bytes / 8)])
         }
 
-        fn area(&self) -> Area<'_> {
+        pub(in super::super) fn area(&self) -> Area<'_> {
             Area::new(&self.0[0], &self.0[1], &self.1, [&self.2[0], &self.2[1]])
         }
     }
 
-    fn change<T>(area: &Area<'_>, change: impl FnOnce(&mut Update<'_>) -> T) -> T {
+    pub(in super::super) fn change<T>(
+        area: &Area<'_>,
+        change: impl FnOnce(&mut Update<'_>) -> T,
+    ) -> T {
         while !area.level(LEVEL_PIECE) {}
         let mut update = area.begin();
         let result = change(&mut update);
@@ -275,6 +279,7 @@ mod tests {
                 }
                 area.read_as_owner(|view| {
                     assert_eq!(table.len(view), model.len() as u64);
+                    assert_eq!(table.is_empty(view), model.is_empty());
                     let mut keys = Vec::new();
                     table.keys(view, |key| { keys.push(key.to_vec()); true });
                     assert_eq!(keys.len(), model.len());
@@ -303,6 +308,21 @@ mod tests {
     }
 
     #[test]
+    fn stored_lengths_are_clipped_to_the_cell() {
+        let cells = Cells::new(4096);
+        let area = cells.area();
+        let table = Table::new(area.size(), 128).unwrap();
+        change(&area, |update| {
+            table.set(update, b"k", b"value").unwrap();
+            let cell = table.find(update.view(), b"k").unwrap();
+            let lengths = 1 | 1000 << 32;
+            update.write(table.cell_at(cell), &u64::to_le_bytes(lengths)).unwrap();
+        });
+        let value = area.read_as_owner(|view| table.get(view, b"k")).unwrap();
+        assert_eq!((value.len(), &value[..5]), (128 - 8 - 1, &b"value"[..]));
+    }
+
+    #[test]
     fn full_and_too_long_are_refused_and_lose_nothing() {
         let cells = Cells::new(64 + 3 * (128 + 8));
         let area = cells.area();
@@ -317,6 +337,8 @@ mod tests {
             let refused = Refused::ValueTooLong { length: 120, room: 119 };
             assert_eq!(table.set(update, b"a", &[0; 120]), Err(refused));
             assert_eq!(table.set(update, b"a", &[7; 119]), Ok(()));
+            assert_eq!(table.remove(update, b"c"), Ok(true));
+            assert_eq!(table.set(update, &[1; 64], b""), Ok(()), "a key as long as may be");
         });
         area.read_as_owner(|view| {
             assert_eq!(table.get(view, b"a"), Some(vec![7; 119]));

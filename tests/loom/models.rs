@@ -5,9 +5,8 @@
 //! sets another bound). Then every acquire, release and fence of `src/segment` is taken out, one at
 //! a time: a model must fail. One that no model passes fails the test as well.
 //!
-//! A killed process is a thread that stops: what it stored may be seen in any order that its
-//! fences allow. The kernel's word that it is dead is a `join`, a frame in a FIFO is a mutex (a pipe
-//! has one).
+//! A killed process is a thread that stops: what it stored may be seen in any order that its fences
+//! allow. The kernel's word that it is dead is a `join`, a frame in a FIFO is a mutex.
 //!
 //! What it cannot show: more threads or longer programs than these; orders that loom does not
 //! know (a load that sees a store which comes later in the same thread's order); compilers' bugs.
@@ -531,7 +530,7 @@ fn be_quiet() {
 /// Orderings that no model passes, and why.
 const EXEMPT: [(&str, &str); 1] = [(
     "mapping.rs",
-    "it maps files, which no model can; `version`, stored last, is the pattern of the heart's count",
+    "no model can map files; `version`, stored last, is the pattern of the heart's count",
 )];
 
 /// Where `src/segment` names an ordering, in code: file and line.
