@@ -260,6 +260,7 @@ mod tests {
         assert_eq!(book.sweep(at(2), |_| Some(Generation(11))), []);
         assert_eq!(book.sweep(at(2), |_| Some(Generation(12))), [first]);
         assert_eq!(book.unbegun(slot), [second]);
+        assert_eq!(book.sweep(at(11), |_| Some(Generation(12))), [], "it may come yet");
         assert_eq!(book.sweep(at(12), |_| Some(Generation(12))), [second], "it never came");
     }
 
@@ -289,5 +290,13 @@ mod tests {
         }
         assert_eq!(book.jobs.len(), JOBS_MAX);
         assert_eq!(expected.jobs.len(), JOBS_MAX);
+        // The oldest ten were forgotten; all others can be begun, and stay known as begun.
+        while expected.claim(PEER, at(0)).is_some() {}
+        let job = |id| Job { id, kind: Kind::Read, peer: PEER, at: at(0) };
+        assert_eq!(expected.announce(job(11)), Announced::Begun);
+        assert_eq!(expected.announce(job(10)), Announced::New);
+        assert!(expected.claim(PEER, at(0)).is_some());
+        assert_eq!(expected.begun.len(), JOBS_MAX);
+        assert_eq!(expected.announce(job(11)), Announced::New, "the oldest made room");
     }
 }

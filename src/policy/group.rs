@@ -651,6 +651,64 @@ mod tests {
         assert_eq!(acts(&actions), [(1, Act::Spawn)]);
     }
 
+    fn told(actions: &[Action]) -> Vec<(u8, Why)> {
+        let why = |action: &Action| match action {
+            Action::Changed { slot, why, .. } => Some((slot.0, *why)),
+            _ => None,
+        };
+        actions.iter().filter_map(why).collect()
+    }
+
+    fn ms(count: u64) -> Duration {
+        Duration::from_millis(count)
+    }
+
+    #[test]
+    fn what_is_told_of_a_freeze() {
+        let mut group = pair();
+        assert_eq!(group.next_deadline(), Some(at(10 + 2400)), "when somebody would be late");
+        let silent = Why::Silent { silence: ms(2400), limit: ms(4000) };
+        assert_eq!(told(&turn(&mut group, 2410, &[0, 2])), [(1, silent)]);
+        assert_eq!(group.next_deadline(), Some(at(4010)), "when it would be frozen");
+        assert_eq!(group.silence(SECONDARY, at(3000)), Some(ms(2990)));
+        turn(&mut group, 4010, &[0, 2]);
+        let actions = examined(&mut group, 4010, SECONDARY, Class::Stopped);
+        let cause = Cause::Frozen(Class::Stopped);
+        let condemned = Why::Condemned { cause, silence: ms(4000), limit: ms(4000) };
+        assert_eq!(told(&actions), [(1, condemned)]);
+        let death = Death::Killed(9);
+        let actions = group.step(at(4013), Event::Died { slot: SECONDARY, death });
+        let died = Why::Died { death, cause: Some(cause), took: Some(ms(3)), up: ms(4003) };
+        assert_eq!(told(&actions), [(1, died), (1, Why::Started { after: Some(cause) })]);
+        group.step(at(4014), Event::Spawned { slot: SECONDARY, count: 1 });
+        assert_eq!(group.next_deadline(), Some(at(4016)), "the first look for its first beat");
+        assert_eq!(group.silence(SECONDARY, at(4016)), None, "before the first beat");
+        let actions = turn(&mut group, 4016, &[0, 1, 2]);
+        // Clients had nobody since the last beat before the freeze.
+        let first = Why::FirstBeat { after: ms(2), down_for: Some(ms(4006)) };
+        assert_eq!(told(&actions), [(1, first)]);
+    }
+
+    #[test]
+    fn what_is_told_of_a_crash_loop() {
+        let mut group = pair();
+        let death = Death::Exited(1);
+        let died = Event::Died { slot: SECONDARY, death };
+        for now in [20, 30, 40] {
+            let actions = group.step(at(now), died);
+            assert_eq!(acts(&actions), [(1, Act::Spawn)], "at once at first");
+        }
+        let actions = group.step(at(50), died);
+        let cause = Cause::of(death);
+        let why = Why::Died { death, cause: Some(cause), took: None, up: Duration::ZERO };
+        assert_eq!((acts(&actions), told(&actions)), (vec![], vec![(1, why)]));
+        assert_eq!(group.next_deadline(), Some(at(150)), "100 ms of rest");
+        assert_eq!(turn(&mut group, 149, &[0, 2]), []);
+        let actions = turn(&mut group, 150, &[0, 2]);
+        assert_eq!(acts(&actions), [(1, Act::Spawn)]);
+        assert_eq!(told(&actions), [(1, Why::Started { after: Some(cause) })]);
+    }
+
     #[test]
     fn a_frozen_primary_takes_the_secondaries_after_its_death_is_confirmed() {
         let mut group = pair();
@@ -737,8 +795,9 @@ mod tests {
     fn a_server_that_ignores_the_stop_order_climbs_the_ladder() {
         let mut group = pair();
         group.step(at(100), Event::Stop);
-        let ladder: Vec<_> =
-            [5100, 6100, 10_100].into_iter().map(|now| acts(&turn(&mut group, now, &[]))).collect();
+        let ladder = [5100, 6100, 10_100].map(|now| turn(&mut group, now, &[]));
+        assert_eq!(told(&ladder[0]), [(1, Why::Pressed), (2, Why::Pressed)]);
+        let ladder = ladder.map(|actions| acts(&actions));
         assert_eq!(ladder[0], [(1, Act::Terminate), (2, Act::Terminate)]);
         assert_eq!(ladder[1], [(1, Act::Kill), (2, Act::Kill)]);
         // What does not die does not keep the primary from stopping.
