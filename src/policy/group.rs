@@ -832,6 +832,7 @@ mod tests {
     #[test]
     fn a_late_turn_is_told_and_nobody_is_convicted() {
         let mut group = pair();
+        assert_eq!(group.step(at(1000), Event::Turn { planned: at(500) }), [], "the slack itself");
         let actions = group.step(at(5000), Event::Turn { planned: at(1000) });
         assert_eq!(actions, [Action::LateTurn { by: Duration::from_secs(4) }]);
         for slot in group.slots() {
