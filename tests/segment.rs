@@ -15,6 +15,7 @@ use std::time::Duration;
 use osps::ids::{Epoch, Generation, Owner, SlotId};
 use osps::segment::area::LEVEL_PIECE;
 use osps::segment::layout::{DATA_MAX, EVENTS, HEARTS_MAX, MAGIC, PAGE, SLOTS_MAX, VERSION, flag};
+use osps::segment::mapping::FILE_NAME;
 use osps::segment::slot::Identity;
 use osps::segment::{Access, AttachError, Event, Founding, Geometry, Sample, Segment, text};
 use osps::sync::Ordering;
@@ -207,6 +208,27 @@ fn no_stored_size_is_believed_alone() {
         file.set_len(enough).unwrap();
         assert!(Segment::attach(&file, Access::ReadOnly).is_ok(), "{enough} of {length} bytes");
     }
+}
+
+#[test]
+fn a_segment_is_opened_in_its_directory_and_nowhere_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join(FILE_NAME);
+    let new = File::options().read(true).write(true).create_new(true).open(&path).unwrap();
+    Segment::create(&new, &founding(4096), |_| {}).unwrap();
+    let writer = Segment::open(dir.path(), Access::ReadWrite).unwrap();
+    let reader = Segment::open(dir.path(), Access::ReadOnly).unwrap();
+    writer.hearts()[0].beat(Monotonic(1));
+    assert_eq!(reader.hearts()[0].sample().count, 1);
+
+    let elsewhere = tempfile::tempdir().unwrap();
+    std::os::unix::fs::symlink(&path, elsewhere.path().join(FILE_NAME)).unwrap();
+    let refused = Segment::open(elsewhere.path(), Access::ReadOnly).expect_err("a link followed");
+    assert!(matches!(refused, AttachError::Io { op: "open", .. }), "{refused}");
+    std::fs::remove_file(elsewhere.path().join(FILE_NAME)).unwrap();
+    nix::unistd::mkfifo(&elsewhere.path().join(FILE_NAME), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    // A FIFO that nobody writes: it is not waited for.
+    assert!(Segment::open(elsewhere.path(), Access::ReadOnly).is_err());
 }
 
 #[test]
