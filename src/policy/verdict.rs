@@ -105,26 +105,29 @@ impl Pulse {
     /// Judges one observation. Call it once a turn.
     pub fn observe(&mut self, turn: &Turn, seen: Observation) -> Reading {
         let slack = slack(self.limit());
+        let late = turn.lateness > slack;
         if seen.count != self.count {
             let first = !self.beaten;
             let trusted = seen.stamp > turn.previous - slack && seen.stamp <= turn.now;
             let at = if trusted { seen.stamp.max(self.last_beat) } else { turn.now };
             // Silence before this look counts up to the point where it would have been late: in
-            // time, turns are never further apart, so an older stamp is a slip or a lie. A late
-            // turn grants the limit to those who beat before it as well: they were paused with us.
-            let counted_from = if turn.lateness > slack {
+            // time, turns are never further apart, so an older stamp is a slip or a lie. Nor does a
+            // stamp take back what was granted. A late turn grants the limit to those who beat
+            // before it as well: they were paused with us.
+            let counted_from = if late {
                 turn.now
             } else {
-                at.max(turn.now - late_after(self.limits.hang))
+                at.max(turn.now - late_after(self.limits.hang)).max(self.counted_from)
             };
             *self = Pulse {
                 beaten: true,
                 last_beat: at,
+                grants: u8::from(late),
                 ..Pulse::new(self.limits, counted_from, seen.count)
             };
             return Reading::Beat { first };
         }
-        if turn.lateness > slack && self.grants < GRANTS_MAX {
+        if late && self.grants < GRANTS_MAX {
             self.grants += 1;
             self.grant(turn.now);
             return Reading::Quiet;
