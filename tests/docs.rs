@@ -2,19 +2,20 @@
 //!
 //! Goal: docs/segment.md lists every word of the segment where it really lies, and every code with
 //! the word that the program prints; the examples beside it use the same offsets; the frames, their
-//! kinds, the numbers and the hashes in docs/protocol.md are those of the code; the lifecycle
-//! tables in docs/architecture.md are what `State::on` does.
+//! kinds, the numbers, the automata, the commands and the hashes in docs/protocol.md are those of
+//! the code; the lifecycle tables in docs/architecture.md are what `State::on` does; and whatever a
+//! document points at is there.
 //!
 //! Method: the tables are parsed out of the Markdown and compared, row by row and in order, with
-//! rows made from the code (`offset_of!`, `size_of`, the `code` functions). The lifecycle tables
-//! are made the other way round: rendered from the code, compared with the document, and written
-//! into it when OSPS_BLESS is set.
+//! rows made from the code (`offset_of!`, `size_of`, the `code` functions). Where a list in the
+//! code has no end that a test could see (constants of a module), its source is read. The cells of
+//! the automata say what the real ones want done in a state that the column describes. The
+//! lifecycle tables are made the other way round: rendered from the code, compared with the
+//! document, and written into it when OSPS_BLESS is set.
 //!
 //! What it cannot show: that the *meaning* columns are right, that a word has only the writer the
-//! table names, or that the orderings described are the ones in use. The automata and the crash
-//! matrix in docs/protocol.md are read by people only. Roles and event kinds are numbers that only
-//! their users know, so their tables are checked for shape alone.
-#![cfg(not(loom))] // Under loom a word is not eight bytes, so there are no offsets to compare.
+//! table names, or that the orderings described are the ones in use. `FOR_PEOPLE` names the tables
+//! that nothing is compared with; the crash matrix is played in tests/instruction.rs.
 #![allow(clippy::unwrap_used, reason = "a test that cannot read its document has failed")]
 
 use std::fmt::Write as _;
@@ -26,8 +27,10 @@ use osps::ids::Owner;
 use osps::ids::{Epoch, Generation, SlotId};
 use osps::policy::dispatch::{self, Kind as JobKind};
 use osps::policy::lifecycle::{Act, Cause, Event, Next, Patience, Rung, STATE_WORDS, State};
+use osps::policy::ownership::{Arbiter, Arbitration, Holder, Plea};
 use osps::policy::verdict::Class;
 use osps::role::link::announced;
+use osps::role::role_code;
 use osps::segment::Geometry;
 use osps::segment::area::{self, Area};
 use osps::segment::layout;
@@ -36,7 +39,7 @@ use osps::segment::layout::{
     RingCells, SlotCells,
 };
 use osps::segment::slot::desired;
-use osps::store::commands::MAX_PAUSE_SECONDS;
+use osps::store::commands::{self, MAX_PAUSE_SECONDS};
 use osps::store::{resp, table as store};
 use osps::sync::Word;
 use osps::time::Monotonic;
@@ -72,7 +75,10 @@ fn table_in(file: &str, title: &str, columns: &[&str]) -> Vec<Vec<String>> {
         .take_while(|line| line.starts_with('|'))
         .map(|line| {
             let inner = line.strip_prefix('|').and_then(|l| l.strip_suffix('|')).unwrap_or(line);
-            inner.split('|').map(|cell| cell.trim().trim_matches('`').to_owned()).collect()
+            // A bar within a cell is escaped.
+            let inner = inner.replace("\\|", "\0");
+            let cell = |cell: &str| cell.trim().trim_matches('`').replace('\0', "|");
+            inner.split('|').map(cell).collect()
         })
         .collect::<Vec<Vec<String>>>();
     assert!(rows.len() > 2, "{title}: no table under this heading");
@@ -281,13 +287,150 @@ fn codes_have_the_words_in_the_document() {
     assert_eq!(codes("Header flags"), flags.map(|(code, word)| format!("{code} {word}")));
 }
 
+/// Names and values of the public constants of a module (none = of the file itself), in order.
+fn constants(file: &str, module: Option<&str>) -> Vec<(String, String)> {
+    let source = read(file);
+    let indent = if module.is_some() { "    " } else { "" };
+    let begin = |line: &&str| module.is_none_or(|m| line.ends_with(&format!("mod {m} {{")));
+    let found: Vec<_> = source
+        .lines()
+        .skip_while(|line| !begin(line))
+        .take_while(|line| module.is_none() || *line != "}")
+        .filter_map(|line| {
+            let line = line.strip_prefix(indent)?;
+            let constant =
+                line.strip_prefix("pub const ").or(line.strip_prefix("pub(crate) const "))?;
+            let (name, rest) = constant.split_once(':')?;
+            let (_, value) = rest.split_once('=')?;
+            Some((name.to_owned(), value.trim().trim_end_matches(';').to_owned()))
+        })
+        .collect();
+    assert!(!found.is_empty(), "{file}: no constants in {module:?}");
+    found
+}
+
+/// The names alone, as the documents write words.
+fn words(file: &str, module: &str) -> Vec<String> {
+    let word = |(name, _): (String, String)| name.to_lowercase().replace('_', "-");
+    constants(file, Some(module)).into_iter().map(word).collect()
+}
+
 #[test]
-fn tables_without_a_counterpart_are_well_formed() {
-    assert_eq!(codes("Role"), ["1 primary", "2 secondary", "3 program"]);
-    let kinds = table("Event kinds", &["kind", "word", "arg0", "arg1", "arg2"]);
-    for (i, row) in kinds.iter().enumerate() {
-        assert_eq!(row[0], (i + 1).to_string(), "kinds are numbered without a hole: {row:?}");
+fn no_constant_is_missing_in_the_documents() {
+    let names = |rows: &[Vec<String>], column: usize| -> Vec<String> {
+        rows.iter().map(|row| row[column].clone()).collect()
+    };
+    let code = ["code", "word", "meaning"];
+    let layout: Vec<_> =
+        constants("src/segment/layout.rs", None).into_iter().map(|(name, _)| name).collect();
+    assert_eq!(names(&table("Constants", &["constant", "value", "meaning"]), 0), layout);
+    let flags = constants("src/segment/layout.rs", Some("flag")).into_iter().map(|(name, _)| name);
+    assert_eq!(names(&table("Header flags", &code), 1), flags.collect::<Vec<_>>());
+    assert_eq!(names(&table("Desired", &code), 1), words("src/segment/slot.rs", "desired"));
+    let frame = table_in(PROTOCOL, "Frame", &["offset", "size", "field", "meaning"]);
+    let fields = words("src/wire.rs", "offset").into_iter().map(|word| word.replace('-', "_"));
+    assert_eq!(names(&frame, 2), fields.collect::<Vec<_>>());
+}
+
+#[test]
+fn roles_have_the_words_in_the_document() {
+    let known = (0..=u64::from(u8::MAX)).filter(|code| role_code::word(*code) != "unknown");
+    let known: Vec<_> = known.map(|code| format!("{code} {}", role_code::word(code))).collect();
+    assert_eq!(codes("Role"), known);
+    assert_eq!(known.len(), constants("src/role/mod.rs", Some("role_code")).len());
+}
+
+/// The kinds of events are known to the watchdog alone, so its source is read.
+#[test]
+fn event_kinds_have_the_numbers_in_the_document() {
+    let kinds = constants("src/role/watchdog/perform.rs", Some("kind"));
+    let kind = |(name, value): &(String, String)| {
+        format!("{value} {}", name.to_lowercase().replace('_', "-"))
+    };
+    let rows = table("Event kinds", &["kind", "word", "arg0", "arg1", "arg2"]);
+    let first = |row: &Vec<String>| {
+        let word = row[1].split('`').next().unwrap_or_default();
+        format!("{} {word}", row[0])
+    };
+    let documented: Vec<_> = rows.iter().map(first).collect();
+    assert_eq!(documented, kinds.iter().map(kind).collect::<Vec<_>>());
+}
+
+/// Tables that nothing is compared with: for people, or shown by the test named behind them.
+const FOR_PEOPLE: [(&str, &str); 8] = [
+    ("Who writes what, with which ordering", "the writers by the types, the orderings by loom"),
+    ("Recovery, case by case", "tests/rundir.rs and tests/instruction.rs"),
+    ("Who may write", "tests/ownership.rs"),
+    ("Crash matrix", "the steps of the next three"),
+    ("The holder dies", "tests/instruction.rs"),
+    ("The arbiter dies", "tests/ownership.rs and tests/share.rs"),
+    ("The watchdog dies or freezes", "tests/rundir.rs"),
+    ("Bare words", "tests/share.rs"),
+];
+
+/// A new table finds its test, or its place above.
+#[test]
+fn every_table_is_compared_or_named() {
+    let source = include_str!("docs.rs");
+    let mut for_people = FOR_PEOPLE.map(|(heading, _)| heading).to_vec();
+    for file in ["docs/segment.md", PROTOCOL] {
+        let document = read(file);
+        let mut heading = "";
+        for line in document.lines() {
+            if line.starts_with('#') {
+                heading = line.trim_start_matches('#').trim();
+            } else if line.starts_with("| ---") {
+                for_people.retain(|known| *known != heading);
+                let structure = source.contains(&format!("check_fields!({heading} {{"));
+                let named = source.contains(&format!("\"{heading}\""));
+                assert!(structure || named, "{file}: nobody looks at the table under {heading}");
+            }
+        }
     }
+    assert!(for_people.is_empty(), "no table under {for_people:?}");
+}
+
+/// The anchor that a heading has on the pages that render it.
+fn anchor(heading: &str) -> String {
+    let kept = heading.chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c));
+    kept.map(|c| if c == ' ' { '-' } else { c.to_ascii_lowercase() }).collect()
+}
+
+#[test]
+fn every_link_leads_somewhere() {
+    let in_docs = std::fs::read_dir(path("docs")).unwrap().flatten().map(|entry| entry.path());
+    let documents: Vec<_> = in_docs
+        .filter(|path| path.extension().is_some_and(|extension| extension == "md"))
+        .chain([path("README.md")])
+        .collect();
+    assert!(documents.len() > 6);
+    let text = |path: &PathBuf| std::fs::read_to_string(path).unwrap();
+    let headings = |document: &str| -> Vec<String> {
+        let mut code = false;
+        let mut found = Vec::new();
+        for line in document.lines() {
+            code ^= line.starts_with("```");
+            let heading = line.trim_start_matches('#');
+            if !code && heading.len() < line.len() {
+                found.push(anchor(heading.trim()));
+            }
+        }
+        found
+    };
+    let mut broken = Vec::new();
+    for document in documents {
+        let links = text(&document);
+        let links = links.split("](").skip(1).filter_map(|rest| rest.split_once(')'));
+        for (link, _) in links.filter(|(link, _)| !link.contains("://")) {
+            let (file, heading) = link.split_once('#').unwrap_or((link, ""));
+            let folder = document.parent().unwrap();
+            let target = if file.is_empty() { document.clone() } else { folder.join(file) };
+            let leads = target.exists()
+                && (heading.is_empty() || headings(&text(&target)).contains(&heading.to_owned()));
+            broken.extend((!leads).then(|| format!("{}: {link}", document.display())));
+        }
+    }
+    assert!(broken.is_empty(), "no such file or heading: {broken:#?}");
 }
 
 #[test]
@@ -437,8 +580,18 @@ fn keys_lie_where_the_document_says() {
     let area = Area::new(&sequence, &count, &ranges, [&copies[0], &copies[1]]);
     let table = store::Table::new(bytes, 256).unwrap();
     let rows = table_in(PROTOCOL, "The table", &["offset", "size", "what"]);
-    let offsets: Vec<&str> = rows.iter().take(3).map(|row| row[0].as_str()).collect();
-    assert_eq!(offsets, ["0", "8", "64 + 8 * i"]);
+    let rows = leading(&rows, 3);
+    // Where the numbers below come from.
+    let parts = [
+        "0 8 keys in the table",
+        "8 56 zero",
+        "64 + 8 * i 8 tag of cell i: 0 = empty, else the key's hash with its lowest bit set",
+        "64 + 8 * cells + i * cell_size 4 cell i: length of the key",
+        "4 further 4 length of the value",
+        "8 further key length the key",
+        "behind the key value length the value",
+    ];
+    assert_eq!(rows, parts);
     for (key, hash) in [
         ("", 7_351_636_920_882_584_609),
         ("k1", 14_072_894_629_228_418_169),
@@ -496,6 +649,274 @@ fn the_examples_use_the_offsets_in_the_document() {
         }
         assert!(checked >= 8, "{example}: only {checked} offsets found");
     }
+}
+
+const ME: (SlotId, Generation) = (SlotId(1), Generation(11));
+const OTHER: (SlotId, Generation) = (SlotId(2), Generation(12));
+const NEWCOMER: (SlotId, Generation) = (SlotId(3), Generation(13));
+const DEAD: (SlotId, Generation) = (SlotId(2), Generation(7));
+const EPOCH: Epoch = Epoch(9);
+
+fn live(slot: SlotId) -> Option<Generation> {
+    [ME, OTHER, NEWCOMER].into_iter().find(|(known, _)| *known == slot).map(|(_, now)| now)
+}
+
+/// The word that names this server, or nobody.
+fn held(by: Option<(SlotId, Generation)>) -> Owner {
+    let generation = by.map_or(0, |(_, generation)| u16::try_from(generation.0).unwrap());
+    Owner { slot: by.map(|(slot, _)| slot), generation, epoch: EPOCH }
+}
+
+/// What an arbiter wants done, in the document's words.
+fn arbitration(wanted: Option<Arbitration>) -> &'static str {
+    match wanted {
+        None => "·",
+        Some(Arbitration::Clear { .. }) => "clear",
+        Some(Arbitration::Grant { to, .. }) => {
+            assert_eq!((to.slot, to.epoch), (Some(ME.0), Epoch(EPOCH.0 + 1)));
+            "grant the first"
+        }
+        Some(Arbitration::Recall { slot, epoch }) => {
+            assert_eq!((slot, epoch), (OTHER.0, EPOCH));
+            "recall"
+        }
+    }
+}
+
+/// The cells of one state of the arbiter: who is named, whether somebody waits, whether the holder
+/// may be asked already, and whether it was.
+fn arbiter_cells(
+    named: Option<(SlotId, Generation)>,
+    waits: bool,
+    may_recall: bool,
+    recalled: bool,
+) -> Vec<String> {
+    let word = held(named);
+    let mut arbiter = Arbiter::new();
+    if recalled {
+        arbiter.request(ME.0, ME.1);
+        assert_eq!(arbitration(arbiter.look(held(Some(OTHER)), live, true)), "recall");
+    } else if waits {
+        arbiter.request(ME.0, ME.1);
+    }
+    let look = |arbiter: &Arbiter, word| arbitration(arbiter.clone().look(word, live, may_recall));
+
+    let mut asked = arbiter.clone();
+    asked.request(NEWCOMER.0, NEWCOMER.1);
+    // The others first, then the newcomer: it stands at the end of the queue.
+    let mut alone = asked.clone();
+    let only = |slot: SlotId| live(slot).filter(|_| slot == NEWCOMER.0);
+    let granted = alone.look(held(None), only, true);
+    assert!(matches!(granted, Some(Arbitration::Grant { to, .. }) if to.slot == Some(NEWCOMER.0)));
+    let first = if waits { "grant the first" } else { "·" };
+    assert_eq!(look(&arbiter, held(None)), first);
+
+    let exactly = named.map(|(slot, generation)| arbiter.released(slot, generation, EPOCH, word));
+    let mut strangers = vec![(NEWCOMER, EPOCH)];
+    if let Some((slot, generation)) = named {
+        let younger = Generation(generation.0 + 1);
+        strangers.extend([((slot, generation), Epoch(EPOCH.0 - 1)), ((slot, younger), EPOCH)]);
+    }
+    for ((slot, generation), epoch) in strangers {
+        assert_eq!(arbiter.released(slot, generation, epoch, word), None, "as turn");
+    }
+    let mut repeated = arbiter.clone();
+    repeated.repeat();
+    [
+        look(&arbiter, word),
+        "enqueue, then as turn",
+        exactly.map_or("cannot be", |wanted| match arbitration(wanted) {
+            "clear" => "clear, then as turn",
+            other => other,
+        }),
+        "as turn",
+        if repeated == arbiter { "·" } else { "recall may be said again" },
+    ]
+    .map(str::to_owned)
+    .to_vec()
+}
+
+#[test]
+fn the_arbiter_does_what_its_table_says() {
+    let columns = [
+        ("word: not live", arbiter_cells(Some(DEAD), true, true, true)),
+        ("word: nobody; nobody waits", arbiter_cells(None, false, true, false)),
+        ("word: nobody; somebody waits", arbiter_cells(None, true, true, false)),
+        ("word: live; nobody waits", arbiter_cells(Some(OTHER), false, true, false)),
+        ("word: live; waits, may keep", arbiter_cells(Some(OTHER), true, false, false)),
+        ("word: live; waits, time is over", arbiter_cells(Some(OTHER), true, true, false)),
+        ("the same, recalled already", arbiter_cells(Some(OTHER), true, true, true)),
+    ];
+    let titles: Vec<_> = ["event"].into_iter().chain(columns.iter().map(|(t, _)| *t)).collect();
+    let rows = table_in(PROTOCOL, "Arbiter", &titles);
+    let events: Vec<_> = rows.iter().map(|row| row[0].as_str()).collect();
+    let known = [
+        "turn",
+        "request",
+        "release`, exactly this word",
+        "release`, anything else",
+        "each second",
+    ];
+    assert_eq!(events, known);
+    for (i, (title, cells)) in columns.iter().enumerate() {
+        let documented: Vec<_> = rows.iter().map(|row| row[i + 1].as_str()).collect();
+        assert_eq!(documented, *cells, "{title}: left the document, right the code");
+    }
+}
+
+/// The cells of a holder to whom a word says this, `released` = after it gave it back.
+fn holder_cells(word: Owner, released: bool) -> Vec<String> {
+    let mut holder = Holder::new(ME.0, ME.1);
+    if released {
+        assert_eq!(holder.leave(held(Some(ME))), Some(Plea::Release(EPOCH)));
+    }
+    let plea = |plea: &Plea| match plea {
+        Plea::Request => "`request`",
+        Plea::Release(EPOCH) => "`release(e)`",
+        Plea::Release(_) => "`release(d)`",
+    };
+    // A look, with and without clients waiting, repeating or not: under which of them is it said?
+    let look = |recall: Option<Epoch>, writing: bool| {
+        let dies = |after: &Holder| holder.owns(word).is_some() && after.owns(word).is_none();
+        let runs =
+            [(false, false), (false, true), (true, false), (true, true)].map(|(wants, again)| {
+                let mut after = holder.clone();
+                let pleas = after.look(word, recall, wants, writing, again);
+                (wants, again, dies(&after), pleas.iter().map(plea).collect::<Vec<_>>())
+            });
+        let mut said = Vec::new();
+        if runs.iter().any(|(_, _, dead, _)| *dead) {
+            assert!(runs.iter().all(|(_, _, dead, _)| *dead));
+            said.push("e is dead for ever".to_owned());
+        }
+        for plea in ["`release(e)`", "`request`"] {
+            let when: Vec<_> = runs
+                .iter()
+                .filter(|(.., pleas)| pleas.contains(&plea))
+                .map(|(wants, again, ..)| (*wants, *again))
+                .collect();
+            said.extend(match when[..] {
+                [] => None,
+                [_, _, _, _] => Some(plea.to_owned()),
+                [(false, true), (true, true)] => Some(format!("repeating: {plea}")),
+                [(true, false), (true, true)] => Some(format!("clients wait: {plea}")),
+                _ => panic!("{plea} under {when:?}"),
+            });
+        }
+        if said.is_empty() { "·".to_owned() } else { said.join("; ") }
+    };
+    let frame = |epoch| holder.recalled(epoch, word).as_ref().map_or("·", plea).to_owned();
+    let mut left = holder.clone();
+    let leaving = left.leave(word);
+    vec![
+        look(None, false),
+        look(Some(EPOCH), true),
+        look(Some(EPOCH), false),
+        frame(EPOCH),
+        frame(Epoch(EPOCH.0 - 1)),
+        leaving.map_or("·".to_owned(), |leaving| {
+            assert_eq!(left.owns(word), None);
+            format!("e is dead for ever; {}", plea(&leaving))
+        }),
+    ]
+}
+
+#[test]
+fn the_holder_does_what_its_table_says() {
+    let columns = [
+        ("word is mine, epoch e", holder_cells(held(Some(ME)), false)),
+        ("e given back, the word still names me", holder_cells(held(Some(ME)), true)),
+        ("word is not mine", holder_cells(held(Some(OTHER)), false)),
+    ];
+    let titles: Vec<_> = ["event"].into_iter().chain(columns.iter().map(|(t, _)| *t)).collect();
+    let rows = table_in(PROTOCOL, "Holder", &titles);
+    let events: Vec<_> = rows.iter().map(|row| row[0].as_str()).collect();
+    let known = [
+        "look, e is not recalled",
+        "look, e is recalled, writing",
+        "look, e is recalled, not writing",
+        "frame `recall(e)",
+        "frame `recall` of another epoch d",
+        "leaving",
+    ];
+    assert_eq!(events, known);
+    for (i, (title, cells)) in columns.iter().enumerate() {
+        let mut above = "";
+        for (row, cell) in rows.iter().zip(cells) {
+            // What stands in brackets is for people.
+            let text = row[i + 1].split(" (").next().unwrap_or_default();
+            above = if text == "as above" { above } else { text };
+            let marks = |text: &str| text.trim_matches('`').to_owned();
+            assert_eq!(marks(above), marks(cell), "{title}, {}: left the document", row[0]);
+        }
+    }
+}
+
+/// Every command is documented, every documented one is understood, and those that write say so.
+#[test]
+fn commands_are_those_in_the_document() {
+    let source = read("src/store/commands.rs");
+    let (_, list) = source.split_once("const NAMES: [&str; 18] = [").expect("the list of names");
+    let (list, _) = list.split_once("];").expect("its end");
+    let mut known: Vec<_> = list.split('"').skip(1).step_by(2).map(str::to_uppercase).collect();
+    let mut documented = Vec::new();
+    for row in table_in(PROTOCOL, "Commands", &["command", "reply", "writes"]) {
+        // Usages stand between code marks: options in brackets, dots for more, bars between words.
+        for usage in row[0].split("`, `") {
+            let (usage, _) = usage.split_once('[').unwrap_or((usage, ""));
+            let usage = usage.replace("...", "");
+            let word = |word: &str| match word.split('|').next().unwrap_or_default() {
+                "n" => "1".to_owned(),
+                word => word.to_owned(),
+            };
+            let words: Vec<String> = usage.split_ascii_whitespace().map(word).collect();
+            let bytes: Vec<&[u8]> = words.iter().map(String::as_bytes).collect();
+            let name = words[0].clone();
+            match commands::parse(&bytes) {
+                Ok(command) => assert_eq!(command.writes(), row[2] == "yes", "{usage}"),
+                // Those whose words have arguments of their own.
+                Err(refused) => {
+                    assert!(["CLIENT", "DEBUG"].contains(&&*name), "{usage}: {refused}");
+                }
+            }
+            documented.push(name);
+        }
+    }
+    documented.sort();
+    documented.dedup();
+    known.sort();
+    assert_eq!(documented, known, "left docs/protocol.md, right the code");
+}
+
+#[test]
+fn error_replies_are_those_in_the_document() {
+    let refused = |words: &[&str]| {
+        let words: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
+        commands::parse(&words).expect_err("refused").to_string()
+    };
+    let literal = |text: &str| {
+        let server = read("src/role/server.rs");
+        assert!(server.contains(&format!("\"{text}\"")), "the code does not say: {text}");
+        text.to_owned()
+    };
+    let numbers = |text: String| text.replace("7777", "N").replace("8888", "M");
+    let protocol = resp::ProtocolError::InvalidBulkLength.to_string();
+    let expected = [
+        literal("READONLY ask the primary for requetetype2"),
+        store::Refused::Full.to_string(),
+        numbers(store::Refused::KeyTooLong(7777).to_string()),
+        numbers(store::Refused::ValueTooLong { length: 7777, room: 8888 }.to_string()),
+        refused(&["..."]),
+        literal("ERR DEBUG is off; start osps with --allow-debug"),
+        refused(&["HELLO", "3"]),
+        format!("ERR {}...", protocol.split_inclusive(": ").next().unwrap_or_default()),
+    ];
+    let rows = table_in(PROTOCOL, "Errors", &["reply", "why", "then"]);
+    let documented: Vec<_> = rows
+        .iter()
+        .map(|row| row[0].split('`').next().unwrap_or_default().trim_start_matches('-'))
+        .collect();
+    assert_eq!(documented, expected, "left docs/protocol.md, right the code");
 }
 
 const NOW: Monotonic = Monotonic(0);
