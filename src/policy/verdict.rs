@@ -306,29 +306,29 @@ pub fn classify(before: Option<&Evidence>, after: Option<&Evidence>) -> Class {
     if !any(RunState::Running) && cpu_share(before, after) < 0.5 {
         return Class::Blocked;
     }
-    // Ready to run: did it get to run? A tenth of a processor is plenty for one turn of a loop.
-    if cpu_share(before, after) < 0.1 && delay_share(before, after) > 0.5 {
+    // Ready to run: did it get to run? A tenth of a processor is plenty for one turn of a loop. How
+    // long it waited is no evidence: the kernel counts a wait only when it ends.
+    if before.is_some_and(|before| before.knows(after)) && cpu_share(before, after) < 0.1 {
         return Class::Starved;
     }
     Class::Spinning
 }
 
+impl Evidence {
+    /// Whether it has seen the threads that are ready to run `later`.
+    fn knows(&self, later: &Evidence) -> bool {
+        let mut ready = later.threads.iter().filter(|thread| thread.state == RunState::Running);
+        ready.all(|thread| self.threads.iter().any(|known| known.tid == thread.tid))
+    }
+}
+
 /// Largest share of the time between two looks that one thread spent on a processor.
 fn cpu_share(before: Option<&Evidence>, after: &Evidence) -> f64 {
-    share(before, after, |thread| thread.cpu)
-}
-
-/// Largest share that one thread spent waiting for a processor.
-fn delay_share(before: Option<&Evidence>, after: &Evidence) -> f64 {
-    share(before, after, |thread| thread.run_delay)
-}
-
-fn share(before: Option<&Evidence>, after: &Evidence, of: fn(&Thread) -> Duration) -> f64 {
     let Some(before) = before else { return 0.0 };
     let span = after.at.since(before.at).as_secs_f64();
     let grown = after.threads.iter().filter_map(|now| {
         let then = before.threads.iter().find(|then| then.tid == now.tid)?;
-        Some(of(now).saturating_sub(of(then)).as_secs_f64())
+        Some(now.cpu.saturating_sub(then.cpu).as_secs_f64())
     });
     if span > 0.0 { grown.fold(0.0, f64::max) / span } else { 0.0 }
 }
@@ -502,6 +502,7 @@ mod tests {
             ("spinning on a busy host", &quiet, &[(Running, 300, 1300)], Class::Spinning),
             ("spins in short naps", &quiet, &[(Sleeping, 1500, 0)], Class::Spinning),
             ("starved", &quiet, &[(Running, 12, 1400)], Class::Starved),
+            ("starved all the time", &quiet, &[(Running, 10, 0)], Class::Starved),
             ("ready, no times known", &[], &[(Running, 12, 1400)], Class::Spinning),
             (
                 "leader gone, threads asleep",

@@ -376,10 +376,11 @@ impl Watchdog {
     fn check_recall(&mut self, now: Monotonic, planned: Monotonic) {
         let owner = self.segment.owner().current();
         let wanted = self.segment.owner().recall().map(|(epoch, _)| epoch);
-        // While the arbiter itself is not at work, nobody takes back what is released.
-        let arbiter_up = self.group.state(SlotId::FIRST) == State::Up;
-        let pending = wanted == Some(owner.epoch) && arbiter_up;
-        let Some(slot) = owner.slot.filter(|_| pending) else {
+        // While the arbiter itself is not at work, nobody takes back what is released; and a silent
+        // holder is judged by its silence, which the host may have caused.
+        let is_up = |slot| self.group.state(slot) == State::Up;
+        let pending = wanted == Some(owner.epoch) && is_up(SlotId::FIRST);
+        let Some(slot) = owner.slot.filter(|slot| pending && is_up(*slot)) else {
             self.recall = None;
             return;
         };
