@@ -7,7 +7,6 @@
 //!
 //! What it cannot show: the same interleaving twice (tests/ownership.rs plays
 //! those), an epoch that lived shorter than a look at it, and clients on other hosts.
-#![cfg(not(loom))]
 #![allow(clippy::unwrap_used, reason = "a test that fails panics")]
 #![allow(clippy::print_stderr, reason = "a test tells its seed")]
 #![allow(clippy::disallowed_methods, reason = "these tests run in real time")]
@@ -15,29 +14,24 @@
 mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::io::{BufRead, BufReader, Error, ErrorKind, Read, Write};
+use std::io::{ErrorKind, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 use std::os::fd::AsFd;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use common::{Launch, Osps, SOON, Signal, wait_until};
+use common::{Client, Launch, NOBODY, Osps, READ_ONLY, Random, SOON, Signal, Talk, fifo, port};
+use common::{resident, wait_until, watch_owner};
 use osps::ids::{Epoch, Generation, Owner, SlotId};
 use osps::policy::lifecycle::STATE_WORDS;
 use osps::role::rundir::{tube_down, tube_up};
 use osps::segment::{Access, Segment};
-use osps::sync::{Ordering, Word};
+use osps::sync::Ordering;
 use osps::sys::process::Process;
 use osps::sys::procfs;
 use osps::wire::{self, Frame, Kind};
 
 const PRIMARY: usize = 0;
 const SECONDARY: usize = 1;
-const READ_ONLY: &str = "-READONLY ask the primary for requetetype2";
-const NOBODY: &str = "errtraitement no secondary available";
 
 fn ms(count: u64) -> Duration {
     Duration::from_millis(count)
@@ -50,116 +44,6 @@ fn pass(span: Duration) {
 }
 
 // ---- Clients ----
-
-/// A client's connection.
-struct Client {
-    stream: BufReader<TcpStream>,
-}
-
-impl Client {
-    fn to(address: SocketAddr) -> Client {
-        Client::try_to(address).unwrap_or_else(|error| panic!("{address}: {error}"))
-    }
-
-    fn try_to(address: SocketAddr) -> Result<Client, Error> {
-        let stream = TcpStream::connect(address)?;
-        stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(SOON))?;
-        stream.set_write_timeout(Some(SOON))?;
-        Ok(Client { stream: BufReader::new(stream) })
-    }
-
-    fn raw(&self) -> &TcpStream {
-        self.stream.get_ref()
-    }
-
-    fn send(&mut self, bytes: &[u8]) {
-        self.stream.get_mut().write_all(bytes).unwrap();
-    }
-
-    fn try_ask(&mut self, request: &str) -> Result<String, Error> {
-        self.stream.get_mut().write_all(format!("{request}\r\n").as_bytes())?;
-        self.try_reply()
-    }
-
-    /// One inline request and its reply.
-    fn ask(&mut self, request: &str) -> String {
-        self.try_ask(request).unwrap_or_else(|error| panic!("{request}: {error}"))
-    }
-
-    /// One request as an array of words.
-    fn ask_words(&mut self, words: &[&[u8]]) -> String {
-        let mut bytes = format!("*{}\r\n", words.len()).into_bytes();
-        for word in words {
-            bytes.extend_from_slice(format!("${}\r\n", word.len()).as_bytes());
-            bytes.extend_from_slice(word);
-            bytes.extend_from_slice(b"\r\n");
-        }
-        self.send(&bytes);
-        self.reply()
-    }
-
-    fn reply(&mut self) -> String {
-        self.try_reply().unwrap_or_else(|error| panic!("no reply: {error}"))
-    }
-
-    /// A reply as text: a bulk string without its head, an array as `[a b]`.
-    fn try_reply(&mut self) -> Result<String, Error> {
-        let mut line = String::new();
-        if self.stream.read_line(&mut line)? == 0 {
-            return Err(ErrorKind::UnexpectedEof.into());
-        }
-        let line = line.trim_end().to_owned();
-        match line.split_at_checked(1) {
-            Some(("$", "-1")) => Ok("(nil)".to_owned()),
-            Some(("$", length)) => {
-                let mut body = vec![0; length.parse::<usize>().unwrap() + 2];
-                self.stream.read_exact(&mut body)?;
-                Ok(String::from_utf8_lossy(&body[..body.len() - 2]).into_owned())
-            }
-            Some(("*", count)) => {
-                let count = count.parse::<usize>().unwrap();
-                let words: Result<Vec<_>, _> = (0..count).map(|_| self.try_reply()).collect();
-                Ok(format!("[{}]", words?.join(" ")))
-            }
-            _ => Ok(line),
-        }
-    }
-
-    /// What arrives until it has been quiet for a while: answers to bare words have no end.
-    fn bare(&mut self) -> String {
-        let text = self.bare_once().unwrap();
-        self.raw().set_read_timeout(Some(ms(150))).unwrap();
-        let mut more = [0; 256];
-        let rest = match self.stream.read(&mut more) {
-            Ok(length) => String::from_utf8_lossy(&more[..length]).into_owned(),
-            Err(_) => String::new(),
-        };
-        self.raw().set_read_timeout(Some(SOON)).unwrap();
-        text + &rest
-    }
-
-    fn bare_once(&mut self) -> Result<String, Error> {
-        let mut bytes = [0; 256];
-        match self.stream.read(&mut bytes)? {
-            0 => Err(ErrorKind::UnexpectedEof.into()),
-            length => Ok(String::from_utf8_lossy(&bytes[..length]).into_owned()),
-        }
-    }
-
-    /// Everything until the other side closes.
-    fn rest(&mut self) -> String {
-        let mut bytes = Vec::new();
-        // A server that closes with input unread resets the connection: an end as well.
-        let _ = self.stream.read_to_end(&mut bytes);
-        String::from_utf8_lossy(&bytes).into_owned()
-    }
-}
-
-fn port(text: &str) -> SocketAddr {
-    let port = text.parse().unwrap_or_else(|_| panic!("not a port: {text:?}"));
-    SocketAddr::from((Ipv4Addr::LOCALHOST, port))
-}
 
 /// The course's way: ask the primary, get a port, connect there.
 fn session(osps: &Osps, word: &str) -> Client {
@@ -218,47 +102,7 @@ fn ticks(pid: u32) -> u64 {
     fields[11..13].iter().map(|field| field.parse::<u64>().unwrap()).sum()
 }
 
-/// Resident memory, in KiB.
-fn resident(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse().unwrap()
-}
-
 // ---- 1. Nothing lost, while everything dies ----
-
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 >> 11
-    }
-
-    fn below(&mut self, limit: usize) -> usize {
-        usize::try_from(self.next() % limit as u64).unwrap()
-    }
-}
-
-/// What the test's threads tell each other.
-#[derive(Default)]
-struct Talk {
-    over: Word,
-    wrong: Mutex<Vec<String>>,
-}
-
-impl Talk {
-    fn is_over(&self) -> bool {
-        self.over.load(Ordering::Relaxed) != 0
-    }
-
-    fn complain(&self, what: String) {
-        self.over.store(1, Ordering::Relaxed);
-        self.wrong.lock().unwrap().push(what);
-    }
-}
 
 /// What one client did, and what came of it.
 #[derive(Debug, Default)]
@@ -378,34 +222,6 @@ impl Deeds {
     }
 }
 
-/// Watches the owner word and the sequence from outside, as fast as a test may.
-fn watch_owner(osps: &Osps, talk: &Talk) -> BTreeMap<u64, (SlotId, u16)> {
-    let segment = osps.segment();
-    let mut owners = BTreeMap::new();
-    let (mut epoch, mut sequence) = (Epoch(0), 0);
-    while !talk.is_over() {
-        let owner = segment.owner().current();
-        if owner.epoch < epoch {
-            talk.complain(format!("epoch {} after {epoch}", owner.epoch));
-        }
-        epoch = owner.epoch;
-        if let Some(slot) = owner.slot {
-            let named = (slot, owner.generation);
-            let before = *owners.entry(owner.epoch.0).or_insert(named);
-            if before != named {
-                talk.complain(format!("epoch {epoch} names {before:?} and {named:?}"));
-            }
-        }
-        let commits = segment.area().sequence();
-        if commits < sequence {
-            talk.complain(format!("commit {commits} after {sequence}"));
-        }
-        sequence = commits;
-        std::thread::sleep(Duration::from_micros(50));
-    }
-    owners
-}
-
 /// Strikes a server now and then.
 fn draw_faults(osps: &Osps, slots: usize, span: Duration, random: &mut Random, talk: &Talk) {
     let end = Instant::now() + span;
@@ -433,8 +249,7 @@ fn draw_faults(osps: &Osps, slots: usize, span: Duration, random: &mut Random, t
 }
 
 fn check_nothing_lost(workers: &str, clients: usize) {
-    let given = std::env::var("OSPS_SEED").ok().and_then(|seed| seed.parse().ok());
-    let seed: u64 = given.unwrap_or_else(|| common::now().0 | 1);
+    let seed = common::seed();
     eprintln!("OSPS_SEED={seed} ({workers} workers)");
     let osps = start(&["--workers", workers, "--hang-timeout", "500ms", "--allow-debug"]);
     let primary = osps.address(PRIMARY);
@@ -445,7 +260,7 @@ fn check_nothing_lost(workers: &str, clients: usize) {
         let threads: Vec<_> = (0..clients)
             .map(|number| {
                 scope.spawn(move || {
-                    let mut random = Random(seed.wrapping_add(number as u64 + 1) | 1);
+                    let mut random = Random::new(seed.wrapping_add(number as u64 + 1));
                     let mut deeds = Deeds::default();
                     while !talk.is_over() {
                         if let Err(wrong) = deeds.attempt(number, primary, &mut random) {
@@ -457,8 +272,8 @@ fn check_nothing_lost(workers: &str, clients: usize) {
             })
             .collect();
         let osps = &osps;
-        let watcher = scope.spawn(move || watch_owner(osps, talk));
-        draw_faults(osps, slots, ms(6000), &mut Random(seed), talk);
+        let watcher = scope.spawn(move || watch_owner(&osps.segment(), talk));
+        draw_faults(osps, slots, ms(6000), &mut Random::new(seed), talk);
         talk.over.store(1, Ordering::Relaxed);
         let deeds: Vec<_> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
         (deeds, watcher.join().unwrap())
@@ -1150,12 +965,6 @@ fn an_owner_that_does_not_give_back_is_replaced() {
 
 // ---- 7. FIFOs full of what nobody wants ----
 
-fn fifo(run_dir: &Path, name: &str) -> File {
-    let mut options = File::options();
-    options.read(true).write(true).custom_flags(libc::O_NONBLOCK);
-    options.open(run_dir.join(name)).unwrap()
-}
-
 /// A frame between two generations that are not there.
 fn stale(from: u8, to: u8) -> [u8; wire::FRAME_SIZE] {
     wire::encode(&Frame {
@@ -1194,7 +1003,7 @@ fn full_fifos_lose_nothing_and_recover() {
         let talk = Talk::default();
         std::thread::scope(|scope| {
             for (tube, piece) in [(tube_down(1), down), (tube_up(1), up)] {
-                let mut fifo = fifo(osps.run_dir(), &tube);
+                let mut fifo = fifo(osps.run_dir(), &tube).unwrap();
                 let talk = &talk;
                 scope.spawn(move || {
                     while !talk.is_over() {

@@ -16,9 +16,10 @@ use std::collections::VecDeque;
 
 use crate::ids::{Epoch, Generation, Owner, SlotId};
 
-/// Whether the word names this server.
+/// Whether the word names this server. Epoch 0 is never granted, and it could not be recalled: a
+/// word with it was scribbled, and names nobody.
 pub fn names(owner: Owner, slot: SlotId, generation: Generation) -> bool {
-    owner.slot == Some(slot) && owner.generation == low(generation)
+    owner.slot == Some(slot) && owner.generation == low(generation) && owner.epoch != Epoch(0)
 }
 
 /// The part of a generation that fits into the owner word.
@@ -31,7 +32,7 @@ fn low(generation: Generation) -> u16 {
 /// watchdog and the arbiter exchange it for.
 pub fn retired(owner: Owner, live: impl Fn(SlotId) -> Option<Generation>) -> Option<Owner> {
     let slot = owner.slot?;
-    let lives = live(slot).is_some_and(|generation| low(generation) == owner.generation);
+    let lives = live(slot).is_some_and(|generation| names(owner, slot, generation));
     (!lives).then_some(Owner { slot: None, generation: 0, epoch: owner.epoch })
 }
 
@@ -271,6 +272,14 @@ mod tests {
         assert_eq!(retired(held(B, 5), |_| None), Some(free(5)), "nobody in the slot");
         assert_eq!(retired(held(B, 5), live), None);
         assert_eq!(retired(free(5), live), None);
+    }
+
+    /// Nobody can ask for epoch 0 back: a living server that a scribbled word named with it kept
+    /// the data from all others for ever.
+    #[test]
+    fn epoch_zero_is_held_by_nobody() {
+        assert_eq!(Holder::new(A.0, A.1).owns(held(A, 0)), None);
+        assert_eq!(retired(held(A, 0), live), Some(free(0)));
     }
 
     /// Release on its way, a new client comes: the old holder must not write again while the next

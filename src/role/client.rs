@@ -29,12 +29,17 @@ pub struct Request {
 }
 
 /// A reply, as the protocol has it.
-#[derive(Debug)]
-enum Reply {
+#[derive(Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// A short text or a number.
     Text(String),
+    /// A refusal.
     Error(String),
+    /// Any bytes.
     Bytes(Vec<u8>),
+    /// No value.
     Nothing,
+    /// Several replies.
     List(Vec<Reply>),
 }
 
@@ -154,14 +159,27 @@ fn exchange(address: SocketAddr, left: Duration, command: &[String]) -> Result<R
         Trouble::Final(format!("{why}; the command may or may not have been done"))
     };
     stream.write_all(&bytes).map_err(cut)?;
-    read_reply(&mut BufReader::new(stream), 0).map_err(cut)
+    read_reply(stream).map_err(cut)
 }
 
 /// Longest string in a reply, as in Redis itself. `--addr` may name any server.
 const BULK_MAX: usize = 512 << 20;
 
-/// Reads one reply; nested lists and lengths are bounded.
-fn read_reply(from: &mut impl BufRead, depth: usize) -> std::io::Result<Reply> {
+/// Most bytes of a reply: such a string and its head.
+const REPLY_MAX: u64 = (BULK_MAX + 64) as u64;
+
+/// Most elements of all lists in a reply: some sixteen times what `KEYS` of ours answers.
+const ELEMENTS_MAX: usize = 1 << 20;
+
+/// Reads one reply. Whatever the server sends, and if it never stops: this ends, and holds no more
+/// than the limits above.
+pub fn read_reply(from: impl Read) -> std::io::Result<Reply> {
+    let mut left = ELEMENTS_MAX;
+    element(&mut BufReader::new(from.take(REPLY_MAX)), 0, &mut left)
+}
+
+/// Reads one reply, or one element of a list in it; `left` elements may come yet.
+fn element(from: &mut impl BufRead, depth: usize, left: &mut usize) -> std::io::Result<Reply> {
     let invalid = || std::io::Error::new(ErrorKind::InvalidData, "not a RESP reply");
     let mut line = String::new();
     if from.take(MAX_WORD as u64).read_line(&mut line)? == 0 {
@@ -187,9 +205,10 @@ fn read_reply(from: &mut impl BufRead, depth: usize) -> std::io::Result<Reply> {
         }
         "*" if depth < 4 => {
             let Ok(count) = rest.parse::<usize>() else { return Ok(Reply::Nothing) };
+            *left = left.checked_sub(count).ok_or_else(invalid)?;
             let mut list = Vec::new();
             for _ in 0..count {
-                list.push(read_reply(from, depth + 1)?);
+                list.push(element(from, depth + 1, left)?);
             }
             Ok(Reply::List(list))
         }
@@ -198,7 +217,7 @@ fn read_reply(from: &mut impl BufRead, depth: usize) -> std::io::Result<Reply> {
 }
 
 /// Writes a reply as people read it: every element on a line of its own.
-fn render(reply: &Reply, out: &mut Vec<u8>) {
+pub fn render(reply: &Reply, out: &mut Vec<u8>) {
     match reply {
         Reply::Text(text) | Reply::Error(text) => out.extend_from_slice(text.as_bytes()),
         Reply::Bytes(bytes) => out.extend_from_slice(bytes),

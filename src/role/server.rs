@@ -189,15 +189,17 @@ impl Server {
     fn turn(&mut self, ready: &[Ready], now: Monotonic, planned: Monotonic) -> Option<Leave> {
         self.core.frames(now);
         self.core.part.turn(&mut self.core.shared, now);
-        let before = self.clients.len();
         self.core.look(now);
         self.clients.turn(&self.poll, ready, &mut self.core, now);
         self.core.wait_for(self.clients.parked());
         self.core.look(now);
         let me = &self.core.shared.me;
-        if self.clients.len() != before {
-            me.page().report.sessions.store(self.clients.len() as u64, Ordering::Relaxed);
-            me.page().report.set_activity(&match self.clients.len() {
+        let (report, sessions) = (&me.page().report, self.clients.len() as u64);
+        // Compared with the word, not with what it was: the primary chooses by it, and whoever
+        // scribbled over it shall not keep clients away for ever.
+        if report.sessions.load(Ordering::Relaxed) != sessions {
+            report.sessions.store(sessions, Ordering::Relaxed);
+            report.set_activity(&match self.clients.len() {
                 0 => "idle".to_owned(),
                 1 => "serving 1 client".to_owned(),
                 more => format!("serving {more} clients"),

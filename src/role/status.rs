@@ -1,6 +1,7 @@
 //! `osps status`: the read-only view. Needs neither the watchdog nor a lock: the segment is the
 //! whole truth, and pids are believed only with their start times.
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -20,10 +21,14 @@ use crate::time::{Clock, Monotonic, Short, nanos};
 
 /// How a look ends, as an exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Verdict {
+pub enum Verdict {
+    /// Every server is up, and the watchdog beats.
     AllUp = 0,
+    /// Something is not as it should be.
     Degraded = 1,
+    /// Nobody lives.
     NotRunning = 3,
+    /// There is something that is no segment.
     CannotTell = 4,
 }
 
@@ -97,7 +102,14 @@ pub fn main(place: &Place, json: bool) -> Result<ExitCode, Error> {
             return Ok(exit(Verdict::CannotTell));
         }
     };
-    let report = Report::of(&segment, place, SystemClock.now());
+    let (text, verdict) = view(&segment, &place.path, json, SystemClock.now());
+    output::print(text.as_bytes());
+    Ok(exit(verdict))
+}
+
+/// What is shown of a segment, and the verdict on it, whatever stands in it.
+pub fn view(segment: &Segment, run_dir: &Path, json: bool, now: Monotonic) -> (String, Verdict) {
+    let report = Report::of(segment, run_dir, now);
     let verdict = report.verdict();
     let mut text = if json {
         serde_json::to_string(&report).unwrap_or_default()
@@ -105,8 +117,7 @@ pub fn main(place: &Place, json: bool) -> Result<ExitCode, Error> {
         report.table(verdict)
     };
     text.push('\n');
-    output::print(text.as_bytes());
-    Ok(exit(verdict))
+    (text, verdict)
 }
 
 fn exit(verdict: Verdict) -> ExitCode {
@@ -114,7 +125,7 @@ fn exit(verdict: Verdict) -> ExitCode {
 }
 
 impl Report {
-    fn of(segment: &Segment, place: &Place, now: Monotonic) -> Report {
+    fn of(segment: &Segment, run_dir: &Path, now: Monotonic) -> Report {
         let header = segment.header();
         let get = |word: &Word| word.load(Ordering::Relaxed);
         let started = Monotonic(get(&header.started_ns));
@@ -125,7 +136,7 @@ impl Report {
         Report {
             schema: 1,
             name: text::load(&header.name),
-            run_dir: place.path.display().to_string(),
+            run_dir: run_dir.display().to_string(),
             watchdog: Watchdog {
                 pid: get(&header.watchdog_pid),
                 alive: watchdog_of(segment).is_some(),
@@ -200,7 +211,7 @@ impl Report {
                 server.generation,
                 server.state,
                 age(server.beat_age_ms),
-                restarts.dead + restarts.frozen + restarts.other,
+                restarts.dead.saturating_add(restarts.frozen).saturating_add(restarts.other),
                 server.listen.as_deref().unwrap_or("-"),
                 server.last_cause.as_deref().unwrap_or("-"),
                 server.activity.as_deref().unwrap_or("-"),

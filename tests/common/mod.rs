@@ -18,17 +18,21 @@
 )]
 #![allow(clippy::disallowed_methods, reason = "these tests run in real time")]
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Error, ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use osps::ids::{Epoch, SlotId};
 use osps::segment::layout::SlotCells;
 use osps::segment::{Access, Segment};
-use osps::sync::Ordering;
+use osps::sync::{Ordering, Word};
 use osps::sys::clock::SystemClock;
 use osps::sys::process::Process;
 use osps::time::{Clock, Monotonic};
@@ -66,23 +70,20 @@ pub struct Line {
 
 type Lines = Arc<Mutex<Vec<Line>>>;
 
-fn collect(stream: impl Read + Send + 'static) -> Lines {
-    let lines = Lines::default();
-    let sink = Arc::clone(&lines);
+fn collect(stream: impl Read + Send + 'static, lines: &Lines) {
+    let sink = Arc::clone(lines);
     std::thread::spawn(move || {
         for text in BufReader::new(stream).lines().map_while(Result::ok) {
             sink.lock().unwrap().push(Line { at: now(), text });
         }
     });
-    lines
 }
 
 /// A running osps.
 pub struct Osps {
     child: Child,
     watchdog: Process,
-    dir: tempfile::TempDir,
-    run_dir: PathBuf,
+    launch: Launch,
     pub out: Lines,
     pub err: Lines,
 }
@@ -150,19 +151,24 @@ impl Launch {
         self.command().stdin(Stdio::null()).output().unwrap()
     }
 
-    /// Starts it and waits until its segment is there.
-    pub fn spawn(self) -> Osps {
+    fn begin(&self, out: &Lines, err: &Lines) -> (Child, Process) {
         let mut command = self.command();
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
-        let out = collect(child.stdout.take().unwrap());
-        let err = collect(child.stderr.take().unwrap());
+        collect(child.stdout.take().unwrap(), out);
+        collect(child.stderr.take().unwrap(), err);
         let start_time = osps::sys::procfs::start_time(child.id()).unwrap();
         let watchdog = Process::find(child.id(), start_time).expect("just started");
-        let Launch { dir, run_dir, .. } = self;
-        let osps = Osps { child, watchdog, dir, run_dir, out, err };
+        (child, watchdog)
+    }
+
+    /// Starts it and waits until its segment is there.
+    pub fn spawn(self) -> Osps {
+        let (out, err) = (Lines::default(), Lines::default());
+        let (child, watchdog) = self.begin(&out, &err);
+        let osps = Osps { child, watchdog, launch: self, out, err };
         osps.wait("the segment", || {
-            let segment = Segment::open(&osps.run_dir, Access::ReadOnly).ok()?;
+            let segment = Segment::open(osps.run_dir(), Access::ReadOnly).ok()?;
             let pid = segment.header().watchdog_pid.load(Ordering::Relaxed);
             (pid == u64::from(osps.watchdog_pid())).then_some(())
         });
@@ -221,11 +227,11 @@ impl Osps {
 
     /// A read-only view of the segment.
     pub fn segment(&self) -> Segment {
-        Segment::open(&self.run_dir, Access::ReadOnly).unwrap()
+        Segment::open(self.run_dir(), Access::ReadOnly).unwrap()
     }
 
     pub fn run_dir(&self) -> &Path {
-        &self.run_dir
+        &self.launch.run_dir
     }
 
     pub fn watchdog_pid(&self) -> u32 {
@@ -316,7 +322,7 @@ impl Osps {
     /// Runs another osps command on this instance.
     pub fn command(&self, args: &[&str]) -> Output {
         let mut command = Command::new(BINARY);
-        command.args(args).arg("--run-dir").arg(&self.run_dir).env_remove("RUST_LOG");
+        command.args(args).arg("--run-dir").arg(self.run_dir()).env_remove("RUST_LOG");
         command.stdin(Stdio::null()).output().unwrap()
     }
 
@@ -344,6 +350,12 @@ impl Osps {
         self.child.wait().unwrap();
     }
 
+    /// Starts another watchdog in the place of one that was killed, with the same options. Does
+    /// not wait for it; its log goes on where the last one's ended.
+    pub fn start_again(&mut self) {
+        (self.child, self.watchdog) = self.launch.begin(&self.out, &self.err);
+    }
+
     /// Zombie children of the watchdog, right now.
     pub fn zombies(&self) -> Vec<u32> {
         let pid = self.watchdog_pid();
@@ -357,8 +369,8 @@ impl Osps {
     fn abandon(mut self) -> (tempfile::TempDir, PathBuf) {
         self.end();
         let spare = tempfile::tempdir_in("/dev/shm").unwrap();
-        let dir = std::mem::replace(&mut self.dir, spare);
-        (dir, self.run_dir.clone())
+        let dir = std::mem::replace(&mut self.launch.dir, spare);
+        (dir, self.launch.run_dir.clone())
     }
 
     fn end(&mut self) {
@@ -373,7 +385,7 @@ impl Drop for Osps {
             eprintln!("--- log of osps ---\n{}", self.log());
         }
         self.end();
-        if let Ok(segment) = Segment::open(&self.run_dir, Access::ReadOnly) {
+        if let Ok(segment) = Segment::open(self.run_dir(), Access::ReadOnly) {
             for slot in segment.slots() {
                 let Some(identity) = slot.record.identity() else { continue };
                 if let Some(process) = Process::find(identity.pid, identity.start_time) {
@@ -382,6 +394,209 @@ impl Drop for Osps {
             }
         }
     }
+}
+
+// ---- Clients, and what several tests watch ----
+
+/// What a write gets in a session that may only read.
+pub const READ_ONLY: &str = "-READONLY ask the primary for requetetype2";
+/// What the primary says while no secondary is linked.
+pub const NOBODY: &str = "errtraitement no secondary available";
+
+/// A client's connection.
+pub struct Client {
+    pub stream: BufReader<TcpStream>,
+}
+
+impl Client {
+    pub fn to(address: SocketAddr) -> Client {
+        Client::try_to(address).unwrap_or_else(|error| panic!("{address}: {error}"))
+    }
+
+    pub fn try_to(address: SocketAddr) -> Result<Client, Error> {
+        let stream = TcpStream::connect(address)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(SOON))?;
+        stream.set_write_timeout(Some(SOON))?;
+        Ok(Client { stream: BufReader::new(stream) })
+    }
+
+    pub fn raw(&self) -> &TcpStream {
+        self.stream.get_ref()
+    }
+
+    pub fn send(&mut self, bytes: &[u8]) {
+        self.stream.get_mut().write_all(bytes).unwrap();
+    }
+
+    pub fn try_ask(&mut self, request: &str) -> Result<String, Error> {
+        self.stream.get_mut().write_all(format!("{request}\r\n").as_bytes())?;
+        self.try_reply()
+    }
+
+    /// One inline request and its reply.
+    pub fn ask(&mut self, request: &str) -> String {
+        self.try_ask(request).unwrap_or_else(|error| panic!("{request}: {error}"))
+    }
+
+    /// One request as an array of words.
+    pub fn ask_words(&mut self, words: &[&[u8]]) -> String {
+        let mut bytes = format!("*{}\r\n", words.len()).into_bytes();
+        for word in words {
+            bytes.extend_from_slice(format!("${}\r\n", word.len()).as_bytes());
+            bytes.extend_from_slice(word);
+            bytes.extend_from_slice(b"\r\n");
+        }
+        self.send(&bytes);
+        self.reply()
+    }
+
+    pub fn reply(&mut self) -> String {
+        self.try_reply().unwrap_or_else(|error| panic!("no reply: {error}"))
+    }
+
+    /// A reply as text: a bulk string without its head, an array as `[a b]`.
+    pub fn try_reply(&mut self) -> Result<String, Error> {
+        let mut line = String::new();
+        if self.stream.read_line(&mut line)? == 0 {
+            return Err(ErrorKind::UnexpectedEof.into());
+        }
+        let line = line.trim_end().to_owned();
+        match line.split_at_checked(1) {
+            Some(("$", "-1")) => Ok("(nil)".to_owned()),
+            Some(("$", length)) => {
+                let mut body = vec![0; length.parse::<usize>().unwrap() + 2];
+                self.stream.read_exact(&mut body)?;
+                Ok(String::from_utf8_lossy(&body[..body.len() - 2]).into_owned())
+            }
+            Some(("*", count)) => {
+                let count = count.parse::<usize>().unwrap();
+                let words: Result<Vec<_>, _> = (0..count).map(|_| self.try_reply()).collect();
+                Ok(format!("[{}]", words?.join(" ")))
+            }
+            _ => Ok(line),
+        }
+    }
+
+    /// What arrives until it has been quiet for a while: answers to bare words have no end.
+    pub fn bare(&mut self) -> String {
+        let text = self.bare_once().unwrap();
+        self.raw().set_read_timeout(Some(Duration::from_millis(150))).unwrap();
+        let mut more = [0; 256];
+        let rest = match self.stream.read(&mut more) {
+            Ok(length) => String::from_utf8_lossy(&more[..length]).into_owned(),
+            Err(_) => String::new(),
+        };
+        self.raw().set_read_timeout(Some(SOON)).unwrap();
+        text + &rest
+    }
+
+    pub fn bare_once(&mut self) -> Result<String, Error> {
+        let mut bytes = [0; 256];
+        match self.stream.read(&mut bytes)? {
+            0 => Err(ErrorKind::UnexpectedEof.into()),
+            length => Ok(String::from_utf8_lossy(&bytes[..length]).into_owned()),
+        }
+    }
+
+    /// Everything until the other side closes.
+    pub fn rest(&mut self) -> String {
+        let mut bytes = Vec::new();
+        // A server that closes with input unread resets the connection: an end as well.
+        let _ = self.stream.read_to_end(&mut bytes);
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+}
+
+pub fn port(text: &str) -> SocketAddr {
+    let port = text.parse().unwrap_or_else(|_| panic!("not a port: {text:?}"));
+    SocketAddr::from((Ipv4Addr::LOCALHOST, port))
+}
+
+/// Numbers from a seed: the same ones for the same seed.
+pub struct Random(u64);
+
+impl Random {
+    pub fn new(seed: u64) -> Random {
+        // Spread, since small seeds begin with small numbers; never 0, which stays 0.
+        Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    pub fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 >> 11
+    }
+
+    pub fn below(&mut self, limit: usize) -> usize {
+        usize::try_from(self.next() % limit as u64).unwrap()
+    }
+}
+
+/// A seed for everything that a test draws: `OSPS_SEED`, else a fresh one.
+pub fn seed() -> u64 {
+    let given = std::env::var("OSPS_SEED").ok().and_then(|seed| seed.parse().ok());
+    given.unwrap_or_else(|| now().0)
+}
+
+/// What the test's threads tell each other.
+#[derive(Default)]
+pub struct Talk {
+    pub over: Word,
+    pub wrong: Mutex<Vec<String>>,
+}
+
+impl Talk {
+    pub fn is_over(&self) -> bool {
+        self.over.load(Ordering::Relaxed) != 0
+    }
+
+    pub fn complain(&self, what: String) {
+        self.over.store(1, Ordering::Relaxed);
+        self.wrong.lock().unwrap().push(what);
+    }
+}
+
+/// Watches the owner word and the sequence from outside, as fast as a test may.
+pub fn watch_owner(segment: &Segment, talk: &Talk) -> BTreeMap<u64, (SlotId, u16)> {
+    let mut owners = BTreeMap::new();
+    let (mut epoch, mut sequence) = (Epoch(0), 0);
+    while !talk.is_over() {
+        let owner = segment.owner().current();
+        if owner.epoch < epoch {
+            talk.complain(format!("epoch {} after {epoch}", owner.epoch));
+        }
+        epoch = owner.epoch;
+        if let Some(slot) = owner.slot {
+            let named = (slot, owner.generation);
+            let before = *owners.entry(owner.epoch.0).or_insert(named);
+            if before != named {
+                talk.complain(format!("epoch {epoch} names {before:?} and {named:?}"));
+            }
+        }
+        let commits = segment.area().sequence();
+        if commits < sequence {
+            talk.complain(format!("commit {commits} after {sequence}"));
+        }
+        sequence = commits;
+        std::thread::sleep(Duration::from_micros(50));
+    }
+    owners
+}
+
+/// Resident memory, in KiB.
+pub fn resident(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+/// A FIFO of an instance, opened as its servers do.
+pub fn fifo(run_dir: &Path, name: &str) -> Result<File, Error> {
+    let mut options = File::options();
+    options.read(true).write(true).custom_flags(libc::O_NONBLOCK);
+    options.open(run_dir.join(name))
 }
 
 /// Says why a test does not run here.
