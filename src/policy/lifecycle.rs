@@ -379,3 +379,47 @@ impl fmt::Display for Cause {
         f.write_str(Cause::WORDS[index])
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn deaths_and_causes_have_words() {
+        let words: Vec<_> = [
+            Cause::Exited,
+            Cause::Killed,
+            Cause::Frozen(Class::Stopped),
+            Cause::StartTimeout,
+            Cause::Primary,
+            Cause::Requested,
+        ]
+        .map(|cause| (cause.code(), cause.to_string(), cause.class()))
+        .into();
+        let expected = Cause::WORDS.iter().zip(1..).map(|(word, code)| {
+            let class = (*word == "frozen").then_some(Class::Stopped);
+            (code, (*word).to_owned(), class)
+        });
+        assert_eq!(words, expected.collect::<Vec<_>>());
+        assert_eq!(Death::Exited(3).to_string(), "status 3");
+        assert_eq!(Death::Killed(9).to_string(), "signal 9");
+        assert_eq!(Death::NotSpawned.to_string(), "could not be started");
+    }
+
+    #[test]
+    fn each_rung_of_a_stop_has_its_time() {
+        let s = Duration::from_secs;
+        let patience = Patience { ask: s(5), term: s(1), kill: s(4) };
+        let now = Monotonic(7_000_000_000);
+        let mut state = State::Up;
+        for (event, act, lasts) in [
+            (Event::Stop, Act::Ask, s(5)),
+            (Event::Timer, Act::Terminate, s(1)),
+            (Event::Timer, Act::Kill, s(4)),
+        ] {
+            let (next, done) = state.on(event, now, &patience);
+            assert_eq!((next.timer(), done), (Some(now + lasts), Some(act)), "{event:?}");
+            state = next;
+        }
+    }
+}

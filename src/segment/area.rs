@@ -361,6 +361,7 @@ mod tests {
         // Not committed: it ends here.
         let _ = update;
         assert_eq!(&cells.bytes()[3..8], b"hello", "an aborted change never happened");
+        assert_eq!(area.read(|view| view.sequence()), Ok((1, 0)));
         assert_eq!(write(&area, &[(0, b"x".to_vec())]), 2);
         assert_eq!(&cells.bytes()[..9], b"x\0\0hello\0", "and leaves no trace in the next one");
     }
