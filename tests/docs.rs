@@ -360,10 +360,10 @@ fn event_kinds_have_the_numbers_in_the_document() {
 const FOR_PEOPLE: [(&str, &str); 8] = [
     ("Who writes what, with which ordering", "the writers by the types, the orderings by loom"),
     ("Recovery, case by case", "tests/rundir.rs and tests/instruction.rs"),
-    ("Who may write", "tests/ownership.rs"),
+    ("Who may write", "tests/ownership"),
     ("Crash matrix", "the steps of the next three"),
     ("The holder dies", "tests/instruction.rs"),
-    ("The arbiter dies", "tests/ownership.rs and tests/share.rs"),
+    ("The arbiter dies", "tests/ownership and tests/share.rs"),
     ("The watchdog dies or freezes", "tests/rundir.rs"),
     ("Bare words", "tests/share.rs"),
 ];

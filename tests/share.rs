@@ -5,7 +5,7 @@
 //! seed, which is printed; `OSPS_SEED` draws the same faults again. What the servers must not do
 //! behind everybody's back is watched from outside, in the segment.
 //!
-//! What it cannot show: the same interleaving twice (tests/ownership.rs plays
+//! What it cannot show: the same interleaving twice (tests/ownership plays
 //! those), an epoch that lived shorter than a look at it, and clients on other hosts.
 #![allow(clippy::unwrap_used, reason = "a test that fails panics")]
 #![allow(clippy::print_stderr, reason = "a test tells its seed")]

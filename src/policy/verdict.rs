@@ -503,6 +503,17 @@ mod tests {
             ("spins in short naps", &quiet, &[(Sleeping, 1500, 0)], Class::Spinning),
             ("starved", &quiet, &[(Running, 12, 1400)], Class::Starved),
             ("starved all the time", &quiet, &[(Running, 10, 0)], Class::Starved),
+            // 1600 ms lie between the looks: half of them, and a tenth.
+            ("asleep more than half", &quiet, &[(Sleeping, 809, 0)], Class::Blocked),
+            ("at work for half", &quiet, &[(Sleeping, 810, 0)], Class::Spinning),
+            ("under a tenth", &quiet, &[(Running, 169, 0)], Class::Starved),
+            ("over a tenth", &quiet, &[(Running, 171, 0)], Class::Spinning),
+            (
+                "each thread is compared with itself",
+                &[(Sleeping, 10, 0), (Sleeping, 1500, 0)],
+                &[(Sleeping, 10, 0), (Running, 1510, 0)],
+                Class::Starved,
+            ),
             ("ready, no times known", &[], &[(Running, 12, 1400)], Class::Spinning),
             (
                 "leader gone, threads asleep",
