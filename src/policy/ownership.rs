@@ -233,9 +233,11 @@ mod tests {
     fn grants_come_in_the_order_of_requests_with_a_new_epoch_each() {
         let mut arbiter = Arbiter::new();
         assert_eq!(arbiter.look(free(7), live, true), None, "nobody asked");
+        assert!(!arbiter.is_wanted());
         arbiter.request(B.0, B.1);
         arbiter.request(A.0, A.1);
         arbiter.request(B.0, B.1);
+        assert!(arbiter.is_wanted());
         let grant = Arbitration::Grant { from: free(7), to: held(B, 8) };
         assert_eq!(arbiter.look(free(7), live, true), Some(grant));
         let recall = Arbitration::Recall { slot: B.0, epoch: Epoch(8) };
