@@ -1,0 +1,375 @@
+//! A running osps: the real binary, started, watched and ended.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use osps::segment::layout::SlotCells;
+use osps::segment::{Access, Segment};
+use osps::sync::Ordering;
+use osps::sys::clock::SystemClock;
+use osps::sys::process::Process;
+use osps::time::{Clock, Monotonic};
+use rustix::process::Signal;
+
+/// The binary under test.
+pub const BINARY: &str = env!("CARGO_BIN_EXE_osps");
+
+/// How long anything may take that should take milliseconds: generous, for a loaded machine.
+pub const SOON: Duration = Duration::from_secs(30);
+
+/// Waits until `condition` gives something; panics with `what` after `limit`.
+pub fn wait_until<T>(what: &str, limit: Duration, mut condition: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + limit;
+    loop {
+        if let Some(value) = condition() {
+            return value;
+        }
+        assert!(Instant::now() < end, "not within {limit:?}: {what}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Now, on the clock that heartbeats use.
+pub fn now() -> Monotonic {
+    SystemClock.now()
+}
+
+/// One line that osps printed, and when it arrived here.
+#[derive(Clone, Debug)]
+pub struct Line {
+    pub at: Monotonic,
+    pub text: String,
+}
+
+type Lines = Arc<Mutex<Vec<Line>>>;
+
+fn collect(stream: impl Read + Send + 'static, lines: &Lines) {
+    let sink = Arc::clone(lines);
+    std::thread::spawn(move || {
+        for text in BufReader::new(stream).lines().map_while(Result::ok) {
+            sink.lock().unwrap().push(Line { at: now(), text });
+        }
+    });
+}
+
+/// A running osps.
+pub struct Osps {
+    child: Child,
+    watchdog: Process,
+    launch: Launch,
+    pub out: Lines,
+    pub err: Lines,
+}
+
+/// Builds the command line of a run.
+pub struct Launch {
+    dir: tempfile::TempDir,
+    run_dir: PathBuf,
+    args: Vec<String>,
+    tail: Vec<String>,
+    env: Vec<(String, String)>,
+}
+
+impl Launch {
+    /// `osps --run-dir (a new one) --listen 127.0.0.1:0 ARGS...`
+    pub fn pair(args: &[&str]) -> Launch {
+        let mut launch = Launch::new();
+        launch.args =
+            ["--listen", "127.0.0.1:0"].iter().chain(args).map(ToString::to_string).collect();
+        launch
+    }
+
+    /// `osps run --run-dir (a new one) ARGS... -- COMMAND...`
+    pub fn own(args: &[&str], command: &[&str]) -> Launch {
+        let mut launch = Launch::new();
+        launch.args = ["run"].iter().chain(args).map(ToString::to_string).collect();
+        launch.tail = ["--"].iter().chain(command).map(ToString::to_string).collect();
+        launch
+    }
+
+    fn new() -> Launch {
+        let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+        let run_dir = dir.path().join("run");
+        Launch { dir, run_dir, args: Vec::new(), tail: Vec::new(), env: Vec::new() }
+    }
+
+    pub fn env(mut self, key: &str, value: &str) -> Launch {
+        self.env.push((key.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Uses the directory of an instance that has ended.
+    pub fn in_place_of(mut self, old: Osps) -> Launch {
+        let (dir, run_dir) = old.abandon();
+        (self.dir, self.run_dir) = (dir, run_dir);
+        self
+    }
+
+    /// The run directory.
+    pub fn run_dir(&self) -> &Path {
+        &self.run_dir
+    }
+
+    /// The command, not yet started.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(BINARY);
+        command.args(&self.args).arg("--run-dir").arg(&self.run_dir).args(&self.tail);
+        command.env_remove("RUST_LOG").env_remove("RUNTIME_DIRECTORY");
+        command.envs(self.env.iter().map(|(k, v)| (k, v)));
+        command
+    }
+
+    /// Runs it to its end: for refusals.
+    pub fn output(&self) -> Output {
+        self.command().stdin(Stdio::null()).output().unwrap()
+    }
+
+    fn begin(&self, out: &Lines, err: &Lines) -> (Child, Process) {
+        let mut command = self.command();
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        collect(child.stdout.take().unwrap(), out);
+        collect(child.stderr.take().unwrap(), err);
+        let start_time = osps::sys::procfs::start_time(child.id()).unwrap();
+        let watchdog = Process::find(child.id(), start_time).expect("just started");
+        (child, watchdog)
+    }
+
+    /// Starts it and waits until its segment is there.
+    pub fn spawn(self) -> Osps {
+        let (out, err) = (Lines::default(), Lines::default());
+        let (child, watchdog) = self.begin(&out, &err);
+        let osps = Osps { child, watchdog, launch: self, out, err };
+        osps.wait("the segment", || {
+            let segment = Segment::open(osps.run_dir(), Access::ReadOnly).ok()?;
+            let pid = segment.header().watchdog_pid.load(Ordering::Relaxed);
+            (pid == u64::from(osps.watchdog_pid())).then_some(())
+        });
+        osps
+    }
+
+    /// Starts it and waits until every server beats.
+    pub fn start(self) -> Osps {
+        let osps = self.spawn();
+        osps.wait_all_up();
+        osps
+    }
+}
+
+impl Osps {
+    /// Waits, and shows the log if it was in vain.
+    pub fn wait<T>(&self, what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+        self.wait_for(what, SOON, &mut condition)
+    }
+
+    pub fn wait_for<T>(
+        &self,
+        what: &str,
+        limit: Duration,
+        mut condition: impl FnMut() -> Option<T>,
+    ) -> T {
+        let end = Instant::now() + limit;
+        loop {
+            if let Some(value) = condition() {
+                return value;
+            }
+            assert!(Instant::now() < end, "not within {limit:?}: {what}\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// The log so far.
+    pub fn log(&self) -> String {
+        let lines = self.err.lock().unwrap();
+        lines.iter().map(|line| line.text.as_str()).collect::<Vec<_>>().join("\n")
+    }
+
+    /// The first log line that contains all of these, waiting for it.
+    pub fn wait_log(&self, parts: &[&str]) -> Line {
+        self.wait_log_for(SOON, parts)
+    }
+
+    pub fn wait_log_for(&self, limit: Duration, parts: &[&str]) -> Line {
+        self.wait_for(&format!("a log line with {parts:?}"), limit, || self.find_log(parts))
+    }
+
+    pub fn find_log(&self, parts: &[&str]) -> Option<Line> {
+        let lines = self.err.lock().unwrap();
+        lines.iter().find(|line| parts.iter().all(|part| line.text.contains(part))).cloned()
+    }
+
+    /// A read-only view of the segment.
+    pub fn segment(&self) -> Segment {
+        Segment::open(self.run_dir(), Access::ReadOnly).unwrap()
+    }
+
+    pub fn run_dir(&self) -> &Path {
+        &self.launch.run_dir
+    }
+
+    pub fn watchdog_pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The process in a slot, held by pidfd.
+    pub fn process(&self, slot: usize) -> Process {
+        self.wait(&format!("a process in slot {slot}"), || {
+            let identity = self.segment().slots()[slot].record.identity()?;
+            Process::find(identity.pid, identity.start_time)
+        })
+    }
+
+    pub fn pid(&self, slot: usize) -> u32 {
+        self.process(slot).pid()
+    }
+
+    pub fn generation(&self, slot: usize) -> u32 {
+        self.segment().slots()[slot].record.current_generation().0
+    }
+
+    /// State code of a slot: index into `STATE_WORDS`.
+    pub fn state(&self, slot: usize) -> u64 {
+        self.segment().slots()[slot].record.state.load(Ordering::Relaxed)
+    }
+
+    /// Sum of the restarts of a slot, per cause code minus one.
+    pub fn restarts(&self, slot: usize) -> [u64; 6] {
+        let segment = self.segment();
+        let SlotCells { record, .. } = &segment.slots()[slot];
+        std::array::from_fn(|cause| record.restarts[cause].load(Ordering::Relaxed))
+    }
+
+    pub fn wait_all_up(&self) {
+        let slots = self.segment().slots().len();
+        self.wait("all servers up", || (0..slots).all(|slot| self.state(slot) == 2).then_some(()));
+    }
+
+    /// Waits until another generation than `old` beats in a slot; returns it and the moment of its
+    /// first seen beat.
+    pub fn wait_successor(&self, slot: usize, old: u32) -> (u32, Monotonic) {
+        let segment = self.segment();
+        self.wait(&format!("a successor of gen {old} in slot {slot}"), || {
+            let record = &segment.slots()[slot].record;
+            let generation = record.current_generation().0;
+            let baseline = record.baseline.load(Ordering::Relaxed);
+            let sample = segment.hearts()[slot].sample();
+            let beats = generation != old && record.identity().is_some();
+            (beats && sample.count != baseline).then_some((generation, sample.stamp))
+        })
+    }
+
+    /// Sends a signal through a pidfd.
+    pub fn signal(&self, process: &Process, signal: Signal) {
+        rustix::process::pidfd_send_signal(process.as_fd(), signal).unwrap();
+    }
+
+    pub fn signal_watchdog(&self, signal: Signal) {
+        self.signal(&self.watchdog, signal);
+    }
+
+    pub fn watchdog_is_dead(&self) -> bool {
+        self.watchdog.is_dead()
+    }
+
+    /// The address of a slot's listening socket.
+    pub fn address(&self, slot: usize) -> SocketAddr {
+        let segment = self.segment();
+        osps::segment::text::load(&segment.slots()[slot].record.listen).parse().unwrap()
+    }
+
+    /// Connects and sends one inline request; does not wait for the reply.
+    pub fn send(&self, slot: usize, request: &str) -> TcpStream {
+        let mut stream = TcpStream::connect(self.address(slot)).unwrap();
+        stream.set_read_timeout(Some(SOON)).unwrap();
+        stream.write_all(format!("{request}\r\n").as_bytes()).unwrap();
+        stream
+    }
+
+    /// One inline request and the first line of its reply.
+    pub fn ask(&self, slot: usize, request: &str) -> String {
+        let mut line = String::new();
+        BufReader::new(self.send(slot, request)).read_line(&mut line).unwrap();
+        line.trim_end().to_owned()
+    }
+
+    /// Runs another osps command on this instance.
+    pub fn command(&self, args: &[&str]) -> Output {
+        let mut command = Command::new(BINARY);
+        command.args(args).arg("--run-dir").arg(self.run_dir()).env_remove("RUST_LOG");
+        command.stdin(Stdio::null()).output().unwrap()
+    }
+
+    pub fn status(&self) -> serde_json::Value {
+        let output = self.command(&["status", "--json"]);
+        serde_json::from_slice(&output.stdout)
+            .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&output.stderr)))
+    }
+
+    /// Waits for the end of the watchdog.
+    pub fn wait_exit(&mut self) -> ExitStatus {
+        let end = Instant::now() + Duration::from_secs(30);
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < end, "the watchdog does not end\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Kills the watchdog like the kernel would, and reaps it.
+    pub fn kill_watchdog(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Starts another watchdog in the place of one that was killed, with the same options. Does
+    /// not wait for it; its log goes on where the last one's ended.
+    pub fn start_again(&mut self) {
+        (self.child, self.watchdog) = self.launch.begin(&self.out, &self.err);
+    }
+
+    /// Zombie children of the watchdog, right now.
+    pub fn zombies(&self) -> Vec<u32> {
+        let pid = self.watchdog_pid();
+        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+        let children = children.unwrap_or_default();
+        let pids = children.split_ascii_whitespace().filter_map(|pid| pid.parse().ok());
+        pids.filter(|pid| osps::sys::procfs::state(*pid) == Some('Z')).collect()
+    }
+
+    /// Ends everything and hands over the directories.
+    fn abandon(mut self) -> (tempfile::TempDir, PathBuf) {
+        self.end();
+        let spare = tempfile::tempdir_in("/dev/shm").unwrap();
+        let dir = std::mem::replace(&mut self.launch.dir, spare);
+        (dir, self.launch.run_dir.clone())
+    }
+
+    fn end(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Osps {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- log of osps ---\n{}", self.log());
+        }
+        self.end();
+        if let Ok(segment) = Segment::open(self.run_dir(), Access::ReadOnly) {
+            for slot in segment.slots() {
+                let Some(identity) = slot.record.identity() else { continue };
+                if let Some(process) = Process::find(identity.pid, identity.start_time) {
+                    let _ = process.kill();
+                }
+            }
+        }
+    }
+}
