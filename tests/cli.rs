@@ -23,7 +23,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{BINARY, Launch, SOON, Signal, now, skip, wait_until};
+use common::wait_until;
+use common::{BINARY, Launch, SOON, Signal, now, process_in, recorded, run, skip, text};
 use osps::role::rundir::{WATCHDOG_STALE, watchdog_age};
 use osps::segment::{Access, Segment};
 use osps::sync::Ordering;
@@ -38,21 +39,6 @@ fn osps(args: &[&str]) -> Command {
     command
 }
 
-/// Runs a command to its end; one that does not end is killed and fails the test.
-fn run(mut command: Command) -> Output {
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().unwrap();
-    let end = Instant::now() + SOON;
-    while child.try_wait().unwrap().is_none() {
-        if Instant::now() >= end {
-            let _ = child.kill();
-            panic!("{command:?} does not end: {}", text(&child.wait_with_output().unwrap()));
-        }
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    child.wait_with_output().unwrap()
-}
-
 /// Runs osps on a run directory of its own, which must not exist afterwards.
 fn attempt(args: &[&str]) -> Output {
     let dir = tempfile::tempdir_in("/dev/shm").unwrap();
@@ -65,15 +51,6 @@ fn attempt(args: &[&str]) -> Output {
     let output = run(whole);
     assert!(!run_dir.exists(), "{args:?} left its run directory: {}", text(&output));
     output
-}
-
-fn text(output: &Output) -> String {
-    format!(
-        "{}, stdout: {}, stderr: {}",
-        output.status,
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    )
 }
 
 /// Refused with this exit code and an explanation on stderr that has all of these parts.
@@ -117,8 +94,7 @@ impl Odd {
     }
 
     fn process(&self, slot: usize) -> Option<Process> {
-        let identity = self.segment().slots()[slot].record.identity()?;
-        Process::find(identity.pid, identity.start_time)
+        process_in(&self.segment(), slot)
     }
 
     /// Waits until nobody takes what the watchdog prints.
@@ -159,13 +135,7 @@ impl Odd {
 impl Drop for Odd {
     fn drop(&mut self) {
         let segment = Segment::open(&self.run_dir, Access::ReadOnly);
-        let processes: Vec<_> = (0..2)
-            .filter_map(|slot| {
-                let segment = segment.as_ref().ok()?;
-                let identity = segment.slots().get(slot)?.record.identity()?;
-                Process::find(identity.pid, identity.start_time)
-            })
-            .collect();
+        let processes = segment.iter().flat_map(recorded).collect::<Vec<_>>();
         let _ = self.child.kill();
         let _ = self.child.wait();
         for process in processes {
@@ -407,9 +377,7 @@ fn a_program_that_has_not_beaten_is_degraded() {
     assert_eq!((&server["name"], &server["role"]), (&"sleep".into(), &"program".into()));
     assert_eq!((&server["state"], &server["pid"]), (&"starting".into(), &pid.into()));
     assert!(server["beat_age_ms"].is_null() && server["listen"].is_null(), "{server}");
-    let stopped = osps.command(&["stop"]);
-    assert!(stopped.status.success(), "{}", text(&stopped));
-    assert_eq!(osps.wait_exit().code(), Some(0));
+    osps.stop();
 }
 
 #[test]

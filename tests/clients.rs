@@ -10,10 +10,7 @@ mod common;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
-use common::{Launch, Osps, skip};
-
-const PRIMARY: usize = 0;
-const SECONDARY: usize = 1;
+use common::{Launch, Osps, PRIMARY, SECONDARY, skip};
 
 fn port(osps: &Osps, slot: usize) -> String {
     osps.address(slot).port().to_string()

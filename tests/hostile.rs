@@ -27,14 +27,14 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::mem::offset_of;
 use std::net::TcpStream;
 use std::ops::Range;
-use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use common::{Launch, Osps, Random, SOON, Signal, now, wait_until};
+use common::{Guest, Launch, Osps, Over, PRIMARY, Random, SECONDARY, SOON, Signal, now, pass};
+use common::{process_of, told_seed};
 use osps::ids::{Epoch, Owner, SlotId};
 use osps::role::client::read_reply;
 use osps::role::rundir;
@@ -106,26 +106,6 @@ const TIME_MAX: Duration = Duration::from_secs(2);
 
 // ---- Inputs ----
 
-/// The numbers of one test, from a seed that is told.
-fn told_seed(test: &str) -> Random {
-    let seed = common::seed();
-    eprintln!("OSPS_SEED={seed} ({test})");
-    Random::new(seed)
-}
-
-/// Any word.
-fn word(random: &mut Random) -> u64 {
-    random.next() << 32 ^ random.next()
-}
-
-fn bytes(random: &mut Random, length: usize) -> Vec<u8> {
-    (0..length).map(|_| random.next().to_le_bytes()[0]).collect()
-}
-
-fn choose<'a, T>(random: &mut Random, among: &'a [T]) -> &'a T {
-    &among[random.below(among.len())]
-}
-
 /// What often matters to a parser.
 const TELLING: [&[u8]; 12] = [
     b"\0\0\0\0\0\0\0\0",
@@ -144,17 +124,17 @@ const TELLING: [&[u8]; 12] = [
 
 /// A sample with a few changes.
 fn mutated(samples: &[Vec<u8>], random: &mut Random) -> Vec<u8> {
-    let mut input = choose(random, samples).clone();
+    let mut input = random.choose(samples).clone();
     for _ in 0..=random.below(6) {
         let at = random.below(input.len() + 1);
         let until = at + random.below(input.len() - at + 1).min(32);
         match random.below(6) {
             0 => input.truncate(at),
             1 => drop(input.drain(at..until)),
-            2 => drop(input.splice(at..at, choose(random, &TELLING).iter().copied())),
-            3 => drop(input.splice(at..until, choose(random, &TELLING).iter().copied())),
+            2 => drop(input.splice(at..at, random.choose(&TELLING).iter().copied())),
+            3 => drop(input.splice(at..until, random.choose(&TELLING).iter().copied())),
             4 => {
-                let other = choose(random, samples);
+                let other = random.choose(samples);
                 input.splice(at..at, other.iter().copied());
             }
             _ => {
@@ -210,11 +190,11 @@ fn run(name: &str) {
         play(path, target, sample);
     }
     let samples: Vec<_> = samples.into_iter().map(|(_, sample)| sample).collect();
-    let mut random = told_seed(name);
+    let mut random = Random::new(told_seed(name));
     for number in 0..INPUTS {
         let input = if number % 4 == 0 {
             let length = random.below(256);
-            bytes(&mut random, length)
+            random.bytes(length)
         } else {
             mutated(&samples, &mut random)
         };
@@ -279,43 +259,26 @@ fn a_server_that_never_stops_talking_is_left() {
 
 // ---- A running osps ----
 
-const PRIMARY: usize = 0;
-const SECONDARY: usize = 1;
-
 /// How long a test scribbles: several hang timeouts.
 const SCRIBBLING: Duration = Duration::from_secs(4);
 /// Longest pause between two checks of a watchdog that makes five a second.
 const CHECKS: Duration = Duration::from_secs(5);
 
-/// Lets time pass, where the passing of time is what the test is about.
-fn pass(span: Duration) {
-    let end = now() + span;
-    wait_until("the clock", span + SOON, || (now() >= end).then_some(()));
-}
-
 /// A process that has nothing to do with osps; it waits for its standard input to end.
 struct Bystander {
-    child: Child,
     process: Process,
+    _guest: Guest,
 }
 
 impl Bystander {
     fn start() -> Bystander {
         let child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
-        let start_time = osps::sys::procfs::start_time(child.id()).unwrap();
-        let process = Process::find(child.id(), start_time).unwrap();
-        Bystander { child, process }
+        let process = process_of(child.id()).unwrap();
+        Bystander { process, _guest: Guest(child) }
     }
 
     fn assert_lives(&self, osps: &Osps) {
         assert!(!self.process.is_dead(), "a bystander was killed\n{}", osps.log());
-    }
-}
-
-impl Drop for Bystander {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
@@ -356,9 +319,9 @@ impl<'a> Scribbler<'a> {
 
     /// One word somewhere, or once in a while a whole part.
     fn scribble(&mut self) {
-        let part = choose(&mut self.random, &self.parts).clone();
+        let part = self.random.choose(&self.parts).clone();
         if self.random.below(500) == 0 {
-            let noise = bytes(&mut self.random, part.len());
+            let noise = self.random.bytes(part.len());
             self.store(part.start, &noise);
         } else {
             let word = part.start + self.random.below(part.len() / 8) * 8;
@@ -403,24 +366,14 @@ impl<'a> Scribbler<'a> {
             }
             7 => {
                 let [low, high, ..] = record.current_generation().0.to_le_bytes();
-                let epoch =
-                    Epoch(*choose(&mut self.random, &[0, 1, owner.epoch.0, owner.epoch.0 + 1]));
+                let epoch = Epoch(*self.random.choose(&[0, 1, owner.epoch.0, owner.epoch.0 + 1]));
                 let slot = u8::try_from(slot).ok().map(SlotId);
                 Owner { slot, generation: u16::from_le_bytes([low, high]), epoch }.pack()
             }
             8 => owner.epoch.0,
             9 => now().0,
-            _ => word(&mut self.random),
+            _ => self.random.word(),
         }
-    }
-}
-
-/// Ends an attack, also when an assertion does.
-struct End<'a>(&'a Word);
-
-impl Drop for End<'_> {
-    fn drop(&mut self) {
-        self.0.store(1, Ordering::Relaxed);
     }
 }
 
@@ -432,7 +385,7 @@ fn under_attack(osps: &Osps, bystander: &Bystander, mut scribble: impl FnMut() +
     let addresses = [PRIMARY, SECONDARY].map(|slot| osps.address(slot));
     let began = now();
     std::thread::scope(|scope| {
-        let end = End(&over);
+        let end = Over(&over);
         scope.spawn(|| {
             while goes_on() {
                 (0..32).for_each(|_| scribble());
@@ -512,13 +465,13 @@ fn assert_calm(osps: &Osps, hang_timeout: Duration) {
 #[test]
 fn scribbled_hearts_convict_nobody() {
     let osps = Launch::pair(&["--hang-timeout", "1s", "--check-interval", "200ms"]).start();
-    let (bystander, random) = (Bystander::start(), told_seed("hearts"));
+    let (bystander, random) = (Bystander::start(), Random::new(told_seed("hearts")));
     let generations = [PRIMARY, SECONDARY].map(|slot| osps.generation(slot));
     let mut scribbler = Scribbler::new(&osps, random, &bystander);
     let hearts = scribbler.segment.geometry().hearts_offset;
     under_attack(&osps, &bystander, || {
         let at = hearts + scribbler.random.below(16) * 8;
-        let noise = word(&mut scribbler.random);
+        let noise = scribbler.random.word();
         scribbler.store(at, &noise.to_le_bytes());
     });
     assert_calm(&osps, Duration::from_secs(1));
@@ -537,19 +490,14 @@ fn scribbled_server_pages_are_survived() {
     let options = ["--hang-timeout", "1s", "--check-interval", "200ms", "--workers", "2"];
     let options = [&options[..], &["--data-size", "64KiB"]].concat();
     let mut osps = Launch::pair(&options).start();
-    let (bystander, random) = (Bystander::start(), told_seed("server pages"));
+    let (bystander, random) = (Bystander::start(), Random::new(told_seed("server pages")));
     let mut scribbler = Scribbler::new(&osps, random, &bystander);
     under_attack(&osps, &bystander, || scribbler.scribble());
     assert_calm(&osps, Duration::from_secs(1));
     eprintln!("restarts: {:?}", restarts(&osps));
 
     (0..2000).for_each(|_| scribbler.scribble());
-    let servers: Vec<_> = (0..3).map(|slot| osps.process(slot)).collect();
-    osps.kill_watchdog();
-    for server in &servers {
-        rustix::process::pidfd_send_signal(server.as_fd(), Signal::KILL).unwrap();
-    }
-    wait_until("all dead", SOON, || servers.iter().all(Process::is_dead).then_some(()));
+    osps.kill_everything();
     let osps = Launch::pair(&options).in_place_of(osps).start();
     assert!(osps.find_log(&["kept the data"]).is_some(), "{}", osps.log());
     assert_calm(&osps, Duration::from_secs(1));
@@ -562,7 +510,7 @@ fn scribbled_server_pages_are_survived() {
 fn a_scribbled_segment_leaves_the_watchdog_at_work() {
     let options = ["--hang-timeout", "1s", "--check-interval", "200ms", "--data-size", "64KiB"];
     let mut osps = Launch::pair(&options).start();
-    let (bystander, random) = (Bystander::start(), told_seed("the whole segment"));
+    let (bystander, random) = (Bystander::start(), Random::new(told_seed("the whole segment")));
     let mut scribbler = Scribbler::new(&osps, random, &bystander);
     let geometry = *scribbler.segment.geometry();
     // The header, the records, the ring and its first entries, each as often as all the others.
@@ -587,14 +535,14 @@ fn a_scribbled_segment_leaves_the_watchdog_at_work() {
 #[test]
 fn noise_in_the_control_socket_harms_nobody() {
     let mut osps = Launch::pair(&["--check-interval", "200ms"]).start();
-    let mut random = told_seed("control socket");
+    let mut random = Random::new(told_seed("control socket"));
     let mut open = Vec::new();
     for number in 0..200 {
         let mut asker = UnixStream::connect(osps.run_dir().join(rundir::CONTROL)).unwrap();
         asker.set_read_timeout(Some(SOON)).unwrap();
         let length = random.below(300);
         // Without the letters of what means something.
-        let noise: Vec<u8> = bytes(&mut random, length).iter().map(|byte| byte | 0x80).collect();
+        let noise: Vec<u8> = random.bytes(length).iter().map(|byte| byte | 0x80).collect();
         // It may have been refused already, and closed.
         let _ = asker.write_all(&noise).and_then(|()| asker.write_all(b"\n"));
         if number % 2 == 0 {
@@ -617,9 +565,7 @@ fn noise_in_the_control_socket_harms_nobody() {
         (0..20).map(|_| UnixStream::connect(osps.run_dir().join(rundir::CONTROL)).unwrap()),
     );
     assert_eq!(osps.ask(PRIMARY, "PING"), "+PONG");
-    let stopped = osps.command(&["stop"]);
-    assert!(stopped.status.success(), "{stopped:?}");
-    assert_eq!(osps.wait_exit().code(), Some(0), "{}", osps.log());
+    osps.stop();
     drop(open);
 }
 

@@ -879,8 +879,14 @@ fn create_wrongly(file: &File, whole: &[u8]) {
     }
 }
 
-/// Steps through the making of a file; `judge` sees a copy of it whenever it changed.
-fn examine_file(part: &str, mut judge: impl FnMut(&[u8], &File) -> Verdict) -> Option<Tally> {
+/// Judges by the segment as it shall be, the bytes that a kill leaves, and a copy of their file.
+type Judge = fn(&[u8], &[u8], &File) -> Verdict;
+
+/// Steps through the making of a segment, or through its takeover, and judges it whenever it
+/// changed.
+fn examine_segment(part: &str, refounded: bool, judge: Judge) -> Option<Tally> {
+    let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+    let whole = whole(dir.path(), refounded);
     let mut stepped = Stepped::start(part)?;
     let mut bytes = stepped.file(MADE);
     let copy = new_file(&stepped.dir.path().join("copy"));
@@ -890,7 +896,7 @@ fn examine_file(part: &str, mut judge: impl FnMut(&[u8], &File) -> Verdict) -> O
         if let Some(changed) = bytes.changed(&(0..limit)) {
             copy.set_len(changed.len() as u64).unwrap();
             copy.write_all_at(changed, 0).unwrap();
-            verdict = judge(changed, &copy);
+            verdict = judge(&whole, changed, &copy);
         }
         tally.count(&verdict);
     });
@@ -1021,20 +1027,14 @@ fn a_hand_over_killed_anywhere_can_be_taken_up() {
 
 #[test]
 fn a_creation_killed_anywhere_is_whole_or_refused() {
-    let dir = tempfile::tempdir_in("/dev/shm").unwrap();
-    let whole = whole(dir.path(), false);
-    let judge = |bytes: &[u8], copy: &File| judge_creation(&whole, bytes, copy);
-    let Some(tally) = examine_file("creation", judge) else { return };
+    let Some(tally) = examine_segment("creation", false, judge_creation) else { return };
     tally.assert_sound("creation");
     assert!(tally.old > 0 && tally.new > 0);
 }
 
 #[test]
 fn a_takeover_killed_anywhere_keeps_the_data_and_can_be_repeated() {
-    let dir = tempfile::tempdir_in("/dev/shm").unwrap();
-    let whole = whole(dir.path(), true);
-    let judge = |bytes: &[u8], copy: &File| judge_refounding(&whole, bytes, copy);
-    let Some(tally) = examine_file("refounding", judge) else { return };
+    let Some(tally) = examine_segment("refounding", true, judge_refounding) else { return };
     tally.assert_sound("refounding");
     assert!(tally.old > 0 && tally.new > 0);
 }
@@ -1053,9 +1053,6 @@ fn what_is_wrong_is_found() {
     }
     let Some(tally) = examine_hand_over("wrong hand-over") else { return };
     assert!(tally.torn > 0, "{tally:?}");
-    let dir = tempfile::tempdir_in("/dev/shm").unwrap();
-    let whole = whole(dir.path(), false);
-    let judge = |bytes: &[u8], copy: &File| judge_creation(&whole, bytes, copy);
-    let Some(tally) = examine_file("wrong creation", judge) else { return };
+    let Some(tally) = examine_segment("wrong creation", false, judge_creation) else { return };
     assert!(tally.torn > 0 && tally.old > 0, "{tally:?}");
 }

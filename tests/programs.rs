@@ -14,12 +14,13 @@
 
 mod common;
 
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use common::{Launch, Osps, Signal, now, skip};
-use osps::sync::Ordering;
+use common::{Launch, Osps, Over, Signal, has, now, skip};
+use osps::sync::{Ordering, Word};
 use osps::sys::process::Process;
 
 /// A limit that a python on a loaded machine keeps easily.
@@ -29,10 +30,6 @@ const PATIENT: [&str; 4] = ["--hang-timeout", "2s", "--check-interval", "1s"];
 
 fn example(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/examples").join(name)
-}
-
-fn has(program: &str) -> bool {
-    Command::new(program).arg("--version").output().is_ok_and(|output| output.status.success())
 }
 
 /// `python3 docs/examples/beat.py`, if it can run here.
@@ -206,7 +203,7 @@ fn hearts_are_seen_from_outside_even_without_a_watchdog() {
     let age = row(&table, "watchdog").2.unwrap();
     assert!(Duration::from_secs_f64(age / 1e3) <= silence, "{table}");
 
-    let servers: Vec<Process> = (0..3).map(|slot| osps.process(slot)).collect();
+    let servers = osps.servers();
     for server in &servers {
         osps.signal(server, Signal::KILL);
     }
@@ -218,35 +215,25 @@ fn hearts_are_seen_from_outside_even_without_a_watchdog() {
     assert!(String::from_utf8_lossy(&refused.stderr).starts_with("hearts.py: "));
 }
 
-/// Tells the writer to end, also when the reader panics.
-struct Done<'a>(&'a std::sync::atomic::AtomicBool);
-
-impl Drop for Done<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, std::sync::atomic::Ordering::Relaxed);
-    }
-}
-
 /// Every commit here is one `INCR` of the only key, so in a consistent copy the number of the
 /// commit and the value are equal; in a torn one they are not, or the value is no number at all.
 #[test]
 fn a_copy_of_the_data_from_outside_is_consistent_while_a_server_writes() {
-    use std::io::{Read, Write};
     if in_python().is_none() {
         return;
     }
     let osps = Launch::pair(&[]).start();
     let mut writer = osps.send(0, "INCR n");
-    let done = std::sync::atomic::AtomicBool::new(false);
+    let done = Word::new(0);
     std::thread::scope(|scope| {
         scope.spawn(|| {
             let mut replies = [0u8; 4096];
-            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+            while done.load(Ordering::Relaxed) == 0 {
                 writer.write_all(&b"INCR n\r\n".repeat(64)).unwrap();
                 assert!(writer.read(&mut replies).unwrap() > 0);
             }
         });
-        let _done = Done(&done);
+        let _done = Over(&done);
         let mut last = 0;
         for _ in 0..10 {
             let mut command = Command::new("python3");

@@ -19,7 +19,7 @@
 mod common;
 
 use std::fs::{self, File, Permissions};
-use std::io::{Read, Write};
+use std::io::Write;
 use std::mem::offset_of;
 use std::net::TcpListener;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
@@ -28,7 +28,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{BINARY, Launch, Osps, SOON, Signal, now, skip, wait_until};
+use common::{BINARY, Launch, Osps, Random, SOON, Signal, fifo, has, now, process_of, recorded};
+use common::{run, skip, text, wait_until};
 use osps::ids::{Epoch, Generation, SlotId};
 use osps::role::rundir::{LOCK, MEMBERS, WATCHDOG_STALE, tube_down, tube_up, watchdog_age};
 use osps::segment::layout::{HeaderCells, PAGE, RecordCells, SlotCells};
@@ -71,7 +72,7 @@ impl Again {
             let is_its = segment.header().watchdog_pid.load(Ordering::Relaxed) == pid;
             let state = |slot: &SlotCells| slot.record.state.load(Ordering::Relaxed);
             let up = is_its && segment.slots().iter().all(|slot| state(slot) == 2);
-            let ended = !is_its && Process::find(again.child.id(), start_time(pid)).is_none();
+            let ended = !is_its && process_of(again.child.id()).is_none();
             (up || ended).then_some(up)
         });
         assert!(up, "it did not start:\n{}", again.log());
@@ -102,36 +103,11 @@ impl Drop for Again {
         let _ = self.child.kill();
         let _ = self.child.wait();
         if let Ok(segment) = self.segment() {
-            kill_recorded(&segment);
+            for process in recorded(&segment) {
+                let _ = process.kill();
+            }
         }
     }
-}
-
-fn kill_recorded(segment: &Segment) {
-    for identity in segment.slots().iter().filter_map(|slot| slot.record.identity()) {
-        if let Some(process) = Process::find(identity.pid, identity.start_time) {
-            let _ = process.kill();
-        }
-    }
-}
-
-fn start_time(pid: u64) -> u64 {
-    u32::try_from(pid).ok().and_then(osps::sys::procfs::start_time).unwrap_or(0)
-}
-
-/// Runs a command to its end; one that does not end is killed and fails the test.
-fn run(mut command: Command) -> Output {
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().unwrap();
-    let end = Instant::now() + SOON;
-    while child.try_wait().unwrap().is_none() {
-        if Instant::now() >= end {
-            let _ = child.kill();
-            panic!("{command:?} does not end: {}", text(&child.wait_with_output().unwrap()));
-        }
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    child.wait_with_output().unwrap()
 }
 
 /// `osps ARGS... --run-dir RUN_DIR`, to its end.
@@ -144,15 +120,6 @@ fn attempt(args: &[&str], run_dir: &Path) -> Output {
 fn run_plain(mut command: Command) -> Output {
     command.env_remove("RUST_LOG").env_remove("RUNTIME_DIRECTORY");
     run(command)
-}
-
-fn text(output: &Output) -> String {
-    format!(
-        "{}, stdout: {}, stderr: {}",
-        output.status,
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    )
 }
 
 /// Starting in this directory is refused: exit code 1, and a message with all of these parts.
@@ -173,20 +140,6 @@ fn assert_says(output: &Output, parts: &[&str]) {
 fn lives(osps: &Osps) -> Vec<(u32, u32)> {
     let slots = osps.segment().slots().len();
     (0..slots).map(|slot| (osps.pid(slot), osps.generation(slot))).collect()
-}
-
-fn servers(osps: &Osps) -> Vec<Process> {
-    (0..osps.segment().slots().len()).map(|slot| osps.process(slot)).collect()
-}
-
-/// Kills the watchdog and then its servers; returns when the kernel says that all are dead.
-fn kill_everything(osps: &mut Osps) {
-    let servers = servers(osps);
-    osps.kill_watchdog();
-    for server in &servers {
-        osps.signal(server, Signal::KILL);
-    }
-    osps.wait("all servers dead", || servers.iter().all(Process::is_dead).then_some(()));
 }
 
 fn names(dir: &Path) -> Vec<String> {
@@ -211,11 +164,6 @@ fn make_private(dir: &Path) {
 
 fn is_root() -> bool {
     rustix::process::geteuid().is_root()
-}
-
-fn has(tool: &str) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|dir| dir.join(tool).is_file())
 }
 
 /// A new directory on a tmpfs for what a test makes itself.
@@ -317,7 +265,7 @@ fn it_needs_no_privileges() {
     assert_eq!(fs::metadata(&run_dir).unwrap().uid(), NOBODY);
     let pid = again.segment().unwrap().slots()[0].record.identity().unwrap().pid;
     assert_eq!(fs::metadata(format!("/proc/{pid}")).unwrap().uid(), NOBODY);
-    let server = Process::find(pid, start_time(pid.into())).unwrap();
+    let server = process_of(pid).unwrap();
     server.kill().unwrap();
     let segment = again.segment().unwrap();
     wait_until("a successor", SOON, || {
@@ -350,7 +298,7 @@ fn remains_are_swept_data_is_kept_and_what_is_foreign_stays() {
     let mut osps = launch.start();
     assert_eq!(osps.ask(0, "SET kept yes"), "+OK");
     let old: Vec<_> = lives(&osps).iter().map(|(_, generation)| *generation).collect();
-    kill_everything(&mut osps);
+    osps.kill_everything();
     assert!(osps.run_dir().join("segment").exists(), "kill -9 leaves the files");
 
     let mut again = Again::start(osps.run_dir(), &[]);
@@ -374,7 +322,7 @@ fn data_that_does_not_fit_is_discarded() {
     for (args, other_boot, said) in cases {
         let mut osps = Launch::pair(&[]).start();
         assert_eq!(osps.ask(0, "SET kept no"), "+OK");
-        kill_everything(&mut osps);
+        osps.kill_everything();
         if other_boot {
             patch(osps.run_dir(), offset_of!(HeaderCells, boot_id), 1);
         }
@@ -392,7 +340,7 @@ fn data_that_does_not_fit_is_discarded() {
 #[test]
 fn a_directory_that_osps_made_goes_even_after_a_kill() {
     let mut osps = Launch::pair(&[]).start();
-    kill_everything(&mut osps);
+    osps.kill_everything();
     let mut again = Again::start(osps.run_dir(), &[]);
     again.stop();
     assert!(!osps.run_dir().exists());
@@ -401,7 +349,7 @@ fn a_directory_that_osps_made_goes_even_after_a_kill() {
 #[test]
 fn servers_of_a_killed_watchdog_are_ended_before_new_ones_start() {
     let mut osps = Launch::pair(&["--workers", "2"]).start();
-    let old = servers(&osps);
+    let old = osps.servers();
     osps.kill_watchdog();
     assert!(!old.iter().any(Process::is_dead), "servers outlive their watchdog");
     let again = Again::start(osps.run_dir(), &[]);
@@ -410,7 +358,7 @@ fn servers_of_a_killed_watchdog_are_ended_before_new_ones_start() {
         let line = format!("pid={}: ended; the watchdog that started it", process.pid());
         assert!(again.log().contains(&line), "{line:?} is missing: {}", again.log());
     }
-    let new = servers(&osps);
+    let new = osps.servers();
     assert_eq!(new.len(), 2, "one worker this time");
     assert!(new.iter().all(|new| old.iter().all(|old| old.pid() != new.pid())));
     assert_eq!(osps.ask(1, "PING"), "+PONG");
@@ -420,10 +368,10 @@ fn servers_of_a_killed_watchdog_are_ended_before_new_ones_start() {
 #[test]
 fn a_recorded_pid_is_believed_only_with_its_start_time() {
     let mut osps = Launch::pair(&[]).start();
-    kill_everything(&mut osps);
+    osps.kill_everything();
     // In a group of its own: whoever kills it kills its group.
     let mut sleep = Command::new("sleep").arg("60").process_group(0).spawn().unwrap();
-    let innocent = Process::find(sleep.id(), start_time(sleep.id().into())).unwrap();
+    let innocent = process_of(sleep.id()).unwrap();
     let patch_record = |field: usize, value: u64| {
         let record = osps.segment().geometry().slots_offset + PAGE + offset_of!(SlotCells, record);
         patch(osps.run_dir(), record + field, value);
@@ -437,7 +385,7 @@ fn a_recorded_pid_is_believed_only_with_its_start_time() {
     assert!(!innocent.is_dead(), "a stranger was killed: {}", again.log());
     again.child.kill().unwrap();
     again.child.wait().unwrap();
-    let recorded = servers(&osps);
+    let recorded = osps.servers();
     for server in &recorded {
         server.kill().unwrap();
     }
@@ -466,7 +414,7 @@ fn last_watchdog_beat(segment: &Segment) -> Monotonic {
 #[test]
 fn orphaned_servers_leave_and_the_last_one_removes_the_directory() {
     let mut osps = soon_orphaned().start();
-    let (servers, segment) = (servers(&osps), osps.segment());
+    let (servers, segment) = (osps.servers(), osps.segment());
     osps.kill_watchdog();
     osps.wait("a server to leave", || servers.iter().any(Process::is_dead).then_some(()));
     assert!(now().since(last_watchdog_beat(&segment)) >= ORPHAN, "not before its time");
@@ -480,7 +428,7 @@ fn orphaned_servers_leave_and_the_last_one_removes_the_directory() {
 fn orphaned_servers_leave_a_foreign_file_alone() {
     let mut osps = soon_orphaned().start();
     fs::write(osps.run_dir().join("mine"), "the user's own").unwrap();
-    let servers = servers(&osps);
+    let servers = osps.servers();
     osps.kill_watchdog();
     osps.wait("all to leave", || servers.iter().all(Process::is_dead).then_some(()));
     assert_eq!(names(osps.run_dir()), ["mine"], "{}", osps.log());
@@ -489,7 +437,7 @@ fn orphaned_servers_leave_a_foreign_file_alone() {
 #[test]
 fn behind_a_frozen_watchdog_nothing_is_removed() {
     let osps = soon_orphaned().start();
-    let (servers, segment) = (servers(&osps), osps.segment());
+    let (servers, segment) = (osps.servers(), osps.segment());
     let (before, generations) = (names(osps.run_dir()), lives(&osps));
     osps.signal_watchdog(Signal::STOP);
     osps.wait("all to leave", || servers.iter().all(Process::is_dead).then_some(()));
@@ -660,7 +608,7 @@ fn a_segment_that_cannot_be_right_is_refused_and_swept() {
         bytes
     };
     let version = offset_of!(HeaderCells, version);
-    let garbage: Vec<u8> = noise(8192);
+    let garbage = Random::new(1).bytes(8192);
     let cases: [(&str, Vec<u8>, Expected); 9] = [
         ("of another version", patched(version, 2), |e| matches!(e, AttachError::Version(2))),
         ("unfinished", patched(version, 0), |e| matches!(e, AttachError::Unfinished)),
@@ -757,33 +705,17 @@ fn stop_works_on_a_cut_segment() {
 
 // ------------------------------------------------------------------------------ garbage in the FIFOs
 
-/// Bytes that look random and are the same in every run.
-fn noise(length: usize) -> Vec<u8> {
-    let mut state = 0x9e37_79b9_7f4a_7c15u64;
-    let byte = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state.to_le_bytes()[3]
-    };
-    std::iter::repeat_with(byte).take(length).collect()
-}
-
 fn dropped(osps: &Osps, slot: usize) -> u64 {
     osps.segment().slots()[slot].report.frames_dropped.load(Ordering::Relaxed)
-}
-
-fn info(osps: &Osps, slot: usize) -> String {
-    let mut all = String::new();
-    osps.send(slot, "INFO\r\nQUIT").read_to_string(&mut all).unwrap();
-    all
 }
 
 #[test]
 fn garbage_in_the_fifos_harms_nobody() {
     let osps = Launch::pair(&[]).start();
-    osps.wait("the link", || info(&osps, 0).contains("link_slot_1:up").then_some(()));
+    osps.wait("the link", || osps.info(0).contains("link_slot_1:up").then_some(()));
     let before = lives(&osps);
+    let mut random = Random::new(1);
+    let mut noise = |length| random.bytes(length);
     for (tube, reader) in [(tube_down(1), 1usize), (tube_up(1), 0usize)] {
         let generation = |slot: usize| Generation(osps.generation(slot));
         let (reader_slot, writer) = (SlotId(u8::try_from(reader).unwrap()), 1 - reader);
@@ -824,12 +756,7 @@ fn garbage_in_the_fifos_harms_nobody() {
         ] {
             pieces.push((name, bad.to_vec()));
         }
-        let mut fifo = File::options()
-            .read(true)
-            .write(true)
-            .custom_flags(libc::O_NONBLOCK)
-            .open(osps.run_dir().join(&tube))
-            .unwrap();
+        let mut fifo = fifo(osps.run_dir(), &tube).unwrap();
         for (name, piece) in pieces {
             let start = dropped(&osps, reader);
             let written = fifo.write(&piece).unwrap();
@@ -848,6 +775,6 @@ fn garbage_in_the_fifos_harms_nobody() {
     osps.signal(&osps.process(1), Signal::KILL);
     let (new, _) = osps.wait_successor(1, old);
     let up = format!("link_slot_1:up,gen={new}");
-    osps.wait(&up, || info(&osps, 0).contains(&up).then_some(()));
+    osps.wait(&up, || osps.info(0).contains(&up).then_some(()));
     assert_eq!(lives(&osps)[0], before[0]);
 }

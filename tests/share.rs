@@ -19,62 +19,29 @@ use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use common::{Client, Launch, NOBODY, Osps, READ_ONLY, Random, SOON, Signal, Talk, fifo, port};
-use common::{resident, wait_until, watch_owner};
+use common::{Client, Launch, NOBODY, Osps, PRIMARY, READ_ONLY, Random, SECONDARY, SOON, Signal};
+use common::{Talk, fifo, ms, pass, port, process_in, resident, ticks, told_seed};
+use common::{wait_until, watch_owner};
 use osps::ids::{Epoch, Generation, Owner, SlotId};
-use osps::policy::lifecycle::STATE_WORDS;
 use osps::role::rundir::{tube_down, tube_up};
 use osps::segment::{Access, Segment};
 use osps::sync::Ordering;
 use osps::sys::process::Process;
-use osps::sys::procfs;
 use osps::wire::{self, Frame, Kind};
-
-const PRIMARY: usize = 0;
-const SECONDARY: usize = 1;
-
-fn ms(count: u64) -> Duration {
-    Duration::from_millis(count)
-}
-
-/// Lets time pass, where the passing of time is what the test is about.
-fn pass(span: Duration) {
-    let end = Instant::now() + span;
-    wait_until("the clock", span + SOON, || (Instant::now() >= end).then_some(()));
-}
 
 // ---- Clients ----
 
 /// The course's way: ask the primary, get a port, connect there.
 fn session(osps: &Osps, word: &str) -> Client {
-    let mut dispatcher = Client::to(osps.address(PRIMARY));
+    let mut dispatcher = osps.client(PRIMARY);
     dispatcher.send(word.as_bytes());
     Client::to(port(&dispatcher.bare_once().unwrap()))
 }
 
-fn info(osps: &Osps, slot: usize) -> String {
-    Client::to(osps.address(slot)).ask("INFO")
-}
-
-/// All up, and the primary knows every secondary.
-fn wait_linked(osps: &Osps) {
-    osps.wait_all_up();
-    for slot in 1..osps.segment().slots().len() {
-        osps.wait(&format!("the link to slot {slot}"), || {
-            let wanted = format!("link_slot_{slot}:up,gen={}\r\n", osps.generation(slot));
-            info(osps, PRIMARY).contains(&wanted).then_some(())
-        });
-    }
-}
-
 fn start(args: &[&str]) -> Osps {
     let osps = Launch::pair(args).start();
-    wait_linked(&osps);
+    osps.wait_linked();
     osps
-}
-
-fn is_state(osps: &Osps, slot: usize, word: &str) -> bool {
-    STATE_WORDS[usize::try_from(osps.state(slot)).unwrap()] == word
 }
 
 fn assert_no_restarts(osps: &Osps) {
@@ -85,21 +52,6 @@ fn assert_no_restarts(osps: &Osps) {
 
 fn owner(osps: &Osps) -> Owner {
     osps.segment().owner().current()
-}
-
-fn stop_process(osps: &Osps, process: &Process) {
-    osps.signal(process, Signal::STOP);
-    wait_until("a stopped process", SOON, || {
-        (procfs::state(process.pid()) == Some('T')).then_some(())
-    });
-}
-
-/// Processor time of a process, in clock ticks of 10 ms.
-fn ticks(pid: u32) -> u64 {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    let fields: Vec<_> = stat.rsplit_once(')').unwrap().1.split_ascii_whitespace().collect();
-    // utime and stime are fields 14 and 15 of the line; the state, here number 0, is field 3.
-    fields[11..13].iter().map(|field| field.parse::<u64>().unwrap()).sum()
 }
 
 // ---- 1. Nothing lost, while everything dies ----
@@ -231,8 +183,7 @@ fn draw_faults(osps: &Osps, slots: usize, span: Duration, random: &mut Random, t
         let slot = if random.below(3) == 0 { PRIMARY } else { 1 + random.below(slots - 1) };
         let fault = random.below(4);
         wait_until("the next fault", SOON, || (Instant::now() >= pause).then_some(()));
-        let Some(identity) = osps.segment().slots()[slot].record.identity() else { continue };
-        let Some(process) = Process::find(identity.pid, identity.start_time) else { continue };
+        let Some(process) = process_in(&osps.segment(), slot) else { continue };
         let signal = match fault {
             0 => {
                 if let Ok(mut client) = Client::try_to(osps.address(slot)) {
@@ -249,8 +200,7 @@ fn draw_faults(osps: &Osps, slots: usize, span: Duration, random: &mut Random, t
 }
 
 fn check_nothing_lost(workers: &str, clients: usize) {
-    let seed = common::seed();
-    eprintln!("OSPS_SEED={seed} ({workers} workers)");
+    let seed = told_seed(&format!("{workers} workers"));
     let osps = start(&["--workers", workers, "--hang-timeout", "500ms", "--allow-debug"]);
     let primary = osps.address(PRIMARY);
     let slots = osps.segment().slots().len();
@@ -331,7 +281,7 @@ fn write_keys(osps: &Osps) {
 }
 
 fn check_keys(osps: &Osps) {
-    let mut client = Client::to(osps.address(PRIMARY));
+    let mut client = osps.client(PRIMARY);
     for number in 0..300 {
         assert_eq!(client.ask(&format!("GET key{number}")), format!("value{number}"));
     }
@@ -343,19 +293,14 @@ fn check_keys(osps: &Osps) {
 fn data_survives_the_end_of_everything() {
     let mut osps = start(&[]);
     write_keys(&osps);
-    let servers = [osps.process(PRIMARY), osps.process(SECONDARY)];
-    osps.kill_watchdog();
-    for server in &servers {
-        osps.signal(server, Signal::KILL);
-    }
-    wait_until("all dead", SOON, || servers.iter().all(Process::is_dead).then_some(()));
+    osps.kill_everything();
     let osps = Launch::pair(&[]).in_place_of(osps).start();
     osps.wait_log(&["kept the data", "300 keys"]);
-    wait_linked(&osps);
+    osps.wait_linked();
     check_keys(&osps);
     let osps = Launch::pair(&["--data-size", "64KiB"]).in_place_of(osps).start();
     osps.wait_log(&["discarded the data", "--data-size"]);
-    wait_linked(&osps);
+    osps.wait_linked();
     assert_eq!(osps.ask(PRIMARY, "DBSIZE"), ":0");
     assert_eq!(session(&osps, "requetetype2").ask("SET key0 new"), "+OK");
 }
@@ -370,20 +315,10 @@ fn data_survives_the_end_of_the_watchdog_alone() {
     assert!(!servers.iter().any(Process::is_dead), "servers outlive their watchdog");
     assert_eq!(osps.ask(PRIMARY, "SET late yes"), "+OK", "they need no watchdog to serve");
     assert_eq!(osps.ask(PRIMARY, "DEL late"), ":1");
-    let mut command = std::process::Command::new(common::BINARY);
-    command.args(["--listen", "127.0.0.1:0", "--run-dir"]).arg(osps.run_dir());
-    command.env_remove("RUST_LOG").stdin(std::process::Stdio::null());
-    let quiet = std::process::Stdio::null;
-    let mut again = command.stdout(quiet()).stderr(quiet()).spawn().unwrap();
-    osps.wait("the next watchdog", || {
-        let segment = Segment::open(osps.run_dir(), Access::ReadOnly).ok()?;
-        let pid = segment.header().watchdog_pid.load(Ordering::Relaxed);
-        (pid == u64::from(again.id())).then_some(())
-    });
-    wait_linked(&osps);
+    osps.start_again();
+    osps.wait_founded();
+    osps.wait_linked();
     check_keys(&osps);
-    again.kill().unwrap();
-    again.wait().unwrap();
 }
 
 // ---- 3. The course's protocol ----
@@ -394,7 +329,7 @@ fn the_answer_is_a_port_with_or_without_a_line_end() {
     let expected = osps.address(SECONDARY).port().to_string();
     for word in ["requetetype1", "requetetype2"] {
         for end in ["", "\n", "\r\n"] {
-            let mut client = Client::to(osps.address(PRIMARY));
+            let mut client = osps.client(PRIMARY);
             for _ in 0..3 {
                 client.send(format!("{word}{end}").as_bytes());
                 assert_eq!(client.bare(), expected, "{word}{end:?}");
@@ -407,7 +342,7 @@ fn the_answer_is_a_port_with_or_without_a_line_end() {
 fn requests_may_come_merged_split_and_half_closed() {
     let osps = start(&[]);
     let one = osps.address(SECONDARY).port().to_string();
-    let mut client = Client::to(osps.address(PRIMARY));
+    let mut client = osps.client(PRIMARY);
     client.send(b"requetetype1requetetype2");
     assert_eq!(client.bare(), format!("{one}{one}"), "merged");
     client.send(b"requetetype1PING\r\n\r\n\n");
@@ -420,12 +355,12 @@ fn requests_may_come_merged_split_and_half_closed() {
     }
     assert_eq!(client.bare(), one, "byte by byte");
     for request in ["requetetype1", "requetetype2\r\n"] {
-        let mut client = Client::to(osps.address(PRIMARY));
+        let mut client = osps.client(PRIMARY);
         client.send(request.as_bytes());
         client.raw().shutdown(Shutdown::Write).unwrap();
         assert_eq!(client.rest(), one, "half-closed after {request:?}");
     }
-    let mut client = Client::to(osps.address(PRIMARY));
+    let mut client = osps.client(PRIMARY);
     client.send(b"SET half closed\r\nGET half\r\n");
     client.raw().shutdown(Shutdown::Write).unwrap();
     assert_eq!(client.rest(), "+OK\r\n$6\r\nclosed\r\n");
@@ -435,7 +370,7 @@ fn requests_may_come_merged_split_and_half_closed() {
 #[test]
 fn a_long_pipeline_is_answered_to_its_end_although_half_closed() {
     let osps = start(&[]);
-    let mut client = Client::to(osps.address(PRIMARY));
+    let mut client = osps.client(PRIMARY);
     client.send(&b"PING\r\n".repeat(2000));
     client.raw().shutdown(Shutdown::Write).unwrap();
     assert_eq!(client.rest().matches("+PONG\r\n").count(), 2000);
@@ -444,7 +379,7 @@ fn a_long_pipeline_is_answered_to_its_end_although_half_closed() {
 #[test]
 fn an_unknown_word_without_a_line_end_is_answered_once_it_is_quiet() {
     let osps = start(&[]);
-    let mut client = Client::to(osps.address(PRIMARY));
+    let mut client = osps.client(PRIMARY);
     let sent = Instant::now();
     client.send(b"requetetype3");
     assert_eq!(client.reply(), "-ERR unknown command 'requetetype3'");
@@ -467,7 +402,7 @@ fn what_a_session_may_do_was_announced() {
     assert_eq!(writer.ask("SET k w"), "+OK");
     assert_eq!(reader.ask("GET k"), "w", "visible at once, elsewhere");
     assert_eq!(osps.ask(PRIMARY, "GET k"), "$1");
-    let mut stranger = Client::to(osps.address(SECONDARY));
+    let mut stranger = osps.client(SECONDARY);
     assert_eq!(stranger.ask("GET k"), "w");
     assert_eq!(stranger.ask("SET k x"), READ_ONLY);
 }
@@ -475,7 +410,7 @@ fn what_a_session_may_do_was_announced() {
 #[test]
 fn two_hundred_clients_at_once_are_all_served() {
     let osps = start(&["--workers", "2"]);
-    let mut dispatchers: Vec<_> = (0..200).map(|_| Client::to(osps.address(PRIMARY))).collect();
+    let mut dispatchers: Vec<_> = (0..200).map(|_| osps.client(PRIMARY)).collect();
     for client in &mut dispatchers {
         client.send(b"requetetype2");
     }
@@ -516,26 +451,26 @@ fn sessions_are_spread_evenly() {
 #[test]
 fn without_a_live_secondary_the_primary_says_so() {
     let osps = start(&[]);
-    let mut client = Client::to(osps.address(PRIMARY));
+    let mut client = osps.client(PRIMARY);
     let mut killed = 0;
     osps.wait_for("an answer while the secondary backs off", 3 * SOON, || {
         let generation = osps.generation(SECONDARY);
-        if is_state(&osps, SECONDARY, "backoff") {
+        if osps.is_state(SECONDARY, "backoff") {
             client.send(b"requetetype1");
             let answer = client.bare_once().unwrap();
-            let still = is_state(&osps, SECONDARY, "backoff");
+            let still = osps.is_state(SECONDARY, "backoff");
             return (still && generation == osps.generation(SECONDARY)).then(|| {
                 assert_eq!(answer, NOBODY);
             });
         }
-        if is_state(&osps, SECONDARY, "up") && generation != killed {
+        if osps.is_state(SECONDARY, "up") && generation != killed {
             killed = generation;
             osps.signal(&osps.process(SECONDARY), Signal::KILL);
         }
         None
     });
     assert_eq!(client.ask("PING"), "+PONG", "it goes on");
-    wait_linked(&osps);
+    osps.wait_linked();
     client.send(b"requetetype1");
     assert_eq!(client.bare(), osps.address(SECONDARY).port().to_string());
 }
@@ -564,7 +499,7 @@ fn what_is_no_request_gets_an_error_and_the_door() {
     ];
     for slot in [PRIMARY, SECONDARY] {
         for (name, bytes) in cases {
-            let mut client = Client::to(osps.address(slot));
+            let mut client = osps.client(slot);
             client.send(b"PING\r\n");
             // The server may close before it took everything.
             let _ = client.stream.get_mut().write_all(bytes);
@@ -708,7 +643,7 @@ fn a_client_that_never_reads_harms_nobody() {
     let bytes = b"GET big\r\n".repeat((10 << 20) / 9);
     for slot in [PRIMARY, SECONDARY] {
         let before = resident(osps.pid(slot));
-        let mut deaf = Client::to(osps.address(slot));
+        let mut deaf = osps.client(slot);
         std::thread::scope(|scope| {
             scope.spawn(|| flood(deaf.stream.get_mut(), &bytes));
             assert_others_are_served(&osps, slot);
@@ -725,7 +660,7 @@ fn a_client_that_never_reads_harms_nobody() {
 fn a_pipeline_of_large_replies_is_answered_to_its_end() {
     let osps = start(&["--cell-size", "4096"]);
     let value = "v".repeat(4000);
-    let mut client = Client::to(osps.address(PRIMARY));
+    let mut client = osps.client(PRIMARY);
     assert_eq!(client.ask(&format!("SET big {value}")), "+OK");
     client.raw().set_read_timeout(Some(ms(3000))).unwrap();
     for count in [100, 200, 1000] {
@@ -741,7 +676,7 @@ fn a_pipeline_of_large_replies_is_answered_to_its_end() {
 fn a_client_that_reads_at_last_gets_everything() {
     let osps = start(&["--hang-timeout", "1s"]);
     let value = "v".repeat(200);
-    let mut client = Client::to(osps.address(PRIMARY));
+    let mut client = osps.client(PRIMARY);
     assert_eq!(client.ask(&format!("SET big {value}")), "+OK");
     client.raw().set_read_timeout(Some(ms(3000))).unwrap();
     let request = b"GET big\r\n";
@@ -760,7 +695,7 @@ fn a_client_that_sends_faster_than_it_is_served_is_held_back() {
     let before = resident(osps.pid(PRIMARY));
     let mut most = 0;
     std::thread::scope(|scope| {
-        let mut hasty = Client::to(osps.address(PRIMARY));
+        let mut hasty = osps.client(PRIMARY);
         // Empty lines are requests without an answer.
         let sender = scope.spawn(move || flood(hasty.stream.get_mut(), &vec![b'\n'; 32 << 20]));
         while !sender.is_finished() && most < 8 << 10 {
@@ -782,7 +717,7 @@ fn a_client_that_goes_silent_in_the_middle_harms_nobody() {
         .iter()
         .flat_map(|part| [(PRIMARY, *part), (SECONDARY, *part)])
         .map(|(slot, part)| {
-            let mut client = Client::to(osps.address(slot));
+            let mut client = osps.client(slot);
             client.send(part);
             client
         })
@@ -811,7 +746,7 @@ fn clients_beyond_the_descriptors_wait_for_their_turn() {
         let limit = rustix::process::Rlimit { current: Some(64), maximum: Some(64) };
         let whom = rustix::process::Pid::from_raw(pid.try_into().unwrap());
         rustix::process::prlimit(whom, rustix::process::Resource::Nofile, limit).unwrap();
-        let mut clients: Vec<_> = (0..120).map(|_| Client::to(osps.address(slot))).collect();
+        let mut clients: Vec<_> = (0..120).map(|_| osps.client(slot)).collect();
         for client in &mut clients {
             client.send(b"PING\r\n");
             client.raw().set_read_timeout(Some(ms(1500))).unwrap();
@@ -862,7 +797,7 @@ fn a_server_without_clients_survives_a_lack_of_descriptors() {
         (sessions.load(Ordering::Relaxed) == 0).then_some(())
     });
     limit(3);
-    let mut client = Client::to(osps.address(PRIMARY));
+    let mut client = osps.client(PRIMARY);
     client.send(b"PING\r\n");
     osps.wait_log(&["out of descriptors"]);
     limit(1024);
@@ -879,7 +814,7 @@ fn with_frozen_owner() -> (Osps, Process) {
     assert_eq!(session(&osps, "requetetype2").ask("SET k old"), "+OK");
     assert_eq!(owner(&osps).slot, Some(SlotId(1)));
     let holder = osps.process(SECONDARY);
-    stop_process(&osps, &holder);
+    osps.stop_process(&holder);
     (osps, holder)
 }
 
@@ -887,17 +822,17 @@ fn with_frozen_owner() -> (Osps, Process) {
 fn a_frozen_owner_delays_writers_until_it_is_replaced_and_readers_never() {
     let (osps, holder) = with_frozen_owner();
     let stopped = Instant::now();
-    let mut reader = Client::to(osps.address(PRIMARY));
+    let mut reader = osps.client(PRIMARY);
     assert_eq!(reader.ask("GET k"), "old");
     let took = stopped.elapsed();
     assert!(took < ms(500) && !holder.is_dead(), "reading took {took:?}");
-    let mut writer = Client::to(osps.address(PRIMARY));
+    let mut writer = osps.client(PRIMARY);
     assert_eq!(writer.ask("SET k new"), "+OK");
     assert!(holder.is_dead(), "written beside a frozen owner");
     let took = stopped.elapsed();
     assert!(took < LIMIT + ms(2000), "{took:?}\n{}", osps.log());
     assert_eq!(reader.ask("GET k"), "new");
-    wait_linked(&osps);
+    osps.wait_linked();
     assert_eq!(session(&osps, "requetetype1").ask("GET k"), "new");
     assert_eq!(osps.restarts(PRIMARY), [0; 6]);
 }
@@ -906,7 +841,7 @@ fn a_frozen_owner_delays_writers_until_it_is_replaced_and_readers_never() {
 #[test]
 fn a_half_closed_writer_is_answered_after_its_wait() {
     let (osps, _) = with_frozen_owner();
-    let mut writer = Client::to(osps.address(PRIMARY));
+    let mut writer = osps.client(PRIMARY);
     writer.send(b"SET k new\r\n");
     writer.raw().shutdown(Shutdown::Write).unwrap();
     assert_eq!(writer.rest(), "+OK\r\n");
@@ -917,11 +852,11 @@ fn a_half_closed_writer_is_answered_after_its_wait() {
 #[test]
 fn many_writers_wait_for_a_frozen_owner() {
     let (osps, _) = with_frozen_owner();
-    let mut writers: Vec<_> = (0..50).map(|_| Client::to(osps.address(PRIMARY))).collect();
+    let mut writers: Vec<_> = (0..50).map(|_| osps.client(PRIMARY)).collect();
     for writer in &mut writers {
         writer.send(b"INCR n\r\nINCR n\r\n");
     }
-    osps.wait("all to wait", || info(&osps, PRIMARY).contains("parked:50\r\n").then_some(()));
+    osps.wait("all to wait", || osps.info(PRIMARY).contains("parked:50\r\n").then_some(()));
     // Who leaves while it waits holds up nobody.
     drop(writers.pop());
     let mut replies = BTreeSet::new();
@@ -944,7 +879,7 @@ fn an_owner_that_does_not_give_back_is_replaced() {
     assert_eq!(held.slot, Some(SlotId(1)));
     let old = osps.generation(SECONDARY);
     let holder = osps.process(SECONDARY);
-    let mut writer = Client::to(osps.address(PRIMARY));
+    let mut writer = osps.client(PRIMARY);
     let segment = Segment::open(osps.run_dir(), Access::ReadWrite).unwrap();
     let end = Instant::now() + SOON;
     // Asked for, whether or not the writer gets through in between.
@@ -958,7 +893,7 @@ fn an_owner_that_does_not_give_back_is_replaced() {
     osps.wait_log(&[&format!("secondary-1 gen={old} "), "not-releasing"]);
     osps.wait_successor(SECONDARY, old);
     assert_eq!(writer.reply(), "+OK");
-    wait_linked(&osps);
+    osps.wait_linked();
     assert_eq!(session(&osps, "requetetype2").ask("SET k newer"), "+OK");
     assert_eq!(osps.ask(PRIMARY, "GET k"), "$5");
 }
@@ -1016,7 +951,7 @@ fn full_fifos_lose_nothing_and_recover() {
             // However hard it is to get through: who is told OK finds what it wrote.
             while Instant::now() < end {
                 number += 1;
-                let mut client = Client::to(osps.address(PRIMARY));
+                let mut client = osps.client(PRIMARY);
                 assert_eq!(client.ask(&format!("SET n {number}")), "+OK", "{name}");
                 write_somehow(&osps, number);
                 assert_eq!(client.ask("GET n"), number.to_string(), "{name}");
@@ -1027,7 +962,7 @@ fn full_fifos_lose_nothing_and_recover() {
         number += 1;
         write_somehow(&osps, number);
         assert!(quiet.elapsed() < ms(2000), "{name}: {:?} to recover", quiet.elapsed());
-        let mut client = Client::to(osps.address(PRIMARY));
+        let mut client = osps.client(PRIMARY);
         assert_eq!(client.ask("GET n"), number.to_string());
         assert_eq!(client.ask("INCR n"), format!(":{}", number + 1), "the primary gets it back");
     }

@@ -11,92 +11,22 @@
 mod common;
 
 use std::fs::{self, File, Permissions};
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
-use std::os::fd::AsFd;
+use std::io::Read;
 use std::os::unix::fs::{FileExt, FileTypeExt, PermissionsExt};
 use std::process::{Command, Stdio};
 use std::thread;
-use std::time::Duration;
 
-use common::{BINARY, Launch, Osps, SOON, Signal, now, wait_until};
+use common::words;
+use common::{
+    BINARY, Launch, Osps, PRIMARY, Random, SECONDARY, SOON, Signal, ms, now, pass, verdicts,
+};
 use osps::ids::{Generation, SlotId};
 use osps::role::data::DataError;
-use osps::segment::Segment;
-use osps::segment::events::Event;
 use osps::sync::{Ordering, Word};
-use osps::sys::process::Process;
 use osps::{DataArea, Heart};
-
-const PRIMARY: usize = 0;
-const SECONDARY: usize = 1;
-
-/// Code of the state `up`, from docs/segment.md.
-const UP: u64 = 2;
-/// Code of the event of a verdict.
-const VERDICT: u64 = 4;
 
 /// Nearly a full table of the default size: what a walk over all keys may meet.
 const KEYS: usize = 3500;
-
-fn ms(count: u64) -> Duration {
-    Duration::from_millis(count)
-}
-
-/// Lets time pass, where the passing of time is what the test is about.
-fn pass(span: Duration) {
-    let end = now() + span;
-    wait_until("the clock", span + SOON, || (now() >= end).then_some(()));
-}
-
-// ---- Clients ----
-
-type Client = BufReader<TcpStream>;
-
-fn connect(osps: &Osps, slot: usize) -> Client {
-    let stream = TcpStream::connect(osps.address(slot)).unwrap();
-    stream.set_nodelay(true).unwrap();
-    stream.set_read_timeout(Some(SOON)).unwrap();
-    stream.set_write_timeout(Some(SOON)).unwrap();
-    BufReader::new(stream)
-}
-
-fn send(client: &mut Client, bytes: &[u8]) {
-    client.get_mut().write_all(bytes).unwrap();
-}
-
-/// One line of a reply.
-fn line(client: &mut Client) -> String {
-    let mut line = String::new();
-    client.read_line(&mut line).unwrap_or_else(|error| panic!("no reply: {error}"));
-    line
-}
-
-fn ask(client: &mut Client, request: &str) -> String {
-    send(client, format!("{request}\r\n").as_bytes());
-    line(client)
-}
-
-/// Asserts that nothing more has arrived, nor does within a while.
-fn assert_quiet(client: &mut Client) {
-    client.get_ref().set_read_timeout(Some(ms(200))).unwrap();
-    let mut more = [0; 64];
-    if let Ok(length) = client.read(&mut more) {
-        panic!("one reply too many: {:?}", String::from_utf8_lossy(&more[..length]));
-    }
-    client.get_ref().set_read_timeout(Some(SOON)).unwrap();
-}
-
-/// A request as an array of words.
-fn words(words: &[&[u8]]) -> Vec<u8> {
-    let mut bytes = format!("*{}\r\n", words.len()).into_bytes();
-    for word in words {
-        bytes.extend_from_slice(format!("${}\r\n", word.len()).as_bytes());
-        bytes.extend_from_slice(word);
-        bytes.extend_from_slice(b"\r\n");
-    }
-    bytes
-}
 
 /// A `KEYS` whose every comparison is as long as a pattern can make it, and in vain.
 fn costly_keys() -> Vec<u8> {
@@ -106,21 +36,16 @@ fn costly_keys() -> Vec<u8> {
 
 /// Nearly fills the table; the keys are as long as `name` makes them.
 fn fill(osps: &Osps, name: impl Fn(usize) -> String) {
-    let mut client = connect(osps, PRIMARY);
+    let mut client = osps.client(PRIMARY);
     let numbers: Vec<_> = (0..KEYS).collect();
     for part in numbers.chunks(250) {
         for number in part {
-            send(&mut client, &words(&[b"SET", name(*number).as_bytes(), b"v"]));
+            client.send(&words(&[b"SET", name(*number).as_bytes(), b"v"]));
         }
         for number in part {
-            assert_eq!(line(&mut client), "+OK\r\n", "key {number}\n{}", osps.log());
+            assert_eq!(client.line(), "+OK\r\n", "key {number}\n{}", osps.log());
         }
     }
-}
-
-fn verdicts(segment: &Segment) -> Vec<Event> {
-    let events = segment.events().latest(1024);
-    events.into_iter().filter(|event| event.kind == VERDICT).collect()
 }
 
 /// Nobody was convicted, restarted or replaced.
@@ -139,15 +64,15 @@ fn a_pipeline_of_costly_commands_is_no_freeze() {
     let osps = Launch::pair(&["--hang-timeout", "1s"]).start();
     fill(&osps, |number| format!("story-{number:04}"));
     let generation = osps.generation(PRIMARY);
-    let mut greedy = connect(&osps, PRIMARY);
-    greedy.get_ref().set_read_timeout(Some(4 * SOON)).unwrap();
-    let mut other = connect(&osps, PRIMARY);
+    let mut greedy = osps.client(PRIMARY);
+    greedy.raw().set_read_timeout(Some(4 * SOON)).unwrap();
+    let mut other = osps.client(PRIMARY);
     let done = Word::new(0);
     thread::scope(|scope| {
         scope.spawn(|| {
-            send(&mut greedy, &costly_keys().repeat(256));
+            greedy.send(&costly_keys().repeat(256));
             for number in 0..256 {
-                let reply = line(&mut greedy);
+                let reply = greedy.line();
                 let sound = reply == "*0\r\n" || reply.starts_with("-ERR");
                 assert!(sound, "reply {number}: {reply:?}\n{}", osps.log());
             }
@@ -157,7 +82,7 @@ fn a_pipeline_of_costly_commands_is_no_freeze() {
         let limit = now() + 10 * SOON;
         for round in 0.. {
             let asked = now();
-            assert_eq!(ask(&mut other, "PING"), "+PONG\r\n");
+            assert_eq!(other.ask_line("PING"), "+PONG\r\n");
             let took = now().since(asked);
             assert!(took < ms(1000), "another client's round {round} took {took:?}");
             if round >= 2 && done.load(Ordering::Relaxed) == 1 {
@@ -168,7 +93,7 @@ fn a_pipeline_of_costly_commands_is_no_freeze() {
         }
     });
     assert_untouched(&osps, PRIMARY, generation);
-    assert_eq!(osps.state(PRIMARY), UP);
+    assert!(osps.is_state(PRIMARY, "up"));
 }
 
 /// A look at the table is tried again when a commit came in between. A walk over all keys takes
@@ -181,22 +106,22 @@ fn a_walk_over_all_keys_under_steady_writes_is_no_freeze() {
     let over = Word::new(0);
     thread::scope(|scope| {
         let writes = scope.spawn(|| {
-            let mut writer = connect(&osps, PRIMARY);
+            let mut writer = osps.client(PRIMARY);
             let mut count = 0;
             while over.load(Ordering::Relaxed) == 0 {
                 count += 1;
-                assert_eq!(ask(&mut writer, "INCR counter"), format!(":{count}\r\n"));
+                assert_eq!(writer.ask_line("INCR counter"), format!(":{count}\r\n"));
             }
             count
         });
         // Nobody announced this client: it may read, and that is all it wants.
-        let mut reader = connect(&osps, SECONDARY);
-        send(&mut reader, &costly_keys());
+        let mut reader = osps.client(SECONDARY);
+        reader.send(&costly_keys());
         pass(ms(2000));
         over.store(1, Ordering::Relaxed);
         let count = writes.join().unwrap();
         assert!(count > 0);
-        let reply = line(&mut reader);
+        let reply = reader.line();
         assert!(reply == "*0\r\n" || reply.starts_with("-ERR"), "{reply:?}");
     });
     assert_untouched(&osps, SECONDARY, generations[SECONDARY]);
@@ -210,28 +135,28 @@ fn a_walk_over_all_keys_under_steady_writes_is_no_freeze() {
 #[test]
 fn half_a_command_is_never_carried_out() {
     let osps = Launch::pair(&[]).start();
-    let mut client = connect(&osps, PRIMARY);
-    send(&mut client, b"SET balance 10");
+    let mut client = osps.client(PRIMARY);
+    client.send(b"SET balance 10");
     pass(ms(150));
-    send(&mut client, b"0000\r\n");
-    assert_eq!(line(&mut client), "+OK\r\n");
-    assert_quiet(&mut client);
-    assert_eq!(ask(&mut client, "GET balance"), "$6\r\n");
-    assert_eq!(line(&mut client), "100000\r\n");
+    client.send(b"0000\r\n");
+    assert_eq!(client.line(), "+OK\r\n");
+    client.assert_quiet();
+    assert_eq!(client.ask_line("GET balance"), "$6\r\n");
+    assert_eq!(client.line(), "100000\r\n");
 
-    send(&mut client, b"FLUSHD");
+    client.send(b"FLUSHD");
     pass(ms(150));
-    let mut other = connect(&osps, PRIMARY);
-    assert_eq!(ask(&mut other, "DBSIZE"), ":1\r\n", "nothing is flushed by a half");
-    send(&mut client, b"B\r\n");
-    assert_eq!(line(&mut client), "+OK\r\n");
-    assert_quiet(&mut client);
-    assert_eq!(ask(&mut other, "DBSIZE"), ":0\r\n");
+    let mut other = osps.client(PRIMARY);
+    assert_eq!(other.ask_line("DBSIZE"), ":1\r\n", "nothing is flushed by a half");
+    client.send(b"B\r\n");
+    assert_eq!(client.line(), "+OK\r\n");
+    client.assert_quiet();
+    assert_eq!(other.ask_line("DBSIZE"), ":0\r\n");
 
     // What can be no command's beginning is answered: whoever sent it waits for that.
     let sent = now();
-    send(&mut client, b"bogus");
-    let reply = line(&mut client);
+    client.send(b"bogus");
+    let reply = client.line();
     assert!(reply.starts_with("-ERR"), "{reply:?}");
     assert!(now().since(sent) >= ms(50), "not before it was quiet");
 }
@@ -244,12 +169,7 @@ fn half_a_command_is_never_carried_out() {
 fn a_start_that_fails_spares_the_data() {
     let mut osps = Launch::pair(&[]).start();
     assert_eq!(osps.ask(PRIMARY, "SET k precious"), "+OK");
-    let servers: Vec<Process> = [PRIMARY, SECONDARY].map(|slot| osps.process(slot)).into();
-    osps.kill_watchdog();
-    for server in &servers {
-        rustix::process::pidfd_send_signal(server.as_fd(), Signal::KILL).unwrap();
-    }
-    wait_until("all dead", SOON, || servers.iter().all(Process::is_dead).then_some(()));
+    osps.kill_everything();
 
     let launch = Launch::pair(&[]).in_place_of(osps);
     // 100 blocks are at most 100 KiB: no room for the segment that is asked for.
@@ -262,12 +182,10 @@ fn a_start_that_fails_spares_the_data() {
     assert_eq!(failed.status.code(), Some(1), "{said}");
 
     let mut osps = launch.start();
-    let mut client = connect(&osps, PRIMARY);
-    assert_eq!(ask(&mut client, "GET k"), "$8\r\n", "after this:\n{said}\n{}", osps.log());
-    assert_eq!(line(&mut client), "precious\r\n");
-    let stopped = osps.command(&["stop"]);
-    assert!(stopped.status.success(), "{}", String::from_utf8_lossy(&stopped.stderr));
-    assert_eq!(osps.wait_exit().code(), Some(0), "{}", osps.log());
+    let mut client = osps.client(PRIMARY);
+    assert_eq!(client.ask_line("GET k"), "$8\r\n", "after this:\n{said}\n{}", osps.log());
+    assert_eq!(client.line(), "precious\r\n");
+    osps.stop();
     assert!(!osps.run_dir().exists(), "what a killed instance had made goes as well");
 }
 
@@ -313,8 +231,7 @@ fn foreign_files_in_the_run_directory_stay() {
 
     let mut osps = launch.start();
     assert_there("after the start");
-    assert!(osps.command(&["stop"]).status.success());
-    assert_eq!(osps.wait_exit().code(), Some(0), "{}", osps.log());
+    osps.stop();
     assert_there("after the stop");
     assert_eq!(fs::read_dir(&run_dir).unwrap().count(), 2, "of osps nothing is left");
 }
@@ -405,13 +322,9 @@ fn a_scribbled_data_area_stops_nobody() {
     let generations = [osps.generation(0), osps.generation(1)];
     let geometry = *osps.segment().geometry();
     let file = File::options().write(true).open(osps.run_dir().join("segment")).unwrap();
-    let mut state = 0x9e37_79b9_7f4a_7c15u64;
-    let mut noise = vec![0u8; geometry.total_size - geometry.data_offset];
+    let mut random = Random::new(1);
     for round in 0..20 {
-        for byte in &mut noise {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            *byte = state.to_be_bytes()[0];
-        }
+        let noise = random.bytes(geometry.total_size - geometry.data_offset);
         let at = u64::try_from(geometry.data_offset).unwrap();
         file.write_all_at(&noise, at).unwrap();
         for request in

@@ -18,53 +18,25 @@ use std::fs;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use common::{Launch, Osps, SOON, Signal, now, skip, wait_until};
-use osps::policy::lifecycle::{Cause, STATE_WORDS};
+use common::watch::kind::{BACKOFF, DIED, FAILED, HELD, PRESSED, STARTED, STOP_ORDER, UP, VERDICT};
+use common::{Guest, Launch, Osps, PRIMARY, SECONDARY, SOON, Signal, events, is_grant, ms, now};
+use common::{leave_no_cores, pass, process_of, skip, ticks, wait_until};
+use osps::policy::lifecycle::Cause;
 use osps::policy::verdict::Class;
-use osps::segment::Segment;
-use osps::segment::events::Event;
+use osps::segment::{Event, Segment};
 use osps::sync::Ordering;
 use osps::sys::process::Process;
 use osps::sys::procfs;
 use osps::time::{Monotonic, nanos};
 
-/// Slots of the pair.
-const PRIMARY: usize = 0;
-const SECONDARY: usize = 1;
+/// By slot.
 const NAMES: [&str; 2] = ["primary", "secondary-1"];
-
-/// Kinds of events, from docs/segment.md.
-const STARTED: u64 = 1;
-const UP: u64 = 2;
-const VERDICT: u64 = 4;
-const HELD: u64 = 5;
-const STOP_ORDER: u64 = 7;
-const PRESSED: u64 = 8;
-const DIED: u64 = 9;
-const BACKOFF: u64 = 10;
-const FAILED: u64 = 11;
-const LATE_TURN: u64 = 12;
-const SPARED: u64 = 13;
 
 /// How much later than due something may come on a busy machine.
 const NOISE: Duration = Duration::from_secs(5);
-
-fn ms(count: u64) -> Duration {
-    Duration::from_millis(count)
-}
-
-/// Lets time pass, where the passing of time is what the test is about.
-fn pass(span: Duration) {
-    let end = now() + span;
-    wait_until("the clock", span + SOON, || (now() >= end).then_some(()));
-}
-
-fn events(segment: &Segment) -> Vec<Event> {
-    segment.events().latest(1024)
-}
 
 /// The first event of a kind for one process, and its place in the ring.
 fn find(events: &[Event], kind: u64, slot: usize, generation: u32) -> Option<(usize, Event)> {
@@ -83,7 +55,7 @@ fn the(events: &[Event], kind: u64, slot: usize, generation: u32) -> (usize, Eve
 
 /// Limits that ran again since a moment, because the watchdog or a server got no processor.
 fn grants(events: &[Event], since: Monotonic) -> u32 {
-    let counts = |event: &&Event| matches!(event.kind, LATE_TURN | SPARED) && event.time >= since;
+    let counts = |event: &&Event| is_grant(event) && event.time >= since;
     u32::try_from(events.iter().filter(counts).count()).unwrap()
 }
 
@@ -103,33 +75,10 @@ fn last_beat(segment: &Segment, slot: usize) -> Monotonic {
     segment.hearts()[slot].sample().stamp
 }
 
-fn stop_process(osps: &Osps, process: &Process) {
-    osps.signal(process, Signal::STOP);
-    wait_until("a stopped process", SOON, || {
-        (procfs::state(process.pid()) == Some('T')).then_some(())
-    });
-}
-
-fn is_state(osps: &Osps, slot: usize, word: &str) -> bool {
-    STATE_WORDS[usize::try_from(osps.state(slot)).unwrap()] == word
-}
-
-fn info(osps: &Osps, slot: usize) -> String {
-    let mut reader = BufReader::new(osps.send(slot, "INFO"));
-    let mut head = String::new();
-    reader.read_line(&mut head).unwrap();
-    let length = head.trim_end().trim_start_matches('$').parse().unwrap();
-    let mut text = vec![0; length];
-    reader.read_exact(&mut text).unwrap();
-    String::from_utf8(text).unwrap()
-}
-
 /// The link is up with the secondary that runs now, and it answers.
-fn wait_linked(osps: &Osps) {
-    osps.wait_all_up();
+fn wait_working(osps: &Osps) {
+    osps.wait_linked();
     assert_eq!(osps.ask(SECONDARY, "PING"), "+PONG");
-    let wanted = format!("link_slot_1:up,gen={}\r\n", osps.generation(SECONDARY));
-    osps.wait(&wanted, || info(osps, PRIMARY).contains(&wanted).then_some(()));
 }
 
 /// A dead child is a zombie until it is reaped, for moments; one that stays is a fault.
@@ -197,7 +146,7 @@ impl Row {
     fn strike(&self, osps: &Osps, slot: usize) -> Option<Monotonic> {
         let segment = osps.segment();
         match self.fault {
-            Fault::Signal(Signal::STOP) => stop_process(osps, &osps.process(slot)),
+            Fault::Signal(Signal::STOP) => osps.stop_process(&osps.process(slot)),
             Fault::Signal(signal) => osps.signal(&osps.process(slot), signal),
             Fault::Debug(what) => {
                 drop(osps.send(slot, &format!("DEBUG {what}")));
@@ -278,7 +227,7 @@ impl Row {
         let name = NAMES[slot];
         osps.wait_log(&[&format!("{name} gen={old} pid={}: ", victim.pid()), &self.log()]);
         osps.wait_log(&[&format!("{name} gen={new} "), "starting -> up (first beat", "down for"]);
-        wait_linked(&osps);
+        wait_working(&osps);
         osps.wait("no zombies", || osps.zombies().is_empty().then_some(()));
     }
 }
@@ -290,8 +239,7 @@ fn a_killed_server_is_replaced() {
 
 #[test]
 fn an_aborted_server_is_replaced() {
-    let none = rustix::process::Rlimit { current: Some(0), maximum: Some(0) };
-    rustix::process::setrlimit(rustix::process::Resource::Core, none).unwrap();
+    leave_no_cores();
     Row { fault: Fault::Debug("ABORT"), freeze: None, signal: 6 }.check_both_slots();
 }
 
@@ -324,7 +272,7 @@ fn check_limit(args: &[&str], limit: Duration) {
     let osps = Launch::pair(args).start();
     let segment = osps.segment();
     let old = osps.generation(SECONDARY);
-    stop_process(&osps, &osps.process(SECONDARY));
+    osps.stop_process(&osps.process(SECONDARY));
     let beat = last_beat(&segment, SECONDARY);
     osps.wait_successor(SECONDARY, old);
     let ring = events(&segment);
@@ -362,7 +310,7 @@ fn check_both(signal: Signal) {
     for slot in [PRIMARY, SECONDARY] {
         osps.wait_successor(slot, olds[slot]);
     }
-    wait_linked(&osps);
+    wait_working(&osps);
     let took = now().since(struck);
     let due = if signal == Signal::STOP { ms(1000) } else { ms(0) };
     let allowed = due * (1 + grants(&events(&osps.segment()), struck)) + 2 * NOISE;
@@ -398,26 +346,18 @@ fn a_successor_killed_at_its_first_beat_is_replaced_as_quickly() {
             let took = now().since(struck);
             assert!(took < NOISE, "back after {took:?}\n{}", osps.log());
         }
-        wait_linked(&osps);
+        wait_working(&osps);
         assert_restarts(&osps, slot, &[(Cause::Killed, 2)]);
     }
 }
 
 // ---- 3. The ancestor's faults ----
 
-/// Processor time of a process, in clock ticks of 10 ms.
-fn ticks(pid: u32) -> u64 {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    let fields: Vec<_> = stat.rsplit_once(')').unwrap().1.split_ascii_whitespace().collect();
-    // utime and stime are fields 14 and 15 of the line; the state, here number 0, is field 3.
-    fields[11..13].iter().map(|field| field.parse::<u64>().unwrap()).sum()
-}
-
 /// The ancestor took two processors when idle.
 #[test]
 fn idle_servers_cost_next_to_nothing() {
     let osps = Launch::pair(&[]).start();
-    wait_linked(&osps);
+    wait_working(&osps);
     let pids = [osps.watchdog_pid(), osps.pid(PRIMARY), osps.pid(SECONDARY)];
     let sum = || pids.into_iter().map(ticks).sum::<u64>();
     let before = sum();
@@ -444,11 +384,11 @@ fn a_dead_server_is_back_within_a_second() {
 #[test]
 fn a_restarted_secondary_works() {
     let osps = Launch::pair(&[]).start();
-    wait_linked(&osps);
+    wait_working(&osps);
     let old = osps.generation(SECONDARY);
     osps.signal(&osps.process(SECONDARY), Signal::KILL);
     let (new, _) = osps.wait_successor(SECONDARY, old);
-    wait_linked(&osps);
+    wait_working(&osps);
     assert_eq!(osps.generation(SECONDARY), new);
     let status = osps.command(&["status"]);
     assert_eq!(status.status.code(), Some(0), "{}", String::from_utf8_lossy(&status.stdout));
@@ -459,7 +399,7 @@ fn a_restarted_secondary_works() {
 fn servers_of_a_killed_watchdog_leave_by_themselves() {
     let mut osps = Launch::pair(&["--orphan-timeout", "1s"]).start();
     let segment = osps.segment();
-    let servers = [osps.process(PRIMARY), osps.process(SECONDARY)];
+    let servers = osps.servers();
     osps.kill_watchdog();
     let beat = segment.header().watchdog_heart.sample().stamp;
     osps.wait("the first server to leave", || servers.iter().any(Process::is_dead).then_some(()));
@@ -487,7 +427,7 @@ fn assert_untouched(osps: &Osps, servers: &[Process]) {
 #[test]
 fn a_slow_server_is_not_a_frozen_one() {
     let osps = Launch::pair(&["--hang-timeout", "1s", "--allow-debug"]).start();
-    let servers = [osps.process(PRIMARY), osps.process(SECONDARY)];
+    let servers = osps.servers();
     let mut client = BufReader::new(TcpStream::connect(osps.address(SECONDARY)).unwrap());
     for _ in 0..4 {
         client.get_mut().write_all(b"DEBUG SLEEP 0.6\r\n").unwrap();
@@ -510,13 +450,10 @@ fn nobody_is_judged_for_time_in_which_all_were_stopped() {
 
 fn check_pause(servers_first: bool) {
     let osps = Launch::pair(&["--hang-timeout", "1s"]).start();
-    let servers = [osps.process(PRIMARY), osps.process(SECONDARY)];
-    osps.signal_watchdog(Signal::STOP);
-    wait_until("a stopped watchdog", SOON, || {
-        (procfs::state(osps.watchdog_pid()) == Some('T')).then_some(())
-    });
+    let servers = osps.servers();
+    osps.stop_watchdog();
     for server in &servers {
-        stop_process(&osps, server);
+        osps.stop_process(server);
     }
     pass(ms(2500));
     if !servers_first {
@@ -537,7 +474,7 @@ fn check_pause(servers_first: bool) {
 /// Waits for `held`, stays there for longer than the limit, lets go and checks the rest.
 fn check_held(osps: &Osps, servers: &[Process], class: Class, let_go: impl FnOnce()) {
     let segment = osps.segment();
-    let held = || is_state(osps, SECONDARY, "held");
+    let held = || osps.is_state(SECONDARY, "held");
     osps.wait("the secondary held", || held().then_some(()));
     pass(ms(1300));
     assert!(held(), "still held\n{}", osps.log());
@@ -550,26 +487,17 @@ fn check_held(osps: &Osps, servers: &[Process], class: Class, let_go: impl FnOnc
     assert_eq!(osps.ask(SECONDARY, "PING"), "+PONG");
 }
 
-struct Debugger(Child);
-
-impl Drop for Debugger {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 #[test]
 fn a_server_in_a_debugger_is_held() {
     let osps = Launch::pair(&["--hang-timeout", "1s"]).start();
-    let servers = [osps.process(PRIMARY), osps.process(SECONDARY)];
+    let servers = osps.servers();
     let mut gdb = Command::new("gdb");
     gdb.args(["-q", "-nx", "-p", &servers[SECONDARY].pid().to_string(), "-ex", "echo tried\\n"]);
     gdb.env("DEBUGINFOD_URLS", "").env("LC_ALL", "C");
     let said = tempfile::NamedTempFile::new().unwrap();
     gdb.stdin(Stdio::piped()).stdout(said.reopen().unwrap()).stderr(Stdio::null());
     let mut gdb = match gdb.spawn() {
-        Ok(child) => Debugger(child),
+        Ok(child) => Guest(child),
         Err(error) => return skip(&format!("gdb: {error}")),
     };
     wait_until("gdb to try", 3 * SOON, || {
@@ -634,7 +562,7 @@ fn check_freezer(roots: &[&str], file: (&'static str, &'static str), frozen: &st
     // Removed after the servers have ended.
     let group;
     let osps = Launch::pair(&["--hang-timeout", "1s"]).start();
-    let servers = [osps.process(PRIMARY), osps.process(SECONDARY)];
+    let servers = osps.servers();
     let pid = servers[SECONDARY].pid();
     let mut whys = Vec::new();
     let make = |root: &&str| Cgroup::make(root, file, pid).map_err(|why| whys.push(why)).ok();
@@ -686,7 +614,7 @@ fn a_crash_loop_gets_three_free_restarts_and_then_backs_off() {
 #[test]
 fn a_program_that_waits_for_its_restart_can_be_stopped() {
     let mut osps = Launch::own(&[], &["sh", "-c", "exit 1"]).spawn();
-    osps.wait("a pause", || is_state(&osps, 0, "backoff").then_some(()));
+    osps.wait("a pause", || osps.is_state(0, "backoff").then_some(()));
     osps.signal_watchdog(Signal::TERM);
     assert_eq!(wait_stopped(&mut osps, &[]), Some(0), "{}", osps.log());
 }
@@ -759,7 +687,7 @@ fn wait_stopped(osps: &mut Osps, servers: &[Process]) -> Option<i32> {
 fn check_stop(how: &str, order: impl FnOnce(&Osps)) {
     let mut osps = Launch::pair(&["--workers", "2"]).start();
     let segment = osps.segment();
-    let servers: Vec<_> = (0..3).map(|slot| osps.process(slot)).collect();
+    let servers = osps.servers();
     let generations: Vec<_> = (0..3).map(|slot| osps.generation(slot)).collect();
     order(&osps);
     assert_eq!(wait_stopped(&mut osps, &servers), Some(0), "{how}: {}", osps.log());
@@ -796,9 +724,9 @@ fn a_stop_is_orderly_whoever_asks() {
 fn a_server_that_ignores_the_stop_order_is_pressed() {
     let mut osps = Launch::pair(&["--stop-timeout", "1s", "--hang-timeout", "10s"]).start();
     let segment = osps.segment();
-    let servers = [osps.process(PRIMARY), osps.process(SECONDARY)];
+    let servers = osps.servers();
     let generation = osps.generation(SECONDARY);
-    stop_process(&osps, &servers[SECONDARY]);
+    osps.stop_process(&servers[SECONDARY]);
     let ordered = now();
     osps.signal_watchdog(Signal::TERM);
     assert_eq!(wait_stopped(&mut osps, &servers), Some(0), "{}", osps.log());
@@ -815,8 +743,8 @@ fn a_server_that_ignores_the_stop_order_is_pressed() {
 #[test]
 fn a_second_ctrl_c_kills_what_is_left() {
     let mut osps = Launch::pair(&["--stop-timeout", "1m", "--hang-timeout", "1m"]).start();
-    let servers = [osps.process(PRIMARY), osps.process(SECONDARY)];
-    stop_process(&osps, &servers[SECONDARY]);
+    let servers = osps.servers();
+    osps.stop_process(&servers[SECONDARY]);
     osps.signal_watchdog(Signal::INT);
     osps.wait_log(&["SIGINT: stopping"]);
     assert!(!servers[PRIMARY].is_dead(), "it waits for the secondary");
@@ -983,7 +911,7 @@ fn children_go_with_their_server() {
     let mut osps = Launch::own(&["--start-timeout", "1m"], &["sh", "-c", script]).spawn();
     let child = |generation: u32| {
         let pid = wait_said(&osps, &format!("child-{generation} ")).parse().unwrap();
-        Process::find(pid, procfs::start_time(pid).unwrap()).unwrap()
+        process_of(pid).unwrap()
     };
     let first = child(1);
     osps.signal(&osps.process(0), Signal::KILL);
@@ -1015,7 +943,7 @@ fn no_client_is_refused_while_the_primary_is_killed_again_and_again() {
             waiting.pop_front();
         }
         let generation = osps.generation(PRIMARY);
-        if !is_state(&osps, PRIMARY, "up") || generation == killed {
+        if !osps.is_state(PRIMARY, "up") || generation == killed {
             return None;
         }
         if kills == 5 {

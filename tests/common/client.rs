@@ -2,9 +2,8 @@
 
 use std::io::{BufRead, BufReader, Error, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::time::Duration;
 
-use super::SOON;
+use super::{SOON, ms};
 
 /// What a write gets in a session that may only read.
 pub const READ_ONLY: &str = "-READONLY ask the primary for requetetype2";
@@ -49,14 +48,31 @@ impl Client {
 
     /// One request as an array of words.
     pub fn ask_words(&mut self, words: &[&[u8]]) -> String {
-        let mut bytes = format!("*{}\r\n", words.len()).into_bytes();
-        for word in words {
-            bytes.extend_from_slice(format!("${}\r\n", word.len()).as_bytes());
-            bytes.extend_from_slice(word);
-            bytes.extend_from_slice(b"\r\n");
-        }
-        self.send(&bytes);
+        self.send(&self::words(words));
         self.reply()
+    }
+
+    /// One line of a reply as it came, with its end.
+    pub fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.stream.read_line(&mut line).unwrap_or_else(|error| panic!("no reply: {error}"));
+        line
+    }
+
+    /// One inline request and the first line of its reply.
+    pub fn ask_line(&mut self, request: &str) -> String {
+        self.send(format!("{request}\r\n").as_bytes());
+        self.line()
+    }
+
+    /// Asserts that nothing more has arrived, nor does within a while.
+    pub fn assert_quiet(&mut self) {
+        self.raw().set_read_timeout(Some(ms(200))).unwrap();
+        let mut more = [0; 64];
+        if let Ok(length) = self.stream.read(&mut more) {
+            panic!("one reply too many: {:?}", String::from_utf8_lossy(&more[..length]));
+        }
+        self.raw().set_read_timeout(Some(SOON)).unwrap();
     }
 
     pub fn reply(&mut self) -> String {
@@ -89,7 +105,7 @@ impl Client {
     /// What arrives until it has been quiet for a while: answers to bare words have no end.
     pub fn bare(&mut self) -> String {
         let text = self.bare_once().unwrap();
-        self.raw().set_read_timeout(Some(Duration::from_millis(150))).unwrap();
+        self.raw().set_read_timeout(Some(ms(150))).unwrap();
         let mut more = [0; 256];
         let rest = match self.stream.read(&mut more) {
             Ok(length) => String::from_utf8_lossy(&more[..length]).into_owned(),
@@ -116,6 +132,18 @@ impl Client {
     }
 }
 
+/// A request as an array of words.
+pub fn words(words: &[&[u8]]) -> Vec<u8> {
+    let mut bytes = format!("*{}\r\n", words.len()).into_bytes();
+    for word in words {
+        bytes.extend_from_slice(format!("${}\r\n", word.len()).as_bytes());
+        bytes.extend_from_slice(word);
+        bytes.extend_from_slice(b"\r\n");
+    }
+    bytes
+}
+
+/// Where a dispatcher's answer sends a client.
 pub fn port(text: &str) -> SocketAddr {
     let port = text.parse().unwrap_or_else(|_| panic!("not a port: {text:?}"));
     SocketAddr::from((Ipv4Addr::LOCALHOST, port))

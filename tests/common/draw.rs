@@ -21,10 +21,30 @@ impl Random {
     pub fn below(&mut self, limit: usize) -> usize {
         usize::try_from(self.next() % limit as u64).unwrap()
     }
+
+    /// Any word.
+    pub fn word(&mut self) -> u64 {
+        self.next() << 32 ^ self.next()
+    }
+
+    pub fn bytes(&mut self, length: usize) -> Vec<u8> {
+        (0..length).map(|_| self.next().to_le_bytes()[0]).collect()
+    }
+
+    pub fn choose<'a, T>(&mut self, among: &'a [T]) -> &'a T {
+        &among[self.below(among.len())]
+    }
 }
 
 /// A seed for everything that a test draws: `OSPS_SEED`, else a fresh one.
 pub fn seed() -> u64 {
     let given = std::env::var("OSPS_SEED").ok().and_then(|seed| seed.parse().ok());
     given.unwrap_or_else(|| now().0)
+}
+
+/// The same, told: `what` says who draws from it.
+pub fn told_seed(what: &str) -> u64 {
+    let seed = seed();
+    eprintln!("OSPS_SEED={seed} ({what})");
+    seed
 }

@@ -31,12 +31,80 @@ use std::fs::File;
 use std::io::Error;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Resource, Rlimit, setrlimit};
 
 pub use self::osps::{BINARY, Launch, Line, Osps, SOON, now, wait_until};
-pub use client::{Client, NOBODY, READ_ONLY, port};
-pub use draw::{Random, seed};
+pub use self::osps::{process_in, process_of, recorded};
+pub use client::{Client, NOBODY, READ_ONLY, port, words};
+pub use draw::{Random, seed, told_seed};
 pub use rustix::process::Signal;
-pub use watch::{Talk, watch_owner};
+pub use watch::{Over, Talk, events, is_grant, verdicts, watch_owner};
+
+/// Slots of a pair.
+pub const PRIMARY: usize = 0;
+pub const SECONDARY: usize = 1;
+
+pub const fn ms(count: u64) -> Duration {
+    Duration::from_millis(count)
+}
+
+/// Lets time pass, where the passing of time is what the test is about.
+pub fn pass(span: Duration) {
+    let end = now() + span;
+    wait_until("the clock", span + SOON, || (now() >= end).then_some(()));
+}
+
+/// Runs a command to its end; one that does not end is killed and fails the test.
+pub fn run(mut command: Command) -> Output {
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let end = now() + SOON;
+    while child.try_wait().unwrap().is_none() {
+        if now() >= end {
+            let _ = child.kill();
+            panic!("{command:?} does not end: {}", text(&child.wait_with_output().unwrap()));
+        }
+        std::thread::sleep(ms(1));
+    }
+    child.wait_with_output().unwrap()
+}
+
+/// What a command told when it ended.
+pub fn text(output: &Output) -> String {
+    format!(
+        "{}, stdout: {}, stderr: {}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
+}
+
+/// A process of the test's own; it ends with this value.
+pub struct Guest(pub Child);
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Servers that abort by request shall leave no core.
+pub fn leave_no_cores() {
+    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    setrlimit(Resource::Core, none).unwrap();
+}
+
+/// Processor time of a process, in clock ticks of 10 ms.
+pub fn ticks(pid: u32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<_> = stat.rsplit_once(')').unwrap().1.split_ascii_whitespace().collect();
+    // utime and stime are fields 14 and 15 of the line; the state, here number 0, is field 3.
+    fields[11..13].iter().map(|field| field.parse::<u64>().unwrap()).sum()
+}
 
 /// Resident memory, in KiB.
 pub fn resident(pid: u32) -> u64 {
@@ -50,6 +118,13 @@ pub fn fifo(run_dir: &Path, name: &str) -> Result<File, Error> {
     let mut options = File::options();
     options.read(true).write(true).custom_flags(libc::O_NONBLOCK);
     options.open(run_dir.join(name))
+}
+
+/// Whether a program can be run here.
+pub fn has(program: &str) -> bool {
+    let mut command = Command::new(program);
+    command.arg("--version").stdin(Stdio::null());
+    command.output().is_ok_and(|output| output.status.success())
 }
 
 /// Says why a test does not run here.

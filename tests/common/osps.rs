@@ -8,13 +8,17 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use osps::policy::lifecycle::STATE_WORDS;
 use osps::segment::layout::SlotCells;
 use osps::segment::{Access, Segment};
 use osps::sync::Ordering;
 use osps::sys::clock::SystemClock;
 use osps::sys::process::Process;
+use osps::sys::procfs;
 use osps::time::{Clock, Monotonic};
 use rustix::process::Signal;
+
+use super::{Client, PRIMARY, text};
 
 /// The binary under test.
 pub const BINARY: &str = env!("CARGO_BIN_EXE_osps");
@@ -37,6 +41,22 @@ pub fn wait_until<T>(what: &str, limit: Duration, mut condition: impl FnMut() ->
 /// Now, on the clock that heartbeats use.
 pub fn now() -> Monotonic {
     SystemClock.now()
+}
+
+/// The process with this number now.
+pub fn process_of(pid: u32) -> Option<Process> {
+    Process::find(pid, procfs::start_time(pid)?)
+}
+
+/// The process that a segment names for a slot.
+pub fn process_in(segment: &Segment, slot: usize) -> Option<Process> {
+    let identity = segment.slots().get(slot)?.record.identity()?;
+    Process::find(identity.pid, identity.start_time)
+}
+
+/// The processes that a segment names.
+pub fn recorded(segment: &Segment) -> Vec<Process> {
+    (0..segment.slots().len()).filter_map(|slot| process_in(segment, slot)).collect()
 }
 
 /// One line that osps printed, and when it arrived here.
@@ -135,8 +155,7 @@ impl Launch {
         let mut child = command.spawn().unwrap();
         collect(child.stdout.take().unwrap(), out);
         collect(child.stderr.take().unwrap(), err);
-        let start_time = osps::sys::procfs::start_time(child.id()).unwrap();
-        let watchdog = Process::find(child.id(), start_time).expect("just started");
+        let watchdog = process_of(child.id()).expect("just started");
         (child, watchdog)
     }
 
@@ -145,11 +164,7 @@ impl Launch {
         let (out, err) = (Lines::default(), Lines::default());
         let (child, watchdog) = self.begin(&out, &err);
         let osps = Osps { child, watchdog, launch: self, out, err };
-        osps.wait("the segment", || {
-            let segment = Segment::open(osps.run_dir(), Access::ReadOnly).ok()?;
-            let pid = segment.header().watchdog_pid.load(Ordering::Relaxed);
-            (pid == u64::from(osps.watchdog_pid())).then_some(())
-        });
+        osps.wait_founded();
         osps
     }
 
@@ -218,10 +233,12 @@ impl Osps {
 
     /// The process in a slot, held by pidfd.
     pub fn process(&self, slot: usize) -> Process {
-        self.wait(&format!("a process in slot {slot}"), || {
-            let identity = self.segment().slots()[slot].record.identity()?;
-            Process::find(identity.pid, identity.start_time)
-        })
+        self.wait(&format!("a process in slot {slot}"), || process_in(&self.segment(), slot))
+    }
+
+    /// The processes in all slots.
+    pub fn servers(&self) -> Vec<Process> {
+        (0..self.segment().slots().len()).map(|slot| self.process(slot)).collect()
     }
 
     pub fn pid(&self, slot: usize) -> u32 {
@@ -237,6 +254,11 @@ impl Osps {
         self.segment().slots()[slot].record.state.load(Ordering::Relaxed)
     }
 
+    pub fn is_state(&self, slot: usize, word: &str) -> bool {
+        // A scribbled code has no word.
+        usize::try_from(self.state(slot)).is_ok_and(|code| STATE_WORDS.get(code) == Some(&word))
+    }
+
     /// Sum of the restarts of a slot, per cause code minus one.
     pub fn restarts(&self, slot: usize) -> [u64; 6] {
         let segment = self.segment();
@@ -244,9 +266,30 @@ impl Osps {
         std::array::from_fn(|cause| record.restarts[cause].load(Ordering::Relaxed))
     }
 
+    /// Waits until the segment names this watchdog.
+    pub fn wait_founded(&self) {
+        self.wait("the segment", || {
+            let segment = Segment::open(self.run_dir(), Access::ReadOnly).ok()?;
+            let pid = segment.header().watchdog_pid.load(Ordering::Relaxed);
+            (pid == u64::from(self.watchdog_pid())).then_some(())
+        });
+    }
+
     pub fn wait_all_up(&self) {
         let slots = self.segment().slots().len();
-        self.wait("all servers up", || (0..slots).all(|slot| self.state(slot) == 2).then_some(()));
+        let is_up = |slot| self.is_state(slot, "up");
+        self.wait("all servers up", || (0..slots).all(is_up).then_some(()));
+    }
+
+    /// All up, and the primary knows every secondary that runs now.
+    pub fn wait_linked(&self) {
+        self.wait_all_up();
+        for slot in 1..self.segment().slots().len() {
+            self.wait(&format!("the link to slot {slot}"), || {
+                let wanted = format!("link_slot_{slot}:up,gen={}\r\n", self.generation(slot));
+                self.info(PRIMARY).contains(&wanted).then_some(())
+            });
+        }
     }
 
     /// Waits until another generation than `old` beats in a slot; returns it and the moment of its
@@ -268,6 +311,18 @@ impl Osps {
         rustix::process::pidfd_send_signal(process.as_fd(), signal).unwrap();
     }
 
+    /// Stops a process, and returns when it stands still.
+    pub fn stop_process(&self, process: &Process) {
+        self.signal(process, Signal::STOP);
+        self.wait("a stopped process", || {
+            (procfs::state(process.pid()) == Some('T')).then_some(())
+        });
+    }
+
+    pub fn stop_watchdog(&self) {
+        self.stop_process(&self.watchdog);
+    }
+
     pub fn signal_watchdog(&self, signal: Signal) {
         self.signal(&self.watchdog, signal);
     }
@@ -280,6 +335,16 @@ impl Osps {
     pub fn address(&self, slot: usize) -> SocketAddr {
         let segment = self.segment();
         osps::segment::text::load(&segment.slots()[slot].record.listen).parse().unwrap()
+    }
+
+    /// A client of the server in a slot.
+    pub fn client(&self, slot: usize) -> Client {
+        Client::to(self.address(slot))
+    }
+
+    /// What a server tells about itself.
+    pub fn info(&self, slot: usize) -> String {
+        self.client(slot).ask("INFO")
     }
 
     /// Connects and sends one inline request; does not wait for the reply.
@@ -322,10 +387,27 @@ impl Osps {
         }
     }
 
+    /// `osps stop`, and the end of everything in order.
+    pub fn stop(&mut self) {
+        let stopped = self.command(&["stop"]);
+        assert!(stopped.status.success(), "{}", text(&stopped));
+        assert_eq!(self.wait_exit().code(), Some(0), "{}", self.log());
+    }
+
     /// Kills the watchdog like the kernel would, and reaps it.
     pub fn kill_watchdog(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
+    }
+
+    /// Kills the watchdog and then its servers; returns when the kernel says that all are dead.
+    pub fn kill_everything(&mut self) {
+        let servers = self.servers();
+        self.kill_watchdog();
+        for server in &servers {
+            self.signal(server, Signal::KILL);
+        }
+        self.wait("all servers dead", || servers.iter().all(Process::is_dead).then_some(()));
     }
 
     /// Starts another watchdog in the place of one that was killed, with the same options. Does
@@ -340,7 +422,7 @@ impl Osps {
         let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
         let children = children.unwrap_or_default();
         let pids = children.split_ascii_whitespace().filter_map(|pid| pid.parse().ok());
-        pids.filter(|pid| osps::sys::procfs::state(*pid) == Some('Z')).collect()
+        pids.filter(|pid| procfs::state(*pid) == Some('Z')).collect()
     }
 
     /// Ends everything and hands over the directories.
@@ -364,11 +446,8 @@ impl Drop for Osps {
         }
         self.end();
         if let Ok(segment) = Segment::open(self.run_dir(), Access::ReadOnly) {
-            for slot in segment.slots() {
-                let Some(identity) = slot.record.identity() else { continue };
-                if let Some(process) = Process::find(identity.pid, identity.start_time) {
-                    let _ = process.kill();
-                }
+            for process in recorded(&segment) {
+                let _ = process.kill();
             }
         }
     }
