@@ -15,14 +15,11 @@
     reason = "nanoseconds and counts far below 2^52 become figures for people"
 )]
 
-#[path = "../tests/common/mod.rs"]
-mod common;
 mod table;
 
 use std::fs::File;
 use std::hint::black_box;
 use std::path::Path;
-use std::process::ExitCode;
 use std::time::Duration;
 
 use osps::Heart;
@@ -30,17 +27,12 @@ use osps::ids::{Generation, SlotId};
 use osps::segment::mapping::FILE_NAME;
 use osps::segment::{Event, Founding, Geometry, Segment};
 use osps::sync::Ordering;
-use osps::sys::process::Process;
 use osps::time::Monotonic;
 use rustix::time::{ClockId, clock_gettime};
 
-use common::{Launch, Osps, Signal, now};
-use table::{Bound, Figure, Table, batch, digits, median, ms};
-
-/// Kinds of events, as docs/segment.md lists them.
-const VERDICT: u64 = 4;
-const LATE_TURN: u64 = 12;
-const SPARED: u64 = 13;
+use table::common::watch::kind::{LATE_TURN, SPARED, VERDICT};
+use table::common::{Launch, Osps, Signal, now, process_in};
+use table::{Bound, Figure, Table, batch, digits, founded, median, ms};
 
 /// How far a beat may be later than promised for reasons of the kernel: timers overshoot by 0.2 ms,
 /// by 3 or 4 ms on a busy machine.
@@ -49,22 +41,14 @@ const OVERSHOOT: Duration = Duration::from_millis(5);
 /// The servers of a pair.
 const SERVERS: [(usize, &str); 2] = [(0, "primary"), (1, "secondary")];
 
-fn main() -> ExitCode {
-    let args: Vec<_> = std::env::args().skip(1).collect();
-    if !args.iter().any(|arg| arg == "--bench") {
-        println!("figures are measured by `cargo bench` only");
-        return ExitCode::SUCCESS;
-    }
-    let filter = args.into_iter().find(|arg| !arg.starts_with('-')).unwrap_or_default();
-    let mut table = Table::new(filter);
-    table.head();
-    beats(&mut table);
-    scans(&mut table);
-    restarts(&mut table);
-    verdicts(&mut table);
-    idle(&mut table);
-    table.foot();
-    ExitCode::SUCCESS
+fn main() {
+    Table::fill(|table| {
+        beats(table);
+        scans(table);
+        restarts(table);
+        verdicts(table);
+        idle(table);
+    });
 }
 
 /// Milliseconds from `early` to `late`, negative if they are the other way round.
@@ -83,8 +67,7 @@ fn beats(table: &mut Table) {
     if !names.iter().any(|name| table.wants(name)) {
         return;
     }
-    let dir = tempfile::tempdir_in("/dev/shm").expect("a directory on tmpfs");
-    osps::example::found_segment(dir.path()).expect("a segment");
+    let dir = founded();
     let heart = Heart::open(dir.path(), SlotId(0), Generation(0)).expect("its heart");
     let (mut clocks, mut beats, mut ticks) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..BATCHES {
@@ -242,11 +225,6 @@ impl Set {
         let Set { values, missed, .. } = self;
         Figure { what, unit: "ms", bound: Bound::AtMost(bound), values, missed, remark }
     }
-}
-
-fn process_in(segment: &Segment, slot: usize) -> Option<Process> {
-    let identity = segment.slots()[slot].record.identity()?;
-    Process::find(identity.pid, identity.start_time)
 }
 
 struct FirstBeat {

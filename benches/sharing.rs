@@ -13,8 +13,6 @@
     reason = "nanoseconds and counts far below 2^52 become figures for people"
 )]
 
-#[path = "../tests/common/mod.rs"]
-mod common;
 mod table;
 
 use std::fs::File;
@@ -23,7 +21,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::process::{Command, ExitCode, Stdio};
 use std::sync::Barrier;
 use std::time::Duration;
 
@@ -40,28 +38,21 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
-use common::{Launch, Osps, SOON, now};
-use table::{Bound, Figure, Table, batch, digits, middle, ms};
+use table::common::{Guest, Launch, Osps, SOON, has, now, wait_until};
+use table::{Bound, Figure, Table, batch, digits, founded, middle, ms};
 
 fn main() -> ExitCode {
     if let Some(dir) = std::env::var_os(HOLDER_IN) {
         return hold(Path::new(&dir));
     }
-    let args: Vec<_> = std::env::args().skip(1).collect();
-    if !args.iter().any(|arg| arg == "--bench") {
-        println!("figures are measured by `cargo bench` only");
-        return ExitCode::SUCCESS;
-    }
-    let filter = args.into_iter().find(|arg| !arg.starts_with('-')).unwrap_or_default();
-    let mut table = Table::new(filter);
-    table.head();
-    hand_overs(&mut table);
-    served_hand_overs(&mut table);
-    data(&mut table);
-    redis(&mut table);
-    writers(&mut table);
-    crowd(&mut table);
-    table.foot();
+    Table::fill(|table| {
+        hand_overs(table);
+        served_hand_overs(table);
+        data(table);
+        redis(table);
+        writers(table);
+        crowd(table);
+    });
     ExitCode::SUCCESS
 }
 
@@ -122,8 +113,7 @@ fn hand_overs(table: &mut Table) {
     if !plan.iter().any(|(placement, ..)| table.wants(&what(placement))) {
         return;
     }
-    let dir = tempfile::tempdir_in("/dev/shm").expect("a directory on tmpfs");
-    osps::example::found_segment(dir.path()).expect("a segment");
+    let dir = founded();
     let at = File::open(dir.path()).expect("a directory");
     for name in [DOWN, UP] {
         Fifo::create(at.as_fd(), name).expect("a fifo");
@@ -432,7 +422,7 @@ impl Client {
 
     /// On the secondary to which the primary sends it, with the right to write.
     fn of_secondary(primary: SocketAddr, number: usize) -> Client {
-        let port = common::wait_until("a port for a writer", SOON, || {
+        let port = wait_until("a port for a writer", SOON, || {
             let mut asking = Client::of_primary(primary, 0);
             asking.stream.write_all(b"requetetype2").ok()?;
             let mut answer = [0; 64];
@@ -526,8 +516,7 @@ fn data(table: &mut Table) {
     if !names.iter().any(|name| table.wants(name)) {
         return;
     }
-    let dir = tempfile::tempdir_in("/dev/shm").expect("a directory on tmpfs");
-    osps::example::found_segment(dir.path()).expect("a segment");
+    let dir = founded();
     let heart = Heart::open(dir.path(), SlotId(0), Generation(0)).expect("its heart");
     let heart = osps::example::settle(heart, dir.path()).expect("its heart");
     let mut owned = heart.own_data().expect("nobody else");
@@ -572,7 +561,7 @@ fn data(table: &mut Table) {
         pin(&cpus[..1]);
         // Until the writer is under way.
         let before = area.sequence();
-        common::wait_until("commits", SOON, || (area.sequence() > before).then_some(()));
+        wait_until("commits", SOON, || (area.sequence() > before).then_some(()));
         let (start, before) = (now(), area.sequence());
         under.extend((0..BATCHES).map(|_| batch(BATCH, &mut read)));
         rate = (area.sequence() - before) as f64 / us(now().since(start));
@@ -614,16 +603,6 @@ fn data(table: &mut Table) {
 /// Requests in flight on each connection, and how many requests one measurement takes.
 const PIPELINES: [(&str, &str); 2] = [("1", "40000"), ("16", "300000")];
 
-/// A process that ends with its figure.
-struct Guest(Child);
-
-impl Drop for Guest {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 fn redis(table: &mut Table) {
     let ratio = |depth: &str| format!("redis-benchmark -c 50 -P {depth}: SET, in GET");
     let beside =
@@ -633,15 +612,14 @@ fn redis(table: &mut Table) {
     if !names.iter().flatten().any(|name| table.wants(name)) {
         return;
     }
-    let installed = |tool| Command::new(tool).arg("--version").output().is_ok();
-    if !installed("redis-benchmark") {
+    if !has("redis-benchmark") {
         table.skip("redis-benchmark", "redis-benchmark is not installed");
         return;
     }
     let osps = Launch::pair(&[]).start();
     let ours = osps.address(0).port();
     let dir = tempfile::tempdir_in("/dev/shm").expect("a directory on tmpfs");
-    let theirs = installed("redis-server").then(|| redis_server(dir.path()));
+    let theirs = has("redis-server").then(|| redis_server(dir.path()));
     for ((depth, requests), [ratio, get, set]) in PIPELINES.into_iter().zip(names) {
         let (mut own, mut other, mut missed) = (Vec::new(), Vec::new(), 0);
         for _ in 0..3 {
@@ -700,7 +678,7 @@ fn redis_server(dir: &Path) -> (Guest, u16) {
         .stderr(Stdio::null())
         .spawn();
     let guest = Guest(server.expect("redis-server starts"));
-    common::wait_until("redis-server", SOON, || TcpStream::connect(("127.0.0.1", port)).ok());
+    wait_until("redis-server", SOON, || TcpStream::connect(("127.0.0.1", port)).ok());
     (guest, port)
 }
 

@@ -1,4 +1,5 @@
-//! The table that both benches print: one line per figure.
+//! What both benches share: the table that they print, one line per figure, and what they measure
+//! with.
 #![allow(dead_code, unreachable_pub, reason = "each bench uses its part")]
 #![allow(clippy::print_stdout, reason = "the table is the purpose of these programs")]
 #![allow(
@@ -6,10 +7,13 @@
     reason = "nanoseconds and counts far below 2^52 become figures for people"
 )]
 
+#[path = "../../tests/common/mod.rs"]
+pub mod common;
+
 use std::time::Duration;
 
-use osps::sys::clock::SystemClock;
-use osps::time::{Clock, nanos};
+use common::now;
+use osps::time::nanos;
 
 /// What a figure must not go beyond.
 #[derive(Clone, Copy)]
@@ -45,16 +49,26 @@ pub struct Table {
 }
 
 impl Table {
-    /// A table of the figures whose names contain `filter`.
-    pub fn new(filter: String) -> Table {
-        Table { filter, shown: 0, short: 0 }
+    /// Measures, and shows the figures whose names contain the argument. Under `cargo test` there
+    /// is nothing to measure.
+    pub fn fill(measure: impl FnOnce(&mut Table)) {
+        let args: Vec<_> = std::env::args().skip(1).collect();
+        if !args.iter().any(|arg| arg == "--bench") {
+            println!("figures are measured by `cargo bench` only");
+            return;
+        }
+        let filter = args.into_iter().find(|arg| !arg.starts_with('-')).unwrap_or_default();
+        let mut table = Table { filter, shown: 0, short: 0 };
+        table.head();
+        measure(&mut table);
+        table.foot();
     }
 
     pub fn wants(&self, what: &str) -> bool {
         what.contains(&self.filter)
     }
 
-    pub fn head(&self) {
+    fn head(&self) {
         let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
         let cpuinfo = read("/proc/cpuinfo");
         let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name"));
@@ -119,9 +133,16 @@ impl Table {
         }
     }
 
-    pub fn foot(&self) {
+    fn foot(&self) {
         println!("{} figures, {} short", self.shown, self.short);
     }
+}
+
+/// A small segment without a watchdog, in a directory of its own.
+pub fn founded() -> tempfile::TempDir {
+    let dir = tempfile::tempdir_in("/dev/shm").expect("a directory on tmpfs");
+    osps::example::found_segment(dir.path()).expect("a segment");
+    dir
 }
 
 /// Of sorted values.
@@ -152,9 +173,9 @@ pub fn ms(span: Duration) -> f64 {
 
 /// ns per call of one batch.
 pub fn batch(calls: u32, mut call: impl FnMut()) -> f64 {
-    let start = SystemClock.now();
+    let start = now();
     for _ in 0..calls {
         call();
     }
-    nanos(SystemClock.now().since(start)) as f64 / f64::from(calls)
+    nanos(now().since(start)) as f64 / f64::from(calls)
 }
