@@ -1,0 +1,220 @@
+//! The look at everything between two rounds: the data, leaks, and whether each verdict and
+//! each restart had its reason.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::Error;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use osps::ids::SlotId;
+use osps::policy::lifecycle::Cause;
+use osps::policy::verdict::Class;
+use osps::role::rundir::{CONTROL, LOCK, MEMBERS, tube_down, tube_up};
+use osps::segment::Event;
+use osps::segment::mapping::FILE_NAME as SEGMENT;
+use osps::time::{Monotonic, nanos};
+
+use crate::clients::{CLIENTS, Shared, load, value_of};
+use crate::common::watch::kind::{BACKOFF, DIED, STARTED, VERDICT, WATCHDOG_STARTED};
+use crate::common::{Client, PRIMARY, SOON, events, is_grant, ms, resident};
+use crate::instance::{Life, family};
+use crate::recovery::backoff;
+use crate::strikes::Toll;
+use crate::{LIMIT, START};
+
+/// What the watchdog may grow by, in KiB.
+const GROWTH: u64 = 4096;
+
+impl Life<'_> {
+    /// Lets the clients pause, and looks at the data and for leaks.
+    pub fn rest(&mut self) -> Result<(), Error> {
+        let board = self.board;
+        let _rest = board.gate.write().unwrap();
+        self.listen();
+        self.check_data()?;
+        let end = Instant::now() + SOON;
+        // A closed connection, a look at /proc: some descriptors are there for a moment.
+        while let Some(leak) = self.leak() {
+            assert!(Instant::now() < end, "a leak: {leak}");
+            thread::sleep(ms(1));
+        }
+        let resident = resident(self.osps.watchdog_pid());
+        if self.resident == 0 {
+            self.resident = resident;
+        }
+        assert!(resident <= self.resident + GROWTH, "the watchdog grew to {resident} KiB");
+        board.beats.lock().unwrap().clear();
+        Ok(())
+    }
+
+    /// Every server shows the same, and nothing but what was acknowledged or may have been done.
+    fn check_data(&self) -> Result<(), Error> {
+        let mut seen = BTreeMap::new();
+        for slot in 0..self.slots() {
+            let mut client = Client::try_to(self.address(slot))?;
+            let mut names = vec!["shared".to_owned()];
+            for number in 0..CLIENTS {
+                names.extend([format!("count{number}"), format!("text{number}")]);
+            }
+            let keys = client.try_ask("KEYS *")?;
+            let mut present = 0;
+            for key in keys.trim_matches(['[', ']']).split(' ') {
+                assert!(key == "probe" || names.iter().any(|name| name == key), "a key {key:?}");
+                present += 1;
+            }
+            assert_eq!(client.try_ask("DBSIZE")?, format!(":{present}"), "of {keys}");
+            for name in names {
+                let value = value_of(&name, &client.try_ask(&format!("GET {name}"))?);
+                let value = value.unwrap_or_else(|wrong| panic!("slot {slot}: {wrong}"));
+                let before = *seen.entry(name.clone()).or_insert(value);
+                assert_eq!(before, value, "{name} in slot {slot} and in those before it");
+            }
+        }
+        for number in 0..CLIENTS {
+            for (name, keys) in [("count", &self.board.counters), ("text", &self.board.texts)] {
+                let (key, value) = (&keys[number], seen[&format!("{name}{number}")]);
+                if let Err(why) = key.allows(load(&key.floor), value) {
+                    panic!("at rest {name}{number} is {why}");
+                }
+                key.settle(value, name == "count");
+            }
+        }
+        let mut shared = self.board.shared.lock().unwrap();
+        let value = seen["shared"];
+        let least = shared.base + shared.acknowledged.len() as u64;
+        let possible = least..=shared.base + shared.sent;
+        assert!(possible.contains(&value), "shared is {value}, expected {possible:?}");
+        *shared = Shared { base: value, ..Shared::default() };
+        Ok(())
+    }
+
+    /// Something that should not be there, or is missing, while all is at rest.
+    fn leak(&mut self) -> Option<String> {
+        let run_dir = self.osps.run_dir();
+        let servers: BTreeSet<_> =
+            (0..self.slots()).filter_map(|slot| Some(self.process(slot)?.pid())).collect();
+        let family = family(run_dir);
+        if servers != family || servers.len() != self.slots() {
+            return Some(format!("servers {servers:?}, processes {family:?}"));
+        }
+        let zombies = self.osps.zombies();
+        if !zombies.is_empty() {
+            return Some(format!("zombies {zombies:?}"));
+        }
+        let mut expected = BTreeSet::from([LOCK, MEMBERS, SEGMENT, CONTROL].map(str::to_owned));
+        for secondary in 1..u8::try_from(self.slots()).unwrap() {
+            expected.extend([tube_down(secondary), tube_up(secondary)]);
+        }
+        let entries = fs::read_dir(run_dir).unwrap().map(|entry| entry.unwrap().file_name());
+        let files: BTreeSet<_> = entries.map(|name| name.into_string().unwrap()).collect();
+        if files != expected {
+            return Some(format!("files {files:?}"));
+        }
+        let owner = self.segment.owner().current();
+        if let Some(slot) = owner.slot {
+            let [low, high, ..] = self.generation(slot.index()).to_le_bytes();
+            if owner.generation != u16::from_le_bytes([low, high]) {
+                return Some(format!("a dead owner: {owner:?}"));
+            }
+        }
+        for slot in 0..self.slots() {
+            let report = &self.segment.slots()[slot].report;
+            let [sessions, parked] = [&report.sessions, &report.parked].map(load);
+            if (sessions, parked) != (0, 0) {
+                return Some(format!("slot {slot}: {sessions} sessions, {parked} parked"));
+            }
+        }
+        let mut pids = vec![(None, self.osps.watchdog_pid())];
+        pids.extend((0..self.slots()).map(|slot| (Some(slot), self.osps.pid(slot))));
+        pids.into_iter().find_map(|(who, pid)| {
+            let open = fs::read_dir(format!("/proc/{pid}/fd")).ok()?.count();
+            let key = (who, who.is_none() && load(&self.board.renewals) > 0);
+            let before = *self.descriptors.entry(key).or_insert(open);
+            (before != open).then(|| format!("{who:?} has {open} descriptors, {before} before"))
+        })
+    }
+
+    /// Whether what the watchdog did since the last time was its right and its duty.
+    pub fn judge(&mut self, toll: &Toll) {
+        let mut events = events(self.segment);
+        let judged = events.iter().position(|event| Some(*event) == self.judged);
+        events.drain(..judged.map_or(0, |last| last + 1));
+        self.judged = events.last().copied().or(self.judged);
+        let lines: Vec<_> = events.iter().map(|event| format!("{event:?}")).collect();
+        let told = lines.join("\n");
+        let starved = |slot: usize| count(&events, slot, is_starved);
+        for slot in 0..self.slots() {
+            let starts = count(&events, slot, |event| event.kind == STARTED);
+            let primarys = if slot == PRIMARY { 0 } else { starved(PRIMARY) };
+            let allowed = toll.starts(slot) + starved(slot) + primarys;
+            assert!(starts <= allowed, "slot {slot}: {starts} starts, not {allowed}:\n{told}");
+            self.tally.starts += starts;
+        }
+        for event in &events {
+            let slot = event.slot.map_or(PRIMARY, SlotId::index);
+            let ending = match event.kind {
+                DIED => Some([event.arguments[0], event.arguments[1]]),
+                BACKOFF => Some([event.arguments[1], event.arguments[2]]),
+                _ => None,
+            };
+            if let Some(ending) = ending {
+                self.living.remove(&slot);
+                // KILL and ABRT: nobody left by itself, nobody crashed.
+                assert!(ending == [1, 9] || ending == [1, 6], "it ended by itself: {event:?}");
+            }
+            match event.kind {
+                VERDICT => self.assert_just(event),
+                // It ended the servers of the one before.
+                WATCHDOG_STARTED => self.living.clear(),
+                STARTED => {
+                    assert!(self.living.insert(slot), "two in one slot:\n{told}");
+                    assert!(event.generation > self.newest, "a generation again:\n{told}");
+                    self.newest = event.generation;
+                }
+                _ => {}
+            }
+        }
+        let granted = events.iter().filter(|event| is_grant(event)).count();
+        self.tally.grants += granted;
+        assert!(granted > 0 || !toll.long_pause, "a pause went unnoticed:\n{told}");
+        self.pause = events.iter().filter_map(backoff).fold(self.pause, Duration::max);
+        let errors = self.osps.find_log(&[" ERROR "]).or_else(|| self.osps.find_log(&["panicked"]));
+        assert!(errors.is_none(), "{errors:?}");
+    }
+
+    /// A server that is convicted of silence had been silent for its limit.
+    fn assert_just(&mut self, verdict: &Event) {
+        let [cause, class, silence] = verdict.arguments;
+        let limit = if cause == Cause::StartTimeout.code() { START } else { LIMIT };
+        if cause == Cause::Primary.code() {
+            return;
+        }
+        let word = Class::from_code(class).map_or("start-timeout".to_owned(), |c| c.to_string());
+        *self.tally.verdicts.entry(word).or_default() += 1;
+        if class == Class::NotReleasing.code() {
+            return;
+        }
+        assert!(silence >= nanos(limit), "convicted early: {verdict:?}");
+        let of = (verdict.slot.unwrap().index(), verdict.generation.0);
+        // A beat that came while the verdict was being written down came too late.
+        let counts = |beat: &&Monotonic| **beat <= verdict.time - limit / 2;
+        let beats = self.board.beats.lock().unwrap().remove(&of).unwrap_or_default();
+        let last = beats.iter().rfind(counts);
+        let silent = last.is_none_or(|beat| verdict.time.since(*beat) >= limit);
+        assert!(silent, "convicted, but it had beaten at {last:?}: {verdict:?}");
+    }
+}
+
+/// The host gave a server no processor for too long: docs/verdicts.md. A silent owner of the data
+/// may be convicted for not giving it back before it is convicted as starved.
+fn is_starved(event: &Event) -> bool {
+    let [_, class, silence] = event.arguments;
+    let owner = class == Class::NotReleasing.code() && silence >= nanos(LIMIT / 2);
+    event.kind == VERDICT && (owner || class == Class::Starved.code())
+}
+
+fn count(events: &[Event], slot: usize, counts: impl Fn(&Event) -> bool) -> u64 {
+    let here = |event: &&Event| event.slot.is_some_and(|at| at.index() == slot) && counts(event);
+    events.iter().filter(here).count() as u64
+}
