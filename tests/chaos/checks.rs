@@ -15,13 +15,13 @@ use osps::segment::Event;
 use osps::segment::mapping::FILE_NAME as SEGMENT;
 use osps::time::{Monotonic, nanos};
 
-use crate::clients::{CLIENTS, Shared, load, value_of};
-use crate::common::watch::kind::{BACKOFF, DIED, STARTED, VERDICT, WATCHDOG_STARTED};
-use crate::common::{Client, PRIMARY, SOON, events, is_grant, ms, resident};
-use crate::instance::{Life, family};
-use crate::recovery::backoff;
-use crate::strikes::Toll;
-use crate::{LIMIT, START};
+use super::clients::{CLIENTS, Shared, load, value_of};
+use super::common::watch::kind::{BACKOFF, DIED, STARTED, VERDICT, WATCHDOG_STARTED};
+use super::common::{Client, PRIMARY, SOON, events, is_grant, ms, resident};
+use super::instance::{Life, family};
+use super::recovery::backoff;
+use super::strikes::Toll;
+use super::{LIMIT, START};
 
 /// What the watchdog may grow by, in KiB.
 const GROWTH: u64 = 4096;

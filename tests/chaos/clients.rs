@@ -14,7 +14,7 @@ use osps::segment::Segment;
 use osps::sync::{Ordering, Word};
 use osps::time::Monotonic;
 
-use crate::common::{Client, NOBODY, Over, PRIMARY, READ_ONLY, Random, Talk, ms};
+use super::common::{Client, NOBODY, Over, PRIMARY, READ_ONLY, Random, Talk, ms};
 
 /// A client that waits for longer has been forgotten: any fault is over by then.
 const PATIENCE: Duration = Duration::from_secs(60);

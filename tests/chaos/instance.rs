@@ -11,11 +11,11 @@ use osps::segment::{Event, Segment};
 use osps::sync::Ordering;
 use osps::sys::process::Process;
 
-use crate::clients::Board;
-use crate::common::{Osps, Signal, process_in, process_of};
-use crate::script::Strike;
-use crate::strikes::Toll;
-use crate::tally::Tally;
+use super::clients::Board;
+use super::common::{Osps, Signal, process_in, process_of};
+use super::script::Strike;
+use super::strikes::Toll;
+use super::tally::Tally;
 
 /// One instance of osps, from its start to its end.
 pub struct Life<'a> {

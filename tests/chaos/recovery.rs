@@ -11,11 +11,11 @@ use osps::sync::Ordering;
 use osps::sys::procfs;
 use osps::time::Monotonic;
 
-use crate::clients::load;
-use crate::common::watch::kind::{BACKOFF, LATE_TURN, SPARED};
-use crate::common::{Client, NOBODY, PRIMARY, SOON, events, ms, now, port};
-use crate::instance::Life;
-use crate::strikes::Toll;
+use super::clients::load;
+use super::common::watch::kind::{BACKOFF, LATE_TURN, SPARED};
+use super::common::{Client, NOBODY, PRIMARY, SOON, events, ms, now, port};
+use super::instance::Life;
+use super::strikes::Toll;
 
 /// How much later than due something may come on a busy machine: at a load of 16 on two processors
 /// the scheduler was seen to leave a process out for six seconds.

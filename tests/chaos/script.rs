@@ -3,8 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::common::{PRIMARY, Random};
-use crate::faults::{FAULTS, Fault, Row, Whom};
+use super::common::{PRIMARY, Random};
+use super::faults::{FAULTS, Fault, Row, Whom};
 
 /// One fault: `WORD[:SLOT+SLOT..][/SPAN][@AFTER]`, in milliseconds since the strike before it.
 #[derive(Clone, Debug, PartialEq, Eq)]

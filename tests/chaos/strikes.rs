@@ -16,12 +16,12 @@ use osps::sys::process::Process;
 use osps::time::Monotonic;
 use osps::wire::{self, Frame, Kind};
 
-use crate::clients::load;
-use crate::common::{PRIMARY, Random, Signal, fifo, ms, now};
-use crate::faults::Fault;
-use crate::instance::Life;
-use crate::script::Strike;
-use crate::{LIMIT, START};
+use super::clients::load;
+use super::common::{PRIMARY, Random, Signal, fifo, ms, now};
+use super::faults::Fault;
+use super::instance::Life;
+use super::script::Strike;
+use super::{LIMIT, START};
 
 /// Stopped for less than this in one round, a server is not convicted: a beat interval, an eighth
 /// of the limit, may have passed before, and the rest is for a busy machine to let it beat again.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use crate::faults::Fault;
+use super::faults::Fault;
 
 /// What was survived.
 #[derive(Default)]

@@ -1,0 +1,230 @@
+//! A group under random scripts.
+
+use std::time::Duration;
+
+use osps::ids::SlotId;
+use osps::policy::group::{Action, Event, Group};
+use osps::policy::lifecycle::{Act, Death, State};
+use osps::policy::restart::Intensity;
+use osps::policy::verdict::{Class, Observation};
+use proptest::collection::vec;
+use proptest::option;
+use proptest::prelude::*;
+use proptest::sample::select;
+
+use super::draw::{BOOT, CHECK, Stamp, any_moment, config, limits, ms, roomy, stamp};
+use super::kernel::{GOOD, Habit, beating, blind};
+use super::reference::{GRANTS, SPARED, slack};
+use super::script::{Step, Trouble, class, span, specs, step};
+use super::world::World;
+
+/// How a story ends.
+#[derive(Clone, Copy, Debug)]
+enum End {
+    Heal,
+    Stop,
+    Hurry,
+}
+
+proptest! {
+    #![proptest_config(config(512))]
+
+    /// Whatever happens: one process per slot, no kill without a reason and a record, no busy
+    /// loop, no start after a stop; and in the end everybody is up, or everybody is gone.
+    #[test]
+    fn a_group_survives_everything(
+        specs in specs(limits()),
+        intensity in option::of((0..8_u32, 1..120_u64)),
+        script in vec(step(), 1..40),
+        end in select(vec![End::Heal, End::Stop, End::Hurry]),
+    ) {
+        let intensity =
+            intensity.map(|(restarts, s)| Intensity { restarts, period: Duration::from_secs(s) });
+        let mut world = World::new(intensity, specs, GOOD);
+        world.feed(Event::Boot)?;
+        for step in &script {
+            world.play(step)?;
+        }
+        match end {
+            End::Heal => world.heal(),
+            End::Stop => world.feed(Event::Stop)?,
+            End::Hurry => world.feed(Event::Hurry)?,
+        }
+        if !world.group.is_ending() {
+            world.settle(world.time_to_heal())?;
+            if !world.group.is_ending() {
+                let up = world.states().iter().all(|state| *state == State::Up);
+                prop_assert!(up, "{:?}", world.states());
+                // And there they stay.
+                let acts = world.acts.len();
+                world.settle(CHECK * 3)?;
+                prop_assert_eq!(&world.acts[acts..], &[]);
+                return Ok(());
+            }
+        }
+        world.check_end()?;
+        if matches!(end, End::Hurry) {
+            prop_assert!(world.group.outcome().is_some(), "waits for what a kill does not end");
+        }
+    }
+
+    /// A debugger or a frozen control group is never a reason to kill, however long it lasts.
+    #[test]
+    fn what_somebody_holds_is_never_killed(
+        specs in specs(limits()),
+        slot in 0..4_usize,
+        class in select(vec![Class::Traced, Class::CgroupFrozen]),
+        lates in vec(prop_oneof![3 => Just(0), 1 => 0..3000_u64], 1..100),
+    ) {
+        let mut world = World::new(None, specs, GOOD);
+        world.feed(Event::Boot)?;
+        world.settle(ms(100))?;
+        world.play(&Step::Freeze(slot, class))?;
+        for late in lates {
+            world.turn(Trouble::Watchdog(ms(late)))?;
+        }
+        world.settle(world.time_to_heal())?;
+        if slot < world.specs.len() {
+            prop_assert_eq!(world.states()[slot], State::Held);
+            // Nor for what it keeps from the others.
+            world.feed(Event::NotReleasing { slot: SlotId(u8::try_from(slot)?) })?;
+            prop_assert_eq!(world.states()[slot], State::Held);
+        }
+        prop_assert!(!world.acts.iter().any(|(_, act)| *act == Act::Kill));
+        world.play(&Step::Thaw(slot))?;
+        world.settle(CHECK)?;
+        prop_assert!(world.states().iter().all(|state| *state == State::Up));
+    }
+
+    /// The formula: from the last beat to the verdict the limit and the slack, with a count only
+    /// the look gap on top; and exactly the limit where stamps are kept and nobody is late.
+    #[test]
+    fn a_freeze_is_convicted_within_the_formula(
+        (specs, habit) in (specs(limits()), beating()),
+        slot in 0..4_usize,
+        class in select(vec![Class::Stopped, Class::Spinning, Class::Blocked, Class::Unknown]),
+        (turns, moment) in (0..20_usize, 0..1000_u32),
+        lates in prop_oneof![Just(vec![0]), vec(0..=500_u32, 1..8)],
+    ) {
+        let (slot, mut world) = (slot % specs.len(), World::new(None, specs, habit));
+        // Two turns matter: the one that sees the last beat, and the one that decides. Each is late
+        // by half of the slack at most.
+        let shortest = world.shortest(|spec| spec.limits.hang.min(spec.limits.start));
+        let late = |part: &u32| Trouble::Watchdog(slack(shortest) * *part / 1000);
+        let mut troubles = lates.iter().map(late).cycle();
+        world.feed(Event::Boot)?;
+        for trouble in troubles.by_ref().take(turns) {
+            world.turn(trouble)?;
+        }
+        world.play(&Step::Within(moment))?;
+        world.play(&Step::Freeze(slot, class))?;
+        let (silence, process) = world.wait_for_verdict(slot, troubles)?;
+        let limit = process.limit();
+        let blind = blind(&habit, process.limits);
+        let allowed = limit + slack(limit) + blind;
+        prop_assert!(silence <= allowed, "{silence:?} of {allowed:?}");
+        if blind.is_zero() && lates.iter().all(|late| *late == 0) {
+            prop_assert_eq!(silence, limit);
+        }
+    }
+
+    /// What saves a frozen server is paid for: five late turns and two times of starvation, at most
+    /// one limit each, and what turns were late. Its stamps may say what they like.
+    #[test]
+    fn a_frozen_server_gets_the_documented_grace_at_most(
+        (specs, habit, stamp) in (specs(limits()), beating(), stamp()),
+        slot in 0..4_usize,
+        class in class().prop_filter("nobody holds it", |class| !class.is_intention()),
+        (turns, moment) in (0..20_usize, 0..1000_u32),
+        lates in vec(prop_oneof![2 => Just(ms(0)), 1 => span()], 1..100),
+    ) {
+        let habit = Habit { stamp, ..habit };
+        let (slot, mut world) = (slot % specs.len(), World::new(None, specs, habit));
+        world.feed(Event::Boot)?;
+        let mut troubles = lates.into_iter().map(Trouble::Watchdog);
+        for trouble in troubles.by_ref().take(turns) {
+            world.turn(trouble)?;
+        }
+        world.play(&Step::Within(moment))?;
+        world.play(&Step::Freeze(slot, class))?;
+        let troubles = troubles.chain(std::iter::repeat(Trouble::None));
+        let (silence, process) = world.wait_for_verdict(slot, troubles)?;
+        let starved = if class == Class::Starved { SPARED } else { 0 };
+        prop_assert!(process.grants <= GRANTS && process.spared == starved);
+        let limits = u32::try_from(1 + process.grants + process.spared)?;
+        let blind = blind(&habit, process.limits);
+        let allowed = process.limit() * limits + process.lateness + blind;
+        prop_assert!(silence <= allowed, "{silence:?} of {allowed:?}: {process:?}");
+    }
+
+    /// A host that sleeps, not a server that hangs. A pause may fall anywhere between two beats and
+    /// two turns, and take as long as it likes. (Stamps that lie may cost 60 % of the limit, so
+    /// they are not forgiven a pause that nobody noticed.)
+    #[test]
+    fn a_watchdog_paused_with_its_servers_convicts_nobody(
+        specs in specs(roomy()),
+        (habit, ahead) in (beating(), option::of(1..20_000_u64)),
+        pauses in vec((0..5000_u64, 0..=1000_u32, span()), 1..6),
+    ) {
+        let stamp = ahead.map_or(habit.stamp, Stamp::Ahead);
+        let habit = Habit { stamp, every: habit.every.min(250), ..habit };
+        let mut world = World::new(None, specs, habit);
+        world.feed(Event::Boot)?;
+        for (turns, from, span) in pauses {
+            world.settle(ms(turns))?;
+            world.turn(Trouble::Host(from, span))?;
+            // Until everybody has beaten again.
+            world.settle(world.longest(|spec| spec.limits.hang))?;
+            prop_assert!(world.states().iter().all(|state| *state == State::Up));
+        }
+        let hurt = world.acts.iter().any(|(_, act)| !matches!(act, Act::Spawn | Act::Baseline));
+        prop_assert!(!hurt, "{:?}", world.acts);
+    }
+
+    /// No event at no moment breaks the group, or makes it act on somebody who is not there.
+    #[test]
+    fn a_group_takes_every_event_at_every_moment(
+        specs in specs(limits()),
+        events in vec((any_moment(), any_event()), 1..100),
+    ) {
+        let mut group = Group::new(BOOT, None, &specs);
+        for (now, event) in events {
+            let before: Vec<_> = group.slots().map(|slot| group.state(slot)).collect();
+            let mut states = before.clone();
+            for action in group.step(now, event) {
+                match action {
+                    Action::Changed { slot, from, to, .. } => {
+                        prop_assert_eq!(std::mem::replace(&mut states[slot.index()], to), from);
+                    }
+                    Action::Do { slot, act } => {
+                        prop_assert!(states[slot.index()].has_process(), "{:?} to nobody", act);
+                        let first = !before[slot.index()].has_process();
+                        let died = matches!(event, Event::Died { .. });
+                        prop_assert!((act == Act::Spawn) <= (first || died), "a second process");
+                    }
+                    Action::Examine { .. } | Action::LateTurn { .. } | Action::Spared { .. } => {}
+                }
+            }
+            let watched = states.iter().any(|state| state.is_watched());
+            prop_assert!(group.next_deadline().is_some() || !watched, "nobody would look again");
+        }
+    }
+}
+
+fn any_event() -> impl Strategy<Value = Event> {
+    let slot = || prop_oneof![9 => 0..5_u8, 1 => Just(u8::MAX)].prop_map(SlotId);
+    let seen = || (0..3_u64, any_moment()).prop_map(|(count, stamp)| Observation { count, stamp });
+    let death = select(vec![Death::Exited(0), Death::Killed(9), Death::NotSpawned, Death::Unknown]);
+    prop_oneof![
+        1 => Just(Event::Boot),
+        4 => any_moment().prop_map(|planned| Event::Turn { planned }),
+        1 => select(vec![Event::Stop, Event::Hurry]),
+        2 => (slot(), any::<u64>()).prop_map(|(slot, count)| Event::Spawned { slot, count }),
+        2 => (slot(), death).prop_map(|(slot, death)| Event::Died { slot, death }),
+        6 => (slot(), seen()).prop_map(|(slot, seen)| Event::Sample { slot, seen }),
+        4 => (slot(), seen(), class())
+            .prop_map(|(slot, seen, class)| Event::Examined { slot, seen, class }),
+        1 => slot().prop_map(|slot| Event::NotReleasing { slot }),
+        4 => Just(Event::Timers),
+    ]
+}

@@ -1,0 +1,224 @@
+//! Scripts: what befalls a group, drawn at random and played.
+
+use std::time::Duration;
+
+use osps::ids::SlotId;
+use osps::policy::group::{Event, Spec};
+use osps::policy::lifecycle::{Death, Patience};
+use osps::policy::verdict::{Class, Limits, Observation};
+use proptest::collection::vec;
+use proptest::option;
+use proptest::prelude::*;
+use proptest::sample::select;
+use proptest::test_runner::TestCaseResult;
+
+use super::draw::ms;
+use super::kernel::{GOOD, Habit, habit};
+use super::world::World;
+
+/// What keeps a turn from coming when it was planned.
+#[derive(Clone, Copy, Debug)]
+pub enum Trouble {
+    None,
+    /// Only the watchdog is held up, for so long.
+    Watchdog(Duration),
+    /// The whole host stands still, from a moment within the wait, in thousandths, for so long.
+    Host(u32, Duration),
+}
+
+pub fn span() -> impl Strategy<Value = Duration> {
+    prop_oneof![2 => 1..100_u64, 2 => 100..5000_u64, 1 => 5000..600_000_u64].prop_map(ms)
+}
+
+fn trouble() -> impl Strategy<Value = Trouble> {
+    prop_oneof![
+        4 => Just(Trouble::None),
+        1 => span().prop_map(Trouble::Watchdog),
+        1 => (0..=1000_u32, span()).prop_map(|(from, span)| Trouble::Host(from, span)),
+    ]
+}
+
+/// What the script says.
+#[derive(Clone, Debug)]
+pub enum Step {
+    /// Turns of the watchdog, the last one with some trouble.
+    Turns(u8, Trouble),
+    /// Turns until shortly before the next one.
+    Within(u32),
+    Freeze(usize, Class),
+    Thaw(usize),
+    /// It will go on between the two looks of its next examination.
+    Wake(usize),
+    Exit(usize),
+    Unkillable(usize),
+    Habit(usize, Habit),
+    Stray(Stray),
+    Stop,
+    Hurry,
+}
+
+/// Events that the performer would not send, or not now.
+#[derive(Clone, Copy, Debug)]
+pub enum Stray {
+    Boot,
+    Turn,
+    Timers,
+    Spawned(u8, u64),
+    Died(u8),
+    Sample(u8, u64),
+    Examined(u8, Class),
+    NotReleasing(u8),
+}
+
+/// What a look at `/proc` may find.
+pub fn class() -> impl Strategy<Value = Class> {
+    let all = Class::ALL.into_iter().map(|(class, ..)| class);
+    select(all.filter(|class| *class != Class::NotReleasing).collect::<Vec<_>>())
+}
+
+pub fn step() -> impl Strategy<Value = Step> {
+    let slot = 0..4_usize;
+    let any_slot = prop_oneof![9 => 0..5_u8, 1 => Just(u8::MAX)];
+    let stray = prop_oneof![
+        Just(Stray::Boot),
+        Just(Stray::Turn),
+        Just(Stray::Timers),
+        (any_slot.clone(), any::<u64>()).prop_map(|(slot, count)| Stray::Spawned(slot, count)),
+        any_slot.clone().prop_map(Stray::Died),
+        (any_slot.clone(), any::<u64>()).prop_map(|(slot, count)| Stray::Sample(slot, count)),
+        (any_slot.clone(), class()).prop_map(|(slot, class)| Stray::Examined(slot, class)),
+        any_slot.prop_map(Stray::NotReleasing),
+    ];
+    prop_oneof![
+        40 => (1..20_u8, trouble()).prop_map(|(count, trouble)| Step::Turns(count, trouble)),
+        10 => (0..1000_u32).prop_map(Step::Within),
+        10 => (slot.clone(), class()).prop_map(|(slot, class)| Step::Freeze(slot, class)),
+        4 => slot.clone().prop_map(Step::Thaw),
+        8 => slot.clone().prop_map(Step::Wake),
+        10 => slot.clone().prop_map(Step::Exit),
+        3 => slot.clone().prop_map(Step::Unkillable),
+        8 => (slot, habit()).prop_map(|(slot, habit)| Step::Habit(slot, habit)),
+        10 => stray.prop_map(Step::Stray),
+        1 => Just(Step::Stop),
+        1 => Just(Step::Hurry),
+    ]
+}
+
+/// One to four servers; each may depend on one before it.
+pub fn specs(limits: impl Strategy<Value = Limits>) -> impl Strategy<Value = Vec<Spec>> {
+    let patience = (1..3000_u64, 1..1000_u64, 400..3000_u64)
+        .prop_map(|(ask, term, kill)| Patience { ask: ms(ask), term: ms(term), kill: ms(kill) });
+    let spec = (option::of(0..4_u8), limits, patience);
+    vec(spec, 1..=4).prop_map(|specs| {
+        let spec = |(i, (on, limits, patience)): (usize, (Option<u8>, Limits, Patience))| Spec {
+            depends_on: on.map(SlotId).filter(|on| on.index() < i),
+            limits,
+            patience,
+        };
+        specs.into_iter().enumerate().map(spec).collect()
+    })
+}
+
+impl World {
+    pub fn play(&mut self, step: &Step) -> TestCaseResult {
+        let now = self.now;
+        match *step {
+            Step::Turns(count, trouble) => {
+                for _ in 1..count {
+                    self.turn(Trouble::None)?;
+                }
+                self.turn(trouble)?;
+            }
+            Step::Within(part) => {
+                let wait = self.woken(self.planned()).since(now);
+                self.run(now + wait * part / 1000);
+            }
+            Step::Freeze(slot, class) => {
+                if let Some(process) = self.process(slot) {
+                    process.frozen = Some(class);
+                    process.innocent = false;
+                }
+            }
+            Step::Thaw(slot) => {
+                if let Some(process) = self.process(slot) {
+                    process.frozen = None;
+                    process.next_beat = process.next_beat.max(now + ms(1));
+                }
+            }
+            Step::Wake(slot) => {
+                if let Some(process) = self.process(slot) {
+                    process.wakes = true;
+                }
+            }
+            Step::Exit(slot) => {
+                if let Some(process) = self.process(slot)
+                    && !process.unkillable
+                {
+                    process.dies = Some((now + ms(1), Death::Exited(1)));
+                }
+            }
+            Step::Unkillable(slot) => {
+                if let Some(process) = self.process(slot)
+                    && process.dies.is_none()
+                {
+                    process.unkillable = true;
+                }
+            }
+            Step::Habit(slot, habit) => {
+                if let Some(known) = self.habits.get_mut(slot) {
+                    *known = habit;
+                }
+            }
+            Step::Stray(stray) => self.stray(stray)?,
+            Step::Stop => self.feed(Event::Stop)?,
+            Step::Hurry => self.feed(Event::Hurry)?,
+        }
+        Ok(())
+    }
+
+    /// A stray event is one that lies about nothing: no death of a living process, no beat of one
+    /// that did not beat.
+    fn stray(&mut self, stray: Stray) -> TestCaseResult {
+        let empty = |slot: u8| self.processes.get(usize::from(slot)).is_none_or(Option::is_none);
+        let heart = |slot: u8| self.hearts.get(usize::from(slot)).copied();
+        let event = match stray {
+            Stray::Boot => Event::Boot,
+            Stray::Turn => Event::Turn { planned: self.now },
+            Stray::Timers => Event::Timers,
+            Stray::Spawned(slot, count) if empty(slot) => {
+                Event::Spawned { slot: SlotId(slot), count }
+            }
+            Stray::Died(slot) if empty(slot) => {
+                Event::Died { slot: SlotId(slot), death: Death::Unknown }
+            }
+            Stray::Sample(slot, count) => {
+                let made_up = Observation { count, stamp: self.now };
+                let seen = if empty(slot) { made_up } else { heart(slot).unwrap_or(made_up) };
+                Event::Sample { slot: SlotId(slot), seen }
+            }
+            Stray::Examined(slot, class) => {
+                let seen = heart(slot).unwrap_or_default();
+                let held = self.processes.get(usize::from(slot)).and_then(Option::as_ref);
+                let class = held.and_then(|process| process.frozen).unwrap_or(class);
+                Event::Examined { slot: SlotId(slot), seen, class }
+            }
+            Stray::NotReleasing(slot) => Event::NotReleasing { slot: SlotId(slot) },
+            Stray::Spawned(..) | Stray::Died(_) => return Ok(()),
+        };
+        self.feed(event)
+    }
+
+    /// No more faults: what is frozen stays so, but nobody wants it; whatever starts, beats.
+    pub fn heal(&mut self) {
+        self.habits.fill(GOOD);
+        let now = self.now;
+        for process in self.processes.iter_mut().flatten() {
+            process.habit = Habit { leaves: process.habit.leaves, ..GOOD };
+            process.unkillable = false;
+            process.frozen = process.frozen.map(|_| Class::Blocked);
+            if process.kill_waits && process.dies.is_none() {
+                process.dies = Some((now + ms(GOOD.dies), Death::Killed(9)));
+            }
+        }
+    }
+}

@@ -1,0 +1,357 @@
+//! The group, the fake kernel under it, and the books that are kept of what is true.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use osps::ids::SlotId;
+use osps::policy::group::{Action, Event, Group, Outcome, Spec, Why};
+use osps::policy::lifecycle::{Act, Cause, Death, State};
+use osps::policy::restart::{DELAY_MAX, Intensity};
+use osps::policy::verdict::{Class, Observation, Turn};
+use osps::time::Monotonic;
+use proptest::prelude::*;
+use proptest::test_runner::TestCaseResult;
+
+use super::draw::{BOOT, CHECK, Stamp, ms};
+use super::kernel::{GOOD, Habit, Process};
+use super::reference::slack;
+use super::script::Trouble;
+
+/// Whether it is killed since it did not beat.
+pub fn is_for_silence(why: Why) -> bool {
+    let Why::Condemned { cause, .. } = why else { return false };
+    match cause {
+        Cause::Frozen(class) => class != Class::NotReleasing,
+        Cause::StartTimeout => true,
+        Cause::Exited | Cause::Killed | Cause::Primary | Cause::Requested => false,
+    }
+}
+
+/// The group, the machine it runs on, and everything that must hold between them.
+pub struct World {
+    pub now: Monotonic,
+    pub group: Group,
+    pub specs: Vec<Spec>,
+    pub habits: Vec<Habit>,
+    pub hearts: Vec<Observation>,
+    pub processes: Vec<Option<Process>>,
+    /// The kernel refused to start it, and the group has not been told yet.
+    refused: Vec<bool>,
+    /// The last turn.
+    pub turn: Turn,
+    /// Turns without a moment between them.
+    spins: u8,
+    /// Acts so far: `(slot, act)`.
+    pub acts: Vec<(SlotId, Act)>,
+    /// When who was convicted of silence so far, and what was true of it.
+    pub verdicts: Vec<(Monotonic, SlotId, Process)>,
+}
+
+impl World {
+    pub fn new(intensity: Option<Intensity>, specs: Vec<Spec>, habit: Habit) -> World {
+        let count = specs.len();
+        // Every count wraps soon.
+        let heart = Observation { count: u64::MAX - 2, stamp: Monotonic(0) };
+        World {
+            now: BOOT,
+            group: Group::new(BOOT, intensity, &specs),
+            specs,
+            habits: vec![habit; count],
+            hearts: vec![heart; count],
+            processes: vec![None; count],
+            refused: vec![false; count],
+            turn: Turn { now: BOOT, previous: BOOT, lateness: Duration::ZERO },
+            spins: 0,
+            acts: Vec::new(),
+            verdicts: Vec::new(),
+        }
+    }
+
+    pub fn process(&mut self, slot: usize) -> Option<&mut Process> {
+        self.processes.get_mut(slot).and_then(Option::as_mut)
+    }
+
+    pub fn states(&self) -> Vec<State> {
+        self.group.slots().map(|slot| self.group.state(slot)).collect()
+    }
+
+    /// Lets the machine run until `until`: those that beat, beat.
+    pub fn run(&mut self, until: Monotonic) {
+        self.now = until;
+        for (process, heart) in self.processes.iter_mut().zip(&mut self.hearts) {
+            let Some(process) = process else { continue };
+            if process.next_beat <= until && process.frozen.is_none() {
+                let more = until.since(process.next_beat).as_nanos() / process.every().as_nanos();
+                let more = u32::try_from(more).expect("short steps");
+                process.beat(heart, more + 1, process.next_beat + process.every() * more);
+            }
+        }
+    }
+
+    /// The host stops for so long, everybody with it.
+    fn pause(&mut self, span: Duration) {
+        self.now = self.now + span;
+        for process in self.processes.iter_mut().flatten() {
+            process.next_beat = process.next_beat + span;
+            process.innocent = false;
+            if let Some((at, _)) = &mut process.dies {
+                *at = *at + span;
+            }
+        }
+    }
+
+    /// What the loop waits for next. A deadline that has passed already is waited for no longer,
+    /// but was not missed.
+    pub fn planned(&self) -> Monotonic {
+        let check = self.turn.now + CHECK;
+        self.group.next_deadline().map_or(check, |at| at.min(check)).max(self.now)
+    }
+
+    /// What wakes it up: that, or a death before.
+    pub fn woken(&self, planned: Monotonic) -> Monotonic {
+        let deaths = self.processes.iter().flatten().filter_map(|process| process.dies);
+        deaths.map(|(at, _)| at).fold(planned, Monotonic::min).max(self.now)
+    }
+
+    /// One turn, as the watchdog's loop takes it.
+    pub fn turn(&mut self, trouble: Trouble) -> TestCaseResult {
+        let (planned, start) = (self.planned(), self.now);
+        if let Trouble::Host(from, span) = trouble {
+            let wait = self.woken(planned).since(start);
+            self.run(start + wait * from / 1000);
+            self.pause(span);
+        }
+        self.run(self.woken(planned));
+        if let Trouble::Watchdog(span) = trouble {
+            self.run(self.now + span);
+        }
+        self.spins = if self.now == start { self.spins + 1 } else { 0 };
+        prop_assert!(self.spins <= 8, "busy loop: {:?}", self.states());
+        self.feed(Event::Turn { planned })?;
+        for process in self.processes.iter_mut().flatten() {
+            process.lateness += self.now.since(planned.max(process.last_beat));
+        }
+        for slot in self.group.slots() {
+            let dies = self.process(slot.index()).and_then(|process| process.dies);
+            if let Some((_, death)) = dies.filter(|(at, _)| *at <= self.now) {
+                self.processes[slot.index()] = None;
+                self.feed(Event::Died { slot, death })?;
+            }
+        }
+        for slot in self.group.slots() {
+            if self.processes[slot.index()].is_some() {
+                self.feed(Event::Sample { slot, seen: self.hearts[slot.index()] })?;
+            }
+        }
+        self.feed(Event::Timers)
+    }
+
+    /// On-time turns for this long.
+    pub fn settle(&mut self, span: Duration) -> TestCaseResult {
+        let end = self.now + span;
+        while self.now < end {
+            self.turn(Trouble::None)?;
+        }
+        Ok(())
+    }
+
+    /// Feeds an event and all that follows from it at once, checking every step.
+    pub fn feed(&mut self, event: Event) -> TestCaseResult {
+        let mut events = VecDeque::from([event]);
+        while let Some(event) = events.pop_front() {
+            let before = self.states();
+            let ended = self.group.is_ending();
+            if let Event::Died { slot, .. } = event
+                && let Some(refused) = self.refused.get_mut(slot.index())
+            {
+                *refused = false;
+            }
+            let beats = self.hear(event);
+            let actions = self.group.step(self.now, event);
+            self.check(event, &before, ended, &actions)?;
+            if let Some(slot) = beats {
+                let saved = before[slot.index()].is_watched();
+                let up = self.group.state(slot) == State::Up;
+                prop_assert!(up || !saved, "a beat did not save {slot}: {event:?}");
+            }
+            for action in actions {
+                events.extend(self.perform(action)?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps the books of what the group is told; says whose beat it is.
+    fn hear(&mut self, event: Event) -> Option<SlotId> {
+        let turn = self.turn;
+        match event {
+            Event::Turn { planned } => {
+                let (now, lateness) = (self.now, self.now.since(planned));
+                self.turn = Turn { now, previous: turn.now, lateness };
+            }
+            Event::Sample { slot, seen } | Event::Examined { slot, seen, .. } => {
+                let process = self.process(slot.index())?;
+                let beats = process.heard != seen.count;
+                process.hear(seen.count, &turn);
+                return beats.then_some(slot);
+            }
+            _ => {}
+        }
+        None
+    }
+
+    /// What the kernel does, and what the performer tells the group about it.
+    fn perform(&mut self, action: Action) -> Result<Option<Event>, TestCaseError> {
+        let now = self.now;
+        let (slot, act) = match action {
+            Action::Do { slot, act } => (slot, act),
+            Action::Examine { slot } => {
+                let heart = &mut self.hearts[slot.index()];
+                let process = self.processes[slot.index()].as_mut();
+                let class = process.as_ref().and_then(|process| process.frozen);
+                if let Some(process) = process.filter(|process| process.wakes) {
+                    (process.wakes, process.frozen) = (false, None);
+                    process.beat(heart, 1, now);
+                }
+                let class = class.unwrap_or(Class::Blocked);
+                return Ok(Some(Event::Examined { slot, seen: *heart, class }));
+            }
+            Action::Spared { slot, .. } => {
+                if let Some(process) = self.process(slot.index()) {
+                    process.spared += 1;
+                    process.forgiven = now;
+                }
+                return Ok(None);
+            }
+            Action::Changed { slot, why, .. } => {
+                if let Some(process) = self.process(slot.index()) {
+                    if matches!(why, Why::Held { .. } | Why::Pardoned) {
+                        process.forgiven = now;
+                    }
+                    let process = process.clone();
+                    self.verdicts.extend(is_for_silence(why).then_some((now, slot, process)));
+                }
+                return Ok(None);
+            }
+            Action::LateTurn { .. } => return Ok(None),
+        };
+        let index = slot.index();
+        self.acts.push((slot, act));
+        if act == Act::Spawn {
+            let habit = self.habits[index];
+            prop_assert!(self.processes[index].is_none(), "two processes in slot {}", slot);
+            prop_assert!(!self.refused[index]);
+            if !habit.starts {
+                self.refused[index] = true;
+                return Ok(Some(Event::Died { slot, death: Death::NotSpawned }));
+            }
+            let count = self.hearts[index].count;
+            let limits = self.specs[index].limits;
+            self.processes[index] = Some(Process {
+                habit,
+                limits,
+                next_beat: now + ms(habit.first_beat),
+                last_beat: now,
+                stamp: Stamp::Honest,
+                frozen: None,
+                wakes: false,
+                unkillable: false,
+                kill_waits: false,
+                dies: None,
+                innocent: true,
+                lateness: Duration::ZERO,
+                heard: count,
+                heard_at: now,
+                lie: Duration::ZERO,
+                beaten: false,
+                grants: 0,
+                spared: 0,
+                forgiven: now,
+            });
+            return Ok(Some(Event::Spawned { slot, count }));
+        }
+        let refused = self.refused[index];
+        let Some(process) = self.process(index) else {
+            if refused {
+                return Ok(None);
+            }
+            return Err(TestCaseError::fail(format!("{act:?} to nobody in slot {slot}")));
+        };
+        let leave = |span: u64, death| Some((now + ms(span), death));
+        match act {
+            Act::Kill if process.unkillable => process.kill_waits = true,
+            Act::Kill if process.dies.is_none_or(|(at, _)| at > now + ms(process.habit.dies)) => {
+                process.dies = leave(process.habit.dies, Death::Killed(9));
+            }
+            Act::Ask | Act::Terminate
+                if process.dies.is_none()
+                    && !process.unkillable
+                    && process.frozen.is_none_or(|class| class == Class::Stopped) =>
+            {
+                let cooperates = act == Act::Terminate || process.frozen.is_none();
+                let span = process.habit.leaves.filter(|_| cooperates);
+                process.dies = span.and_then(|span| leave(span, Death::Exited(0)));
+            }
+            _ => {}
+        }
+        Ok(None)
+    }
+
+    /// The longest of these over all servers.
+    pub fn longest(&self, of: impl Fn(&Spec) -> Duration) -> Duration {
+        self.specs.iter().map(of).max().unwrap_or_default()
+    }
+
+    /// The shortest one.
+    pub fn shortest(&self, of: impl Fn(&Spec) -> Duration) -> Duration {
+        self.specs.iter().map(of).min().unwrap_or_default()
+    }
+
+    /// Turns until a server is convicted of silence; how long that was, and what was true of it.
+    pub fn wait_for_verdict(
+        &mut self,
+        slot: usize,
+        troubles: impl Iterator<Item = Trouble>,
+    ) -> Result<(Duration, Process), TestCaseError> {
+        for trouble in troubles.take(40_000) {
+            let verdict = self.verdicts.iter().find(|(_, of, _)| of.index() == slot);
+            if let Some((at, _, process)) = verdict {
+                return Ok((at.since(process.last_beat), process.clone()));
+            }
+            self.turn(trouble)?;
+        }
+        Err(TestCaseError::fail("never convicted"))
+    }
+
+    /// Long enough for everybody to be up again once faults have stopped: a limit that was granted
+    /// just now to a held server, then the one of its pardon; the kill; the longest delay; the
+    /// first beat. A dependent may go once more with what it depends on.
+    pub fn time_to_heal(&self) -> Duration {
+        let limit = self.longest(|spec| spec.limits.hang.max(spec.limits.start));
+        let fresh = ms(GOOD.dies + GOOD.first_beat);
+        (limit + slack(limit)) * 2 + DELAY_MAX + fresh * 2 + CHECK
+    }
+
+    /// Long enough for a whole stop: one ladder after the other.
+    fn time_to_stop(&self) -> Duration {
+        let ladder = self.longest(|spec| {
+            let patience = spec.patience;
+            patience.ask + patience.term + patience.kill * 2
+        });
+        ladder * u32::try_from(self.specs.len()).expect("few") + CHECK
+    }
+
+    /// After a stop order, everything that can die is dead in time, and that is said.
+    pub fn check_end(&mut self) -> TestCaseResult {
+        self.settle(self.time_to_stop())?;
+        let left: Vec<_> = self.processes.iter().flatten().collect();
+        prop_assert!(left.iter().all(|process| process.unkillable), "alive: {left:?}");
+        if left.is_empty() {
+            prop_assert!(self.group.outcome().is_some(), "{:?}", self.states());
+        } else {
+            let allowed = |end| matches!(end, Outcome::Forced | Outcome::GaveUp);
+            prop_assert!(self.group.outcome().is_none_or(allowed), "clean with {left:?}");
+        }
+        Ok(())
+    }
+}
