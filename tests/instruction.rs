@@ -26,7 +26,7 @@ use std::path::Path;
 use std::process::{Child, Command as Process, Stdio};
 use std::time::Duration;
 
-use common::skip;
+use common::{cannot, skip};
 use nix::sys::signal::{Signal, raise};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
@@ -110,7 +110,7 @@ impl Stepped {
         }
         trace(libc::PTRACE_SETOPTIONS, stepped.thread, libc::PTRACE_O_EXITKILL).unwrap();
         if let Err(errno) = trace(libc::PTRACE_SINGLESTEP, stepped.thread, 0) {
-            skip(&format!("this processor is not stepped: {errno}"));
+            cannot(&format!("this processor is not stepped: {errno}"));
             return None;
         }
         assert_eq!(stepped.wait(), WaitStatus::Stopped(stepped.thread, Signal::SIGTRAP));

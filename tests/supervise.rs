@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use common::watch::kind::{BACKOFF, DIED, FAILED, HELD, PRESSED, STARTED, STOP_ORDER, UP, VERDICT};
 use common::{Guest, Launch, Osps, PRIMARY, SECONDARY, SOON, Signal, events, is_grant, ms, now};
-use common::{leave_no_cores, pass, process_of, skip, ticks, wait_until};
+use common::{cannot, leave_no_cores, pass, process_of, skip, ticks, wait_until};
 use osps::policy::lifecycle::Cause;
 use osps::policy::verdict::Class;
 use osps::segment::{Event, Segment};
@@ -568,7 +568,7 @@ fn check_freezer(roots: &[&str], file: (&'static str, &'static str), frozen: &st
     let make = |root: &&str| Cgroup::make(root, file, pid).map_err(|why| whys.push(why)).ok();
     match roots.iter().find_map(make) {
         Some(made) => group = made,
-        None => return skip(&whys.join("; ")),
+        None => return cannot(&whys.join("; ")),
     }
     group.write(frozen);
     check_held(&osps, &servers, Class::CgroupFrozen, || group.write(file.1));

@@ -127,7 +127,24 @@ pub fn has(program: &str) -> bool {
     command.output().is_ok_and(|output| output.status.success())
 }
 
-/// Says why a test does not run here.
+/// Where what tests need comes from: `.ci/run` does all of this.
+const INSTALL: &str = "\
+    needed, as root of a Debian: apt-get install gcc gdb python3 redis-tools util-linux nodejs npm\n\
+    and beside the build: pip install --target target/clients/python redis\n\
+    and: npm install --prefix target/clients/node ioredis";
+
+/// Says why a test does not run here, for want of a tool or a right that can be had. Where
+/// `OSPS_NO_SKIP` is set, as in CI, that is a failure.
+#[track_caller]
 pub fn skip(reason: &str) {
+    let forbidden = std::env::var("OSPS_NO_SKIP").is_ok_and(|value| !matches!(&*value, "" | "0"));
+    assert!(!forbidden, "skipped, and OSPS_NO_SKIP is set: {reason}\n{INSTALL}");
     eprintln!("skipped: {reason}");
+}
+
+/// The exception from `OSPS_NO_SKIP`: says what the kernel of this machine does not have, whoever
+/// asks and whatever is installed. For two things only: a kernel mounts one version of control
+/// groups or the other, and not every processor is single-stepped.
+pub fn cannot(reason: &str) {
+    eprintln!("skipped: {reason}; it cannot be had here");
 }
