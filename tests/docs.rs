@@ -1,10 +1,10 @@
 //! The documents tell the truth about the code.
 //!
 //! Goal: docs/segment.md lists every word of the segment where it really lies, and every code with
-//! the word that the program prints; the examples beside it use the same offsets; the frames, their
-//! kinds, the numbers, the automata, the commands and the hashes in docs/protocol.md are those of
-//! the code; the lifecycle tables in docs/architecture.md are what `State::on` does; and whatever a
-//! document points at is there.
+//! the word that the program prints, the table of keys with its hashes included; the examples beside
+//! it use the same offsets; the frames, their kinds, the numbers, the automata and the commands in
+//! docs/pair.md are those of the code; the lifecycle tables in docs/architecture.md are what
+//! `State::on` does; and whatever a document points at is there.
 //!
 //! Method: the tables are parsed out of the Markdown and compared, row by row and in order, with
 //! rows made from the code (`offset_of!`, `size_of`, the `code` functions). Where a list in the
@@ -327,7 +327,7 @@ fn no_constant_is_missing_in_the_documents() {
     let flags = constants("src/segment/layout.rs", Some("flag")).into_iter().map(|(name, _)| name);
     assert_eq!(names(&table("Header flags", &code), 1), flags.collect::<Vec<_>>());
     assert_eq!(names(&table("Desired", &code), 1), words("src/segment/slot.rs", "desired"));
-    let frame = table_in(PROTOCOL, "Frame", &["offset", "size", "field", "meaning"]);
+    let frame = table_in(PAIR, "Frame", &["offset", "size", "field", "meaning"]);
     let fields = words("src/wire.rs", "offset").into_iter().map(|word| word.replace('-', "_"));
     assert_eq!(names(&frame, 2), fields.collect::<Vec<_>>());
 }
@@ -357,11 +357,12 @@ fn event_kinds_have_the_numbers_in_the_document() {
 }
 
 /// Tables that nothing is compared with: for people, or shown by the test named behind them.
-const FOR_PEOPLE: [(&str, &str); 8] = [
+const FOR_PEOPLE: [(&str, &str); 9] = [
     ("Who writes what, with which ordering", "the writers by the types, the orderings by loom"),
     ("Recovery, case by case", "tests/rundir.rs and tests/instruction.rs"),
     ("Who may write", "tests/ownership"),
     ("Crash matrix", "the steps of the next three"),
+    ("The owner dies", "tests/instruction.rs"),
     ("The holder dies", "tests/instruction.rs"),
     ("The arbiter dies", "tests/ownership and tests/share.rs"),
     ("The watchdog dies or freezes", "tests/rundir.rs"),
@@ -373,7 +374,7 @@ const FOR_PEOPLE: [(&str, &str); 8] = [
 fn every_table_is_compared_or_named() {
     let source = include_str!("docs.rs");
     let mut for_people = FOR_PEOPLE.map(|(heading, _)| heading).to_vec();
-    for file in ["docs/segment.md", PROTOCOL] {
+    for file in ["docs/segment.md", PAIR] {
         let document = read(file);
         let mut heading = "";
         for line in document.lines() {
@@ -450,7 +451,7 @@ fn the_owner_word_is_packed_as_the_document_says() {
     assert_eq!(leading(&table("Owner word", &["bits", "part", "meaning"]), 2), expected);
 }
 
-const PROTOCOL: &str = "docs/protocol.md";
+const PAIR: &str = "docs/pair.md";
 
 #[test]
 fn frames_are_laid_out_as_the_document_says() {
@@ -473,7 +474,7 @@ fn frames_are_laid_out_as_the_document_says() {
         .zip(ends)
         .map(|((start, field), end)| format!("{start} {} {field}", end - start))
         .collect();
-    let rows = table_in(PROTOCOL, "Frame", &["offset", "size", "field", "meaning"]);
+    let rows = table_in(PAIR, "Frame", &["offset", "size", "field", "meaning"]);
     assert_eq!(leading(&rows, 3), expected);
 
     // What `encode` stores where, seen from outside: a frame with one field set differs from the
@@ -511,7 +512,7 @@ fn frames_are_laid_out_as_the_document_says() {
 #[test]
 fn kinds_of_frames_have_the_numbers_in_the_document() {
     let columns = ["number", "kind", "from, to", "what the addressee does", "what a loss costs"];
-    let rows = table_in(PROTOCOL, "Kinds", &columns);
+    let rows = table_in(PAIR, "Kinds", &columns);
     let expected =
         Kind::ALL.map(|(kind, number)| format!("{number} {}", format!("{kind:?}").to_lowercase()));
     assert_eq!(leading(&rows, 2), expected);
@@ -522,7 +523,7 @@ fn kinds_of_frames_have_the_numbers_in_the_document() {
 
 #[test]
 fn the_payload_of_a_job_is_read_where_the_document_says() {
-    let rows = table_in(PROTOCOL, "Job payload", &["offset", "size", "field", "meaning"]);
+    let rows = table_in(PAIR, "Job payload", &["offset", "size", "field", "meaning"]);
     assert_eq!(leading(&rows, 3), ["0 1 kind", "1 7 zero", "8 16 address"]);
     let mut frame = Frame {
         kind: Kind::Job,
@@ -546,7 +547,7 @@ fn the_payload_of_a_job_is_read_where_the_document_says() {
 }
 
 #[test]
-fn the_protocol_has_the_numbers_in_the_document() {
+fn the_pair_has_the_numbers_in_the_document() {
     let expected = [
         ("FRAME_SIZE", wire::FRAME_SIZE as u64),
         ("PAYLOAD_SIZE", wire::PAYLOAD_SIZE as u64),
@@ -555,18 +556,26 @@ fn the_protocol_has_the_numbers_in_the_document() {
         ("WATCHDOG", u64::from(wire::WATCHDOG.0)),
         ("CLAIM_TIME", dispatch::CLAIM_TIME.as_secs()),
         ("JOBS_MAX", dispatch::JOBS_MAX as u64),
-        ("RANGES", layout::RANGES as u64),
-        ("LEVEL_PIECE", area::LEVEL_PIECE as u64),
-        ("READ_TRIES", area::READ_TRIES as u64),
-        ("KEY_MAX", store::KEY_MAX as u64),
-        ("CELL_OVERHEAD", store::CELL_OVERHEAD as u64),
         ("MAX_WORDS", resp::MAX_WORDS as u64),
         ("MAX_WORD", resp::MAX_WORD as u64),
         ("MAX_INLINE", resp::MAX_INLINE as u64),
         ("MAX_PAUSE_SECONDS", u64::from(MAX_PAUSE_SECONDS)),
     ]
     .map(|(name, value)| format!("{name} {value}"));
-    let rows = table_in(PROTOCOL, "Numbers", &["name", "value", "what it bounds"]);
+    let rows = table_in(PAIR, "Numbers", &["name", "value", "what it bounds"]);
+    assert_eq!(leading(&rows, 2), expected);
+}
+
+#[test]
+fn the_data_area_has_the_numbers_in_the_document() {
+    let expected = [
+        ("LEVEL_PIECE", area::LEVEL_PIECE),
+        ("READ_TRIES", area::READ_TRIES as usize),
+        ("KEY_MAX", store::KEY_MAX),
+        ("CELL_OVERHEAD", store::CELL_OVERHEAD),
+    ]
+    .map(|(name, value)| format!("{name} {value}"));
+    let rows = table("Numbers of the data area", &["name", "value", "what it bounds"]);
     assert_eq!(leading(&rows, 2), expected);
 }
 
@@ -578,8 +587,8 @@ fn keys_lie_where_the_document_says() {
     let (sequence, count, ranges) = (Word::new(0), Word::new(0), words(8));
     let copies = [words(bytes / 8), words(bytes / 8)];
     let area = Area::new(&sequence, &count, &ranges, [&copies[0], &copies[1]]);
+    let rows = table("The table", &["offset", "size", "what"]);
     let table = store::Table::new(bytes, 256).unwrap();
-    let rows = table_in(PROTOCOL, "The table", &["offset", "size", "what"]);
     let rows = leading(&rows, 3);
     // Where the numbers below come from.
     let parts = [
@@ -597,7 +606,8 @@ fn keys_lie_where_the_document_says() {
         ("k1", 14_072_894_629_228_418_169),
         ("hello", 1_521_874_140_924_359_652_u64),
     ] {
-        assert!(read(PROTOCOL).contains(&format!(" | {hash} |")), "no hash of \"{key}\"");
+        let stands = read("docs/segment.md").contains(&format!(" | {hash} |"));
+        assert!(stands, "no hash of \"{key}\"");
         while !area.level(area::LEVEL_PIECE) {}
         let mut update = area.begin();
         table.clear(&mut update).unwrap();
@@ -748,7 +758,7 @@ fn the_arbiter_does_what_its_table_says() {
         ("the same, recalled already", arbiter_cells(Some(OTHER), true, true, true)),
     ];
     let titles: Vec<_> = ["event"].into_iter().chain(columns.iter().map(|(t, _)| *t)).collect();
-    let rows = table_in(PROTOCOL, "Arbiter", &titles);
+    let rows = table_in(PAIR, "Arbiter", &titles);
     let events: Vec<_> = rows.iter().map(|row| row[0].as_str()).collect();
     let known = [
         "turn",
@@ -829,7 +839,7 @@ fn the_holder_does_what_its_table_says() {
         ("word is not mine", holder_cells(held(Some(OTHER)), false)),
     ];
     let titles: Vec<_> = ["event"].into_iter().chain(columns.iter().map(|(t, _)| *t)).collect();
-    let rows = table_in(PROTOCOL, "Holder", &titles);
+    let rows = table_in(PAIR, "Holder", &titles);
     let events: Vec<_> = rows.iter().map(|row| row[0].as_str()).collect();
     let known = [
         "look, e is not recalled",
@@ -860,7 +870,7 @@ fn commands_are_those_in_the_document() {
     let (list, _) = list.split_once("];").expect("its end");
     let mut known: Vec<_> = list.split('"').skip(1).step_by(2).map(str::to_uppercase).collect();
     let mut documented = Vec::new();
-    for row in table_in(PROTOCOL, "Commands", &["command", "reply", "writes"]) {
+    for row in table_in(PAIR, "Commands", &["command", "reply", "writes"]) {
         // Usages stand between code marks: options in brackets, dots for more, bars between words.
         for usage in row[0].split("`, `") {
             let (usage, _) = usage.split_once('[').unwrap_or((usage, ""));
@@ -885,7 +895,7 @@ fn commands_are_those_in_the_document() {
     documented.sort();
     documented.dedup();
     known.sort();
-    assert_eq!(documented, known, "left docs/protocol.md, right the code");
+    assert_eq!(documented, known, "left docs/pair.md, right the code");
 }
 
 #[test]
@@ -911,12 +921,12 @@ fn error_replies_are_those_in_the_document() {
         refused(&["HELLO", "3"]),
         format!("ERR {}...", protocol.split_inclusive(": ").next().unwrap_or_default()),
     ];
-    let rows = table_in(PROTOCOL, "Errors", &["reply", "why", "then"]);
+    let rows = table_in(PAIR, "Errors", &["reply", "why", "then"]);
     let documented: Vec<_> = rows
         .iter()
         .map(|row| row[0].split('`').next().unwrap_or_default().trim_start_matches('-'))
         .collect();
-    assert_eq!(documented, expected, "left docs/protocol.md, right the code");
+    assert_eq!(documented, expected, "left docs/pair.md, right the code");
 }
 
 const NOW: Monotonic = Monotonic(0);

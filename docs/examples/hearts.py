@@ -31,7 +31,7 @@ RECORD_PID = 48
 RECORD_GENERATION = 64
 RECORD_BASELINE = 96
 AREA_SEQUENCE = 0
-TABLE_HEADER = 64  # Of the table in the data area, see docs/protocol.md.
+TABLE_HEADER = 64  # Of the table in the data area, see docs/segment.md.
 KEY_MAX = 64
 TRIES = 1000
 
