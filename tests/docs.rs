@@ -391,6 +391,31 @@ fn every_table_is_compared_or_named() {
     assert!(for_people.is_empty(), "no table under {for_people:?}");
 }
 
+/// One glossary, one meaning per word, and no word that nobody uses.
+#[test]
+fn the_glossary_has_one_meaning_for_each_word_in_use() {
+    let rows = table_in("docs/architecture.md", "Glossary", &["word", "meaning"]);
+    let mut words: Vec<_> = rows.iter().flat_map(|row| row[0].split(", ")).collect();
+    let others = DOCUMENTS.map(read).join("\n");
+    let others = others.split_whitespace().collect::<Vec<_>>().join(" ").to_lowercase();
+    for word in &words {
+        let word = word.strip_prefix("to ").unwrap_or(word);
+        assert!(others.contains(word), "no other document says \"{word}\"");
+    }
+    let known = words.len();
+    words.sort_unstable();
+    words.dedup();
+    assert_eq!(words.len(), known, "a word has two meanings: {words:?}");
+    for file in DOCUMENTS {
+        let document = read(file);
+        for heading in ["# Glossary", "# Definitions"] {
+            assert!(!document.contains(heading), "{file} defines words again");
+        }
+        let links = document.contains("architecture.md#glossary");
+        assert!(links, "{file} does not say where its words are told");
+    }
+}
+
 /// The anchor that a heading has on the pages that render it.
 fn anchor(heading: &str) -> String {
     let kept = heading.chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c));
@@ -452,6 +477,9 @@ fn the_owner_word_is_packed_as_the_document_says() {
 }
 
 const PAIR: &str = "docs/pair.md";
+
+/// Those that use the words of the glossary and do not have it.
+const DOCUMENTS: [&str; 4] = ["docs/segment.md", PAIR, "docs/verdicts.md", "docs/operations.md"];
 
 #[test]
 fn frames_are_laid_out_as_the_document_says() {
