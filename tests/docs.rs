@@ -476,6 +476,114 @@ fn the_owner_word_is_packed_as_the_document_says() {
     assert_eq!(leading(&table("Owner word", &["bits", "part", "meaning"]), 2), expected);
 }
 
+/// What the program can say, as its sources have it: without comments, unit tests and line breaks.
+fn texts_in_the_sources() -> String {
+    let mut folders = vec![path("src"), path("heart")];
+    let mut texts = String::new();
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            let file = entry.path();
+            if file.is_dir() {
+                folders.push(file);
+            } else if file.extension().is_some_and(|extension| extension == "rs") {
+                let source = std::fs::read_to_string(file).unwrap();
+                let code = source.split("\n#[cfg(test)]\nmod ").next().unwrap_or_default();
+                let lines = code.lines().map(str::trim_start).filter(|l| !l.starts_with("//"));
+                texts.extend(lines.map(|line| line.strip_suffix('\\').unwrap_or(line)));
+            }
+        }
+    }
+    texts
+}
+
+/// Cuts a message where something else stands each time: at dots, at words in capitals, at numbers
+/// with their units, and at the words of states, causes and classes; and at brackets and commas,
+/// behind which another text may begin.
+fn constant_pieces(message: &str) -> Vec<String> {
+    const PLACES: [&str; 10] = [
+        "NAME",
+        "DIR",
+        "OPTION",
+        "PROGRAM",
+        "FUNCTION",
+        "PID",
+        "GENERATION",
+        "SIGINT",
+        "SIGTERM",
+        "anon_pipe_read",
+    ];
+    let causes = Cause::WORDS.iter().copied().chain(["dependency", "primary", "secondary-1"]);
+    let classes: Vec<String> = Class::ALL.iter().map(|(class, ..)| class.to_string()).collect();
+    let known: Vec<&str> = STATE_WORDS
+        .iter()
+        .copied()
+        .chain(causes)
+        .chain(classes.iter().map(String::as_str))
+        .chain(PLACES)
+        .collect();
+    let mut pieces = vec![String::new()];
+    let mut rest = message;
+    let mut before = ' ';
+    while let Some(next) = rest.chars().next() {
+        let begins = !before.is_alphanumeric() && before != '-';
+        let ends = |length: usize| {
+            rest[length..].chars().next().is_none_or(|c| !c.is_alphanumeric() && c != '-')
+        };
+        let word = known.iter().filter(|word| begins && rest.starts_with(**word));
+        let cut = if rest.starts_with("...") {
+            3
+        } else if "(),".contains(next) {
+            1
+        } else if begins && next.is_ascii_digit() {
+            let span = |c: char| !c.is_ascii_alphanumeric() && c != '.';
+            rest.find(span).unwrap_or(rest.len())
+        } else {
+            word.map(|word| word.len()).filter(|length| ends(*length)).max().unwrap_or(0)
+        };
+        if cut > 0 {
+            pieces.push(String::new());
+            before = rest[..cut].chars().next_back().unwrap_or(' ');
+            rest = &rest[cut..];
+        } else {
+            pieces.last_mut().unwrap().push(next);
+            before = next;
+            rest = &rest[next.len_utf8()..];
+        }
+    }
+    let piece = |piece: &String| piece.trim().to_owned();
+    pieces.iter().map(piece).filter(|piece| piece.contains(char::is_alphabetic)).collect()
+}
+
+/// Each message of the troubleshooting, and each log line, is one that the program has.
+#[test]
+fn every_message_in_operations_is_in_the_sources() {
+    let texts = texts_in_the_sources();
+    let document = read("docs/operations.md");
+    let mut messages = Vec::new();
+    let mut rows = 0;
+    for (begin, end) in [("## Log lines", "## Status"), ("## Troubleshooting", "\0")] {
+        let (_, section) = document.split_once(begin).expect("the section");
+        let section = section.split(end).next().unwrap_or_default();
+        for row in section.lines().filter(|line| line.starts_with("| `")) {
+            rows += 1;
+            let first = row.split(" | ").next().unwrap_or_default();
+            messages.extend(first.split('`').skip(1).step_by(2));
+        }
+    }
+    assert!(rows > 60, "only {rows} rows found");
+    let mut foreign = Vec::new();
+    for message in messages {
+        let pieces = constant_pieces(message);
+        // The words of a transition may all be names of states.
+        if pieces.is_empty() && !message.contains(" -> ") && !message.starts_with("SIG") {
+            foreign.push(format!("`{message}`: nothing to look for"));
+        }
+        let missing = pieces.iter().filter(|piece| !texts.contains(piece.as_str()));
+        foreign.extend(missing.map(|piece| format!("`{message}`: \"{piece}\"")));
+    }
+    assert!(foreign.is_empty(), "the program does not say: {foreign:#?}");
+}
+
 const PAIR: &str = "docs/pair.md";
 
 /// Those that use the words of the glossary and do not have it.
