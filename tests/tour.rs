@@ -2,7 +2,7 @@
 //!
 //! Goal: whoever follows README.md sees what it prints: the tour in two terminals, with the same
 //! words, states and columns in the same order, the log of the freeze included; and every command,
-//! option and path in it is there.
+//! option and path in it is there. The same for the freeze in docs/your-program.md.
 //!
 //! Method: the commands are taken from the file itself and run by a shell, under the real binary.
 //! Only the place differs: a run directory of its own, and free ports. Output is compared piece by
@@ -40,10 +40,13 @@ fn readme() -> String {
     std::fs::read_to_string(root().join("README.md")).unwrap()
 }
 
-/// The lines of the `console` blocks under a heading.
+/// The lines of the `console` blocks under a heading of the README.
 fn blocks(title: &str) -> Vec<Vec<String>> {
-    let readme = readme();
-    let (_, section) = readme.split_once(&format!("\n## {title}\n")).expect("the heading");
+    blocks_in(&readme(), title)
+}
+
+fn blocks_in(document: &str, title: &str) -> Vec<Vec<String>> {
+    let (_, section) = document.split_once(&format!("\n## {title}\n")).expect("the heading");
     let section = section.split("\n## ").next().unwrap_or_default();
     let block = |rest: &str| {
         let (block, _) = rest.split_once("\n```").expect("the end of a block");
@@ -296,6 +299,50 @@ fn a_program_of_ones_own_runs_as_the_readme_says() {
     assert_eq!(status["hang_timeout_ms"], 4000);
     assert!(osps.command(&["stop"]).status.success());
     assert_eq!(osps.wait_exit().code(), Some(0));
+}
+
+/// The program of docs/your-program.md: the C example, which does what the Rust one does, under
+/// the name that the page gives to it.
+fn robot(dir: &Path) -> Option<PathBuf> {
+    let program = dir.join("robot");
+    let mut compile = Command::new("cc");
+    compile.args(["-O2", "-o"]).arg(&program).arg(root().join("docs/examples/beat.c"));
+    let Ok(compiled) = compile.output() else {
+        common::skip("cc is missing");
+        return None;
+    };
+    assert!(compiled.status.success(), "{}", String::from_utf8_lossy(&compiled.stderr));
+    Some(program)
+}
+
+#[test]
+fn a_freeze_of_ones_own_program_reads_as_its_page_says() {
+    let page = std::fs::read_to_string(root().join("docs/your-program.md")).unwrap();
+    let [lines] = &blocks_in(&page, "When it freezes")[..] else { panic!("one block") };
+    let command = typed(&lines[1]).expect("the second command");
+    let options = options(command, "osps run ");
+    let (_, program) = command.split_once(" -- ./robot ").expect("the program");
+    let dir = tempfile::tempdir().unwrap();
+    let Some(robot) = robot(dir.path()) else { return };
+    let words = [robot.to_str().unwrap()].into_iter().chain(program.split(' '));
+    let words: Vec<_> = words.collect();
+    for attempt in 1..=TRIES {
+        let mut osps = Launch::own(&options, &words).spawn();
+        let wanted = &lines[2..];
+        osps.wait("the log of the page", || (log_lines(&osps).len() >= wanted.len()).then_some(()));
+        let (shown, place) = (log_lines(&osps), osps.run_dir().display().to_string());
+        let mut names = Names::default();
+        let ended = wanted.iter().zip(&shown).try_for_each(|(line, shown)| {
+            let line = line.replace("/dev/shm/osps-0/default", &place);
+            let (_, shown) = shown.split_once('T').expect("a date before the time");
+            names.alike(without_time(&line)?, without_time(shown)?)
+        });
+        assert!(osps.command(&["stop"]).status.success());
+        assert_eq!(osps.wait_exit().code(), Some(0));
+        let Err(why) = ended else { return };
+        let late = osps.find_log(&["watchdog was late by"]).is_some();
+        assert!(late && attempt < TRIES, "{why}\n--- log\n{}", osps.log());
+    }
 }
 
 // -------------------------------------------------------------------- what it points at
