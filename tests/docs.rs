@@ -287,6 +287,20 @@ fn codes_have_the_words_in_the_document() {
     assert_eq!(codes("Header flags"), flags.map(|(code, word)| format!("{code} {word}")));
 }
 
+/// A code that stood twice would be changed once.
+#[test]
+fn codes_stand_in_one_document() {
+    for entry in std::fs::read_dir(path("docs")).unwrap().flatten() {
+        let file = entry.path();
+        if file.is_file() && !file.ends_with("segment.md") {
+            let document = std::fs::read_to_string(&file).unwrap();
+            let tables = ["| code | word |", "| kind | word |"];
+            let found = tables.iter().find(|table| document.contains(**table));
+            assert!(found.is_none(), "{} has a table of codes: {found:?}", file.display());
+        }
+    }
+}
+
 /// Names and values of the public constants of a module (none = of the file itself), in order.
 fn constants(file: &str, module: Option<&str>) -> Vec<(String, String)> {
     let source = read(file);
