@@ -22,15 +22,14 @@ use std::hint::black_box;
 use std::path::Path;
 use std::time::Duration;
 
-use osps::Heart;
-use osps::ids::{Generation, SlotId};
-use osps::segment::mapping::FILE_NAME;
-use osps::segment::{Event, Founding, Geometry, Segment};
-use osps::sync::Ordering;
-use osps::time::Monotonic;
+use osps_heart::Heart;
+use osps_heart::ids::{Generation, SlotId};
+use osps_heart::segment::mapping::FILE_NAME;
+use osps_heart::segment::{Geometry, Record, Segment};
+use osps_heart::sync::Ordering;
+use osps_heart::time::Monotonic;
+use osps_heart::words::Event;
 use rustix::time::{ClockId, clock_gettime};
-
-use table::common::watch::kind::{LATE_TURN, SPARED, VERDICT};
 use table::common::{Launch, Osps, Signal, now, process_in};
 use table::{Bound, Figure, Table, batch, digits, founded, median, ms};
 
@@ -143,22 +142,9 @@ fn scans(table: &mut Table) {
 /// A segment with room for ten thousand hearts.
 fn many_hearts(dir: &Path) -> Segment {
     let file = File::options().read(true).write(true).create_new(true).open(dir.join(FILE_NAME));
-    let founding = Founding {
-        geometry: Geometry::new(1, MANY, 4096, 256).expect("sizes within bounds"),
-        flags: 0,
-        boot_id: [0; 2],
-        name: "figures".to_owned(),
-        watchdog: (std::process::id(), 0),
-        now: now(),
-        unix_ns: 0,
-        hang_timeout: Duration::from_secs(4),
-        check_interval: Duration::from_secs(2),
-        beat_interval: Duration::from_millis(500),
-        start_timeout: Duration::from_secs(10),
-        stop_timeout: Duration::from_secs(5),
-        orphan_timeout: Duration::from_secs(30),
-    };
-    Segment::create(&file.expect("a file"), &founding, |_| {}).expect("a segment")
+    let geometry = Geometry::new(1, MANY, 4096, 256).expect("sizes within bounds");
+    let options = osps_heart::example::options(geometry);
+    Segment::create(&file.expect("a file"), &options, |_| {}).expect("a segment")
 }
 
 // --- Death -> successor ------------------------------------------------------------------------
@@ -183,7 +169,7 @@ fn restarts(table: &mut Table) {
             std::thread::sleep(Duration::from_millis(50));
             let segment = osps.segment();
             for set in &mut sets {
-                let generation = segment.slots()[slot].record.current_generation();
+                let generation = segment.slots()[slot].server.current_generation();
                 let Some(process) = process_in(&segment, slot) else {
                     set.missed += 1;
                     break;
@@ -236,11 +222,11 @@ struct FirstBeat {
 /// Waits for a beat of another generation than `old`, looking every tenth of a millisecond: often
 /// enough to meet the first one, seldom enough to leave the processors to those who are measured.
 fn first_beat(segment: &Segment, slot: usize, old: Generation) -> Option<FirstBeat> {
-    let record = &segment.slots()[slot].record;
+    let server = &segment.slots()[slot].server;
     let end = now() + PATIENCE;
     while now() < end {
-        if record.current_generation() != old && record.identity().is_some() {
-            let baseline = record.baseline.load(Ordering::Acquire);
+        if server.current_generation() != old && server.identity().is_some() {
+            let baseline = server.baseline.load(Ordering::Acquire);
             let sample = segment.hearts()[slot].sample();
             if sample.count != baseline {
                 let exact = sample.count == baseline.wrapping_add(1);
@@ -388,7 +374,7 @@ enum Outcome {
 
 fn freeze(osps: &Osps, slot: usize, fault: Fault, limit: Duration) -> Outcome {
     let segment = osps.segment();
-    let generation = segment.slots()[slot].record.current_generation();
+    let generation = segment.slots()[slot].server.current_generation();
     let Some(process) = process_in(&segment, slot) else { return Outcome::Missed };
     let frozen = now();
     let connection = match fault {
@@ -406,9 +392,12 @@ fn freeze(osps: &Osps, slot: usize, fault: Fault, limit: Duration) -> Outcome {
     drop(connection);
     let Some(verdict) = verdict else { return Outcome::Missed };
     let successor = first_beat(&segment, slot, generation);
-    let slow = |event: &Event| {
-        let concerns = event.kind == LATE_TURN
-            || (event.kind == SPARED && event.slot.is_some_and(|s| s.index() == slot));
+    let slow = |event: &Record| {
+        let concerns = match event.what.event() {
+            Event::LateTurn => true,
+            Event::Spared => event.slot.is_some_and(|s| s.index() == slot),
+            _ => false,
+        };
         concerns && event.time >= last_beat && event.time <= verdict
     };
     if segment.events().latest(usize::MAX).iter().any(slow) {
@@ -430,9 +419,9 @@ fn wait_verdict(
     limit: Duration,
 ) -> Option<Monotonic> {
     let end = now() + limit * 3 + PATIENCE;
-    let it = |event: &Event| {
+    let it = |event: &Record| {
         let of_slot = event.slot.is_some_and(|s| s.index() == slot);
-        event.kind == VERDICT && of_slot && event.generation == generation
+        event.what.event() == Event::Verdict && of_slot && event.generation == generation
     };
     while now() < end {
         if let Some(event) = segment.events().latest(32).into_iter().find(it) {

@@ -25,19 +25,18 @@ use std::process::{Command, ExitCode, Stdio};
 use std::sync::Barrier;
 use std::time::Duration;
 
-use osps::ids::{Epoch, Generation, Owner, SlotId};
-use osps::policy::ownership::{Arbiter, Arbitration, Holder, Plea};
-use osps::segment::{Access, Segment};
-use osps::sync::{Ordering, Word};
+use osps::pair::wire::{self, FRAME_SIZE, Frame, FrameKind, PAYLOAD_SIZE};
 use osps::sys::fifo::{Fifo, Received};
 use osps::sys::poll::{Interest, Poll};
-use osps::time::{Monotonic, nanos};
-use osps::wire::{self, FRAME_SIZE, Frame, Kind, PAYLOAD_SIZE};
-use osps::{DataArea, DataError, Heart};
+use osps_heart::ids::{Epoch, Generation, Owner, SlotId};
+use osps_heart::ownership::{Arbiter, ArbiterAction, Holder, HolderAction};
+use osps_heart::segment::{Access, Segment};
+use osps_heart::sync::{Ordering, Word};
+use osps_heart::time::{Monotonic, nanos};
+use osps_heart::{DataReader, HeartError};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
-
 use table::common::{Guest, Launch, Osps, SOON, has, now, wait_until};
 use table::{Bound, Figure, Table, batch, digits, founded, middle, ms};
 
@@ -246,7 +245,7 @@ impl Ends {
     }
 
     /// Sends as a server does.
-    fn send(&mut self, kind: Kind, epoch: Epoch) {
+    fn send(&mut self, kind: FrameKind, epoch: Epoch) {
         self.sequence += 1;
         let frame = Frame {
             kind,
@@ -314,8 +313,8 @@ impl Seat {
             ends.turn(|ends, frame| {
                 let (slot, generation) = (frame.from, frame.from_generation);
                 match frame.kind {
-                    Kind::Request => self.arbiter.request(slot, generation),
-                    Kind::Release => self.released(ends, slot, generation, frame.epoch),
+                    FrameKind::Request => self.arbiter.request(slot, generation),
+                    FrameKind::Release => self.released(ends, slot, generation, frame.epoch),
                     // The other one has measured: now we want it back.
                     _ => {
                         measured = true;
@@ -325,7 +324,7 @@ impl Seat {
                 self.arbitrate(ends);
             })?;
         }
-        ends.send(Kind::Ping, Epoch(0));
+        ends.send(FrameKind::Ping, Epoch(0));
         Some(())
     }
 
@@ -333,26 +332,27 @@ impl Seat {
         let live = |slot: SlotId| [FIRST, SECOND].iter().find(|seat| seat.0 == slot).map(|s| s.1);
         while let Some(step) = self.arbiter.look(ends.owner(), live, true) {
             match step {
-                Arbitration::Clear { from, to } => {
+                ArbiterAction::Clear { from, to } => {
                     ends.segment.owner().exchange(from, to);
                 }
-                Arbitration::Grant { from, to } => {
+                ArbiterAction::Grant { from, to } => {
                     let granted = ends.segment.owner().exchange(from, to);
                     if granted && to.slot == Some(SECOND.0) {
-                        ends.send(Kind::Grant, to.epoch);
+                        ends.send(FrameKind::Grant, to.epoch);
                     }
                 }
-                Arbitration::Recall { slot, epoch } => {
+                ArbiterAction::Recall { slot, epoch } => {
                     ends.segment.owner().set_recall(epoch, now());
                     if slot == FIRST.0 {
-                        for plea in self.holder.look(ends.owner(), Some(epoch), false, false, false)
+                        for action in
+                            self.holder.look(ends.owner(), Some(epoch), false, false, false)
                         {
-                            if let Plea::Release(epoch) = plea {
+                            if let HolderAction::Release(epoch) = action {
                                 self.released(ends, FIRST.0, FIRST.1, epoch);
                             }
                         }
                     } else {
-                        ends.send(Kind::Recall, epoch);
+                        ends.send(FrameKind::Recall, epoch);
                     }
                 }
             }
@@ -361,7 +361,7 @@ impl Seat {
 
     fn released(&self, ends: &Ends, slot: SlotId, generation: Generation, epoch: Epoch) {
         let step = self.arbiter.released(slot, generation, epoch, ends.owner());
-        if let Some(Arbitration::Clear { from, to }) = step {
+        if let Some(ArbiterAction::Clear { from, to }) = step {
             ends.segment.owner().exchange(from, to);
         }
     }
@@ -369,11 +369,11 @@ impl Seat {
     /// Asks for the data, waits until it is ours, and says how many microseconds that took.
     fn take(&mut self, ends: &mut Ends) -> Option<f64> {
         let start = now();
-        let pleas = self.holder.look(ends.owner(), None, true, false, false);
-        if pleas != [Plea::Request] {
+        let actions = self.holder.look(ends.owner(), None, true, false, false);
+        if actions != [HolderAction::Request] {
             return None;
         }
-        ends.send(Kind::Request, Epoch(0));
+        ends.send(FrameKind::Request, Epoch(0));
         loop {
             ends.turn(|_, _| {})?;
             if self.holder.owns(ends.owner()).is_some() {
@@ -386,15 +386,15 @@ impl Seat {
     fn give_back(&mut self, ends: &mut Ends) -> Option<()> {
         // Notes that the wish is fulfilled.
         self.holder.look(ends.owner(), None, false, false, false);
-        ends.send(Kind::Done, Epoch(0));
+        ends.send(FrameKind::Done, Epoch(0));
         let mut back = false;
         while !back {
             ends.turn(|ends, frame| {
-                back |= frame.kind == Kind::Ping;
+                back |= frame.kind == FrameKind::Ping;
                 let recall = ends.segment.owner().recall().map(|(epoch, _)| epoch);
-                for plea in self.holder.look(ends.owner(), recall, false, false, false) {
-                    if let Plea::Release(epoch) = plea {
-                        ends.send(Kind::Release, epoch);
+                for action in self.holder.look(ends.owner(), recall, false, false, false) {
+                    if let HolderAction::Release(epoch) = action {
+                        ends.send(FrameKind::Release, epoch);
                     }
                 }
             })?;
@@ -517,10 +517,9 @@ fn data(table: &mut Table) {
         return;
     }
     let dir = founded();
-    let heart = Heart::open(dir.path(), SlotId(0), Generation(0)).expect("its heart");
-    let heart = osps::example::settle(heart, dir.path()).expect("its heart");
+    let heart = osps_heart::example::heart(dir.path()).expect("its heart");
     let mut owned = heart.own_data().expect("nobody else");
-    let area = DataArea::open(dir.path()).expect("the data");
+    let area = DataReader::open(dir.path()).expect("the data");
     let blocks = area.size() / BLOCK;
     let mut number = 0usize;
     let mut update = || {
@@ -538,7 +537,7 @@ fn data(table: &mut Table) {
         at = (at + BLOCK) % (blocks * BLOCK);
         match area.read(at, &mut bytes) {
             Ok(sequence) => drop(black_box(sequence)),
-            Err(DataError::Busy(_)) => busy += 1,
+            Err(HeartError::Busy) => busy += 1,
             Err(error) => panic!("{error}"),
         }
         black_box(&bytes);

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{Config, Invalid, Programs};
+use crate::config::{Config, Programs};
+use crate::error::Invalid;
 use crate::policy::restart::Intensity;
 
 const ABOUT: &str = "A supervisor that can tell frozen from alive.";
@@ -207,34 +208,28 @@ pub struct Run {
 impl Cli {
     /// What the operator wants to run, if the command is to run something.
     pub fn config(&self) -> Result<Config, Invalid> {
-        let (watch, programs) = match &self.command {
-            Some(Command::Run(run)) => {
-                (&run.watch, Programs::Own { command: run.command.clone(), listen: run.listen })
+        let standard = Config::default();
+        let (watch, programs) = if let Some(Command::Run(run)) = &self.command {
+            (&run.watch, Programs::Own { command: run.command.clone(), listen: run.listen })
+        } else {
+            let mut programs = standard.programs;
+            if let Programs::Pair { workers, listen } = &mut programs {
+                *workers = self.pair.workers.unwrap_or(*workers);
+                *listen = self.pair.listen.unwrap_or(*listen);
             }
-            _ => (
-                &self.watch,
-                Programs::Pair {
-                    workers: self.pair.workers.unwrap_or(1),
-                    listen: self
-                        .pair
-                        .listen
-                        .unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 2222))),
-                },
-            ),
+            (&self.watch, programs)
         };
-        let seconds =
-            |time: Option<Duration>, default| time.unwrap_or_else(|| Duration::from_secs(default));
         let config = Config {
             name: self.instance.name.clone(),
             run_dir: self.instance.run_dir.clone(),
-            hang_timeout: seconds(watch.hang_timeout, 4),
-            check_interval: seconds(watch.check_interval, 2),
+            hang_timeout: watch.hang_timeout.unwrap_or(standard.hang_timeout),
+            check_interval: watch.check_interval.unwrap_or(standard.check_interval),
             beat_interval: watch.beat_interval,
-            start_timeout: seconds(watch.start_timeout, 10),
-            stop_timeout: seconds(watch.stop_timeout, 5),
-            orphan_timeout: seconds(watch.orphan_timeout, 30),
-            data_size: self.pair.data_size.unwrap_or(1 << 20),
-            cell_size: self.pair.cell_size.unwrap_or(256),
+            start_timeout: watch.start_timeout.unwrap_or(standard.start_timeout),
+            stop_timeout: watch.stop_timeout.unwrap_or(standard.stop_timeout),
+            orphan_timeout: watch.orphan_timeout.unwrap_or(standard.orphan_timeout),
+            data_size: self.pair.data_size.unwrap_or(standard.data_size),
+            cell_size: self.pair.cell_size.unwrap_or(standard.cell_size),
             intensity: watch.max_restarts,
             allow_debug: self.pair.allow_debug,
             programs,
@@ -310,6 +305,35 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    /// A default stands in [`Config::default`] alone; what the help says of it is compared.
+    #[test]
+    fn the_help_tells_the_defaults() {
+        let standard = Config::default();
+        let Programs::Pair { workers, listen } = standard.programs else { panic!("the pair") };
+        let command = Cli::command();
+        let help = |id: &str| {
+            let arg = command.get_arguments().find(|arg| arg.get_id() == id).expect(id);
+            arg.get_help().map(ToString::to_string).expect("a help text")
+        };
+        let time = |span: Duration| humantime::format_duration(span).to_string();
+        for (id, default) in [
+            ("hang_timeout", time(standard.hang_timeout)),
+            ("check_interval", time(standard.check_interval)),
+            ("start_timeout", time(standard.start_timeout)),
+            ("stop_timeout", time(standard.stop_timeout)),
+            ("orphan_timeout", time(standard.orphan_timeout)),
+            ("workers", workers.to_string()),
+            ("listen", listen.to_string()),
+            ("data_size", format!("{}MiB", standard.data_size >> 20)),
+            ("cell_size", standard.cell_size.to_string()),
+        ] {
+            let text = help(id);
+            assert!(text.contains(&format!("[default: {default}]")), "{id}: {text}");
+        }
+        let name = command.get_arguments().find(|arg| arg.get_id() == "name").expect("--name");
+        assert_eq!(name.get_default_values(), [standard.name.as_str()]);
     }
 
     #[test]

@@ -1,15 +1,20 @@
-//! The `osps` program: parse, start the log, run a role, exit.
+//! The `osps` program: parse, start the log, wire the parts, run one, exit.
 
 use std::io::Write;
+use std::os::fd::BorrowedFd;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, error::ErrorKind};
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser};
 use env_logger::{Builder, Env, Target};
-
 use osps::cli::{Cli, Command};
-use osps::role::rundir::Place;
-use osps::role::{self, Error};
+use osps::error::Error;
+use osps::instance::place::Place;
+use osps::instance::{exec, stop};
+use osps::pair::{client, plan, server};
 use osps::sys::output;
+use osps::view::status;
+use osps::watchdog;
 
 fn main() -> ExitCode {
     let args: Vec<_> = std::env::args_os().collect();
@@ -17,7 +22,7 @@ fn main() -> ExitCode {
     let code = if args.get(1).is_some_and(|arg| arg == "__exec") {
         start_log(Style::Service);
         let args: Vec<_> = args[2..].iter().map(|arg| arg.to_string_lossy().into_owned()).collect();
-        finish(role::exec::main(&args))
+        finish(exec::main(&args, server::main))
     } else {
         let cli = Cli::parse_from(args);
         let asks = !matches!(cli.command, None | Some(Command::Run(_)));
@@ -37,15 +42,16 @@ fn run(cli: &Cli) -> ExitCode {
     }
     let place = Place::of(&cli.instance.name, cli.instance.run_dir.as_deref());
     finish(match &cli.command {
-        Some(Command::Status { json }) => role::status::main(&place, *json),
-        Some(Command::Stop) => role::stop::main(&place),
-        Some(Command::Client { addr, timeout, words }) => role::client::main(
+        Some(Command::Status { json }) => status::main(&place, *json),
+        Some(Command::Stop) => stop::main(&place),
+        Some(Command::Client { addr, timeout, words }) => client::main(
             &place,
-            &role::client::Request { address: *addr, timeout: *timeout, words: words.clone() },
+            &client::Request { address: *addr, timeout: *timeout, words: words.clone() },
         ),
-        None | Some(Command::Run(_)) => {
-            cli.config().map_err(Error::from).and_then(|config| role::watchdog::main(&config))
-        }
+        None | Some(Command::Run(_)) => cli.config().map_err(Error::from).and_then(|config| {
+            let plan = |dir: BorrowedFd<'_>| config.services(dir);
+            watchdog::main(&config.settings(), plan::fifos(), &plan)
+        }),
     })
 }
 

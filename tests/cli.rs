@@ -23,13 +23,16 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use common::wait_until;
-use common::{BINARY, Launch, SOON, Signal, now, process_in, recorded, run, skip, text};
-use osps::role::rundir::{WATCHDOG_STALE, watchdog_age};
-use osps::segment::{Access, Segment};
-use osps::sync::Ordering;
 use osps::sys::process::Process;
+use osps_heart::orphan::{WATCHDOG_STALE, watchdog_age};
+use osps_heart::segment::{Access, Segment};
+use osps_heart::sync::Ordering;
+use osps_heart::words::State;
 use serde_json::Value;
+
+use common::{
+    BINARY, Launch, SOON, Signal, now, process_in, recorded, run, skip, text, wait_until,
+};
 
 // ---------------------------------------------------------------------------------------- helpers
 
@@ -83,7 +86,7 @@ impl Odd {
         wait_until("all servers up", SOON, || {
             let segment = Segment::open(&odd.run_dir, Access::ReadOnly).ok()?;
             let up =
-                (0..2).all(|slot| segment.slots()[slot].record.state.load(Ordering::Relaxed) == 2);
+                (0..2).all(|slot| segment.slots()[slot].server.state.load(Ordering::Relaxed) == 2);
             up.then_some(())
         });
         odd
@@ -109,13 +112,13 @@ impl Odd {
     fn assert_supervises(&self) {
         for slot in [1, 0] {
             let segment = self.segment();
-            let record = &segment.slots()[slot].record;
-            let up = || record.state.load(Ordering::Relaxed) == 2;
+            let server = &segment.slots()[slot].server;
+            let up = || server.state.load(Ordering::Relaxed) == State::Up.code();
             let old = wait_until("a server to kill", SOON, || self.process(slot).filter(|_| up()));
-            let generation = record.current_generation();
+            let generation = server.current_generation();
             old.kill().unwrap();
             wait_until(&format!("a successor in slot {slot}"), SOON, || {
-                (record.current_generation() != generation && up()).then_some(())
+                (server.current_generation() != generation && up()).then_some(())
             });
             assert!(old.is_dead());
         }

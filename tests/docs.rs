@@ -23,27 +23,24 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use osps::ids::Owner;
-use osps::ids::{Epoch, Generation, SlotId};
-use osps::policy::dispatch::{self, Kind as JobKind};
-use osps::policy::lifecycle::{Act, Cause, Event, Next, Patience, Rung, STATE_WORDS, State};
-use osps::policy::ownership::{Arbiter, Arbitration, Holder, Plea};
-use osps::policy::verdict::Class;
-use osps::role::link::announced;
-use osps::role::role_code;
-use osps::segment::Geometry;
-use osps::segment::area::{self, Area};
-use osps::segment::layout;
-use osps::segment::layout::{
-    AreaCells, EventCells, HeaderCells, HeartCells, OwnerCells, RecordCells, ReportCells,
-    RingCells, SlotCells,
+use osps::pair::dispatch::{self, JobType};
+use osps::pair::link::announced;
+use osps::pair::store::commands::{self, MAX_PAUSE_SECONDS};
+use osps::pair::store::resp;
+use osps::pair::wire::{self, Frame, FrameKind, offset};
+use osps::policy::lifecycle::{Stage, Trigger};
+use osps_heart::ids::{Epoch, Generation, Owner, SlotId};
+use osps_heart::ownership::{Arbiter, ArbiterAction, Holder, HolderAction};
+use osps_heart::segment::area::{self, Area};
+use osps_heart::segment::layout::{
+    self, ActivityCells, AreaCells, EventCells, HeaderCells, HeartCells, OwnerCells, RingCells,
+    ServerCells, SlotCells,
 };
-use osps::segment::slot::desired;
-use osps::store::commands::{self, MAX_PAUSE_SECONDS};
-use osps::store::{resp, table as store};
-use osps::sync::Word;
-use osps::time::Monotonic;
-use osps::wire::{self, Frame, Kind, offset};
+use osps_heart::segment::{Death, Geometry, What};
+use osps_heart::sync::Word;
+use osps_heart::table as store;
+use osps_heart::time::Monotonic;
+use osps_heart::words::{Cause, Class, DeathKind, Desired, Event, Press, Role, State};
 
 fn path(relative: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(relative)
@@ -168,8 +165,8 @@ fn every_field_is_where_the_document_says() {
         watchdog_heart,
     });
     check_fields!(HeartCells { count, stamp_ns, limit_ns, owner, name });
-    check_fields!(SlotCells { record, report });
-    check_fields!(RecordCells {
+    check_fields!(SlotCells { server, activity });
+    check_fields!(ServerCells {
         name,
         role,
         state,
@@ -189,12 +186,12 @@ fn every_field_is_where_the_document_says() {
         depends_on,
         reserved,
     });
-    check_fields!(ReportCells {
+    check_fields!(ActivityCells {
         sessions,
         link,
         frames_dropped,
-        activity_guard,
-        activity,
+        text_guard,
+        text,
         parked,
         committed_ns,
         reserved,
@@ -253,31 +250,13 @@ fn codes(title: &str) -> Vec<String> {
 
 #[test]
 fn codes_have_the_words_in_the_document() {
-    let states: Vec<String> =
-        STATE_WORDS.iter().enumerate().map(|(code, word)| format!("{code} {word}")).collect();
-    assert_eq!(codes("State"), states);
-    for state in STATES {
-        let line = format!("{} {state}", state.code());
-        assert!(states.contains(&line), "{state:?} is not \"{line}\"");
+    macro_rules! check_words {
+        ($($name:ident),+) => {$(
+            let rows = $name::ALL.map(|one| (one.code(), one.word(), one.meaning()));
+            check_codes(stringify!($name), &rows);
+        )+};
     }
-
-    let causes = [
-        Cause::Exited,
-        Cause::Killed,
-        Cause::Frozen(Class::Unknown),
-        Cause::StartTimeout,
-        Cause::Primary,
-        Cause::Requested,
-    ]
-    .map(|cause| format!("{} {cause}", cause.code()));
-    assert_eq!(causes.len(), Cause::WORDS.len(), "a cause is missing here");
-    assert_eq!(codes("Cause"), causes);
-
-    let classes = Class::ALL.map(|(class, ..)| format!("{} {class}", class.code()));
-    assert_eq!(codes("Class"), classes);
-
-    let orders = [(desired::RUN, "run"), (desired::STOP, "stop")];
-    assert_eq!(codes("Desired"), orders.map(|(code, word)| format!("{code} {word}")));
+    check_words!(State, Cause, Class, Role, Desired, DeathKind, Press);
 
     let flags = [
         (layout::flag::MADE_DIR, "MADE_DIR"),
@@ -285,6 +264,29 @@ fn codes_have_the_words_in_the_document() {
         (layout::flag::ALLOW_DEBUG, "ALLOW_DEBUG"),
     ];
     assert_eq!(codes("Header flags"), flags.map(|(code, word)| format!("{code} {word}")));
+}
+
+/// Compares the table under a heading with the one in heart/src/words.rs, or writes it.
+fn check_codes(title: &str, rows: &[(u64, &str, &str)]) {
+    const FILE: &str = "docs/segment.md";
+    let mut rendered = "| code | word | meaning |\n| --- | --- | --- |\n".to_owned();
+    for (code, word, meaning) in rows {
+        writeln!(rendered, "| {code} | `{word}` | {meaning} |").unwrap();
+    }
+    let document = read(FILE);
+    let (before, rest) =
+        document.split_once(&format!("\n### {title}\n")).expect("a heading for the table");
+    let start = rest.find("| code |").expect("a table under the heading");
+    let length: usize =
+        rest[start..].split_inclusive('\n').take_while(|l| l.starts_with('|')).map(str::len).sum();
+    let (intro, block, after) =
+        (&rest[..start], &rest[start..start + length], &rest[start + length..]);
+    if std::env::var_os("OSPS_BLESS").is_some() {
+        let blessed = format!("{before}\n### {title}\n{intro}{rendered}{after}");
+        std::fs::write(path(FILE), blessed).unwrap();
+    } else {
+        assert_eq!(block, rendered, "{FILE} is out of date: run this test with OSPS_BLESS=1");
+    }
 }
 
 /// A code that stood twice would be changed once.
@@ -336,38 +338,51 @@ fn no_constant_is_missing_in_the_documents() {
     };
     let code = ["code", "word", "meaning"];
     let layout: Vec<_> =
-        constants("src/segment/layout.rs", None).into_iter().map(|(name, _)| name).collect();
+        constants("heart/src/segment/layout.rs", None).into_iter().map(|(name, _)| name).collect();
     assert_eq!(names(&table("Constants", &["constant", "value", "meaning"]), 0), layout);
-    let flags = constants("src/segment/layout.rs", Some("flag")).into_iter().map(|(name, _)| name);
+    let flags =
+        constants("heart/src/segment/layout.rs", Some("flag")).into_iter().map(|(name, _)| name);
     assert_eq!(names(&table("Header flags", &code), 1), flags.collect::<Vec<_>>());
-    assert_eq!(names(&table("Desired", &code), 1), words("src/segment/slot.rs", "desired"));
     let frame = table_in(PAIR, "Frame", &["offset", "size", "field", "meaning"]);
-    let fields = words("src/wire.rs", "offset").into_iter().map(|word| word.replace('-', "_"));
+    let fields = words("src/pair/wire.rs", "offset").into_iter().map(|word| word.replace('-', "_"));
     assert_eq!(names(&frame, 2), fields.collect::<Vec<_>>());
 }
 
+/// The words of the events, and the arguments that a record of each really has.
 #[test]
-fn roles_have_the_words_in_the_document() {
-    let known = (0..=u64::from(u8::MAX)).filter(|code| role_code::word(*code) != "unknown");
-    let known: Vec<_> = known.map(|code| format!("{code} {}", role_code::word(code))).collect();
-    assert_eq!(codes("Role"), known);
-    assert_eq!(known.len(), constants("src/role/mod.rs", Some("role_code")).len());
-}
-
-/// The kinds of events are known to the watchdog alone, so its source is read.
-#[test]
-fn event_kinds_have_the_numbers_in_the_document() {
-    let kinds = constants("src/role/watchdog/perform.rs", Some("kind"));
-    let kind = |(name, value): &(String, String)| {
-        format!("{value} {}", name.to_lowercase().replace('_', "-"))
-    };
-    let rows = table("Event kinds", &["kind", "word", "arg0", "arg1", "arg2"]);
-    let first = |row: &Vec<String>| {
-        let word = row[1].split('`').next().unwrap_or_default();
-        format!("{} {word}", row[0])
-    };
-    let documented: Vec<_> = rows.iter().map(first).collect();
-    assert_eq!(documented, kinds.iter().map(kind).collect::<Vec<_>>());
+fn events_have_the_numbers_in_the_document() {
+    let rows = table("Event", &["code", "word", "arg0", "arg1", "arg2"]);
+    let words: Vec<_> = rows.iter().map(|row| format!("{} {}", row[0], row[1])).collect();
+    let expected = Event::ALL.map(|event| format!("{} {event}", event.code()));
+    assert_eq!(words, expected, "left docs/segment.md, right heart/src/words.rs");
+    let (span, death) = (Duration::from_nanos(7), Death::Killed(9));
+    let (cause, class) = (Cause::Frozen, Some(Class::Stopped));
+    for what in [
+        What::Started { pid: 7, after: Some(cause) },
+        What::FirstBeat { after: span, down_for: Some(span) },
+        What::Beat { silence: span },
+        What::Late { silence: span },
+        What::Verdict { cause, class, silence: span },
+        What::Held { class: Class::Traced },
+        What::Pardoned,
+        What::StopOrder,
+        What::Pressed { press: Press::Kill },
+        What::Died { death, cause: Some(cause) },
+        What::Backoff { death, until: Monotonic(7) },
+        What::Failed { death },
+        What::LateTurn { by: span },
+        What::Spared { silence: span },
+        What::Alarm,
+        What::WatchdogStarted,
+        What::WatchdogStopping,
+    ] {
+        let (event, arguments) = what.encode();
+        let row = rows.iter().find(|row| row[1] == event.word()).expect("a row");
+        for (argument, told) in arguments.into_iter().zip(&row[2..]) {
+            let silent = told.is_empty() || told == "-";
+            assert!(argument == 0 || !silent, "{what:?}: {told:?} says nothing of {argument}");
+        }
+    }
 }
 
 /// Tables that nothing is compared with: for people, or shown by the test named behind them.
@@ -398,6 +413,9 @@ fn every_table_is_compared_or_named() {
                 for_people.retain(|known| *known != heading);
                 let structure = source.contains(&format!("check_fields!({heading} {{"));
                 let named = source.contains(&format!("\"{heading}\""));
+                let coded = source.lines().find(|line| line.contains("check_words!(State"));
+                let words = coded.unwrap_or_default().split(|c: char| !c.is_alphanumeric());
+                let named = named || words.into_iter().any(|word| word == heading);
                 assert!(structure || named, "{file}: nobody looks at the table under {heading}");
             }
         }
@@ -526,13 +544,12 @@ fn constant_pieces(message: &str) -> Vec<String> {
         "SIGTERM",
         "anon_pipe_read",
     ];
-    let causes = Cause::WORDS.iter().copied().chain(["dependency", "primary", "secondary-1"]);
-    let classes: Vec<String> = Class::ALL.iter().map(|(class, ..)| class.to_string()).collect();
-    let known: Vec<&str> = STATE_WORDS
-        .iter()
-        .copied()
-        .chain(causes)
-        .chain(classes.iter().map(String::as_str))
+    let names = ["primary", "secondary-1"];
+    let known: Vec<&str> = (State::ALL.map(State::word).into_iter())
+        .chain(Cause::ALL.map(Cause::word))
+        .chain(Class::ALL.map(Class::word))
+        .chain(DeathKind::ALL.map(DeathKind::word))
+        .chain(names)
         .chain(PLACES)
         .collect();
     let mut pieces = vec![String::new()];
@@ -631,7 +648,7 @@ fn frames_are_laid_out_as_the_document_says() {
     // What `encode` stores where, seen from outside: a frame with one field set differs from the
     // empty one within that field's bytes only.
     let empty = Frame {
-        kind: Kind::Ping,
+        kind: FrameKind::Ping,
         from: SlotId(0),
         to: SlotId(0),
         from_generation: Generation(0),
@@ -664,8 +681,8 @@ fn frames_are_laid_out_as_the_document_says() {
 fn kinds_of_frames_have_the_numbers_in_the_document() {
     let columns = ["number", "kind", "from, to", "what the addressee does", "what a loss costs"];
     let rows = table_in(PAIR, "Kinds", &columns);
-    let expected =
-        Kind::ALL.map(|(kind, number)| format!("{number} {}", format!("{kind:?}").to_lowercase()));
+    let expected = FrameKind::ALL
+        .map(|(kind, number)| format!("{number} {}", format!("{kind:?}").to_lowercase()));
     assert_eq!(leading(&rows, 2), expected);
     for row in rows {
         assert!(row[2..].iter().all(|cell| !cell.is_empty()), "{} says nothing", row[1]);
@@ -677,7 +694,7 @@ fn the_payload_of_a_job_is_read_where_the_document_says() {
     let rows = table_in(PAIR, "Job payload", &["offset", "size", "field", "meaning"]);
     assert_eq!(leading(&rows, 3), ["0 1 kind", "1 7 zero", "8 16 address"]);
     let mut frame = Frame {
-        kind: Kind::Job,
+        kind: FrameKind::Job,
         from: SlotId(0),
         to: SlotId(1),
         from_generation: Generation(1),
@@ -688,9 +705,9 @@ fn the_payload_of_a_job_is_read_where_the_document_says() {
         payload: [0; wire::PAYLOAD_SIZE],
     };
     frame.payload[8..].copy_from_slice(&Ipv4Addr::new(127, 0, 0, 2).to_ipv6_mapped().octets());
-    for (code, kind) in [(1, Some(JobKind::Read)), (2, Some(JobKind::ReadWrite)), (0, None)] {
+    for (code, kind) in [(1, Some(JobType::Read)), (2, Some(JobType::ReadWrite)), (0, None)] {
         frame.payload[0] = code;
-        let job = announced(&frame, NOW);
+        let job = announced(&frame, Monotonic(0));
         assert_eq!(job.map(|job| job.kind), kind);
         let peer = job.map(|job| job.peer);
         assert!(peer.is_none_or(|peer| peer == Ipv4Addr::new(127, 0, 0, 2)));
@@ -777,7 +794,7 @@ fn keys_lie_where_the_document_says() {
     }
 }
 
-/// The examples name their offsets `HEADER_x`, `HEART_x`, `RECORD_x` and `AREA_x` after the
+/// The examples name their offsets `HEADER_x`, `HEART_x`, `SERVER_x` and `AREA_x` after the
 /// fields.
 #[test]
 fn the_examples_use_the_offsets_in_the_document() {
@@ -785,7 +802,7 @@ fn the_examples_use_the_offsets_in_the_document() {
     let structures = [
         ("HEADER_", table("HeaderCells", &columns)),
         ("HEART_", table("HeartCells", &columns)),
-        ("RECORD_", table("RecordCells", &columns)),
+        ("SERVER_", table("ServerCells", &columns)),
         ("AREA_", table("AreaCells", &columns)),
     ];
     for example in ["docs/examples/beat.py", "docs/examples/beat.c", "docs/examples/hearts.py"] {
@@ -829,15 +846,15 @@ fn held(by: Option<(SlotId, Generation)>) -> Owner {
 }
 
 /// What an arbiter wants done, in the document's words.
-fn arbitration(wanted: Option<Arbitration>) -> &'static str {
+fn arbitration(wanted: Option<ArbiterAction>) -> &'static str {
     match wanted {
         None => "·",
-        Some(Arbitration::Clear { .. }) => "clear",
-        Some(Arbitration::Grant { to, .. }) => {
+        Some(ArbiterAction::Clear { .. }) => "clear",
+        Some(ArbiterAction::Grant { to, .. }) => {
             assert_eq!((to.slot, to.epoch), (Some(ME.0), Epoch(EPOCH.0 + 1)));
             "grant the first"
         }
-        Some(Arbitration::Recall { slot, epoch }) => {
+        Some(ArbiterAction::Recall { slot, epoch }) => {
             assert_eq!((slot, epoch), (OTHER.0, EPOCH));
             "recall"
         }
@@ -868,7 +885,9 @@ fn arbiter_cells(
     let mut alone = asked.clone();
     let only = |slot: SlotId| live(slot).filter(|_| slot == NEWCOMER.0);
     let granted = alone.look(held(None), only, true);
-    assert!(matches!(granted, Some(Arbitration::Grant { to, .. }) if to.slot == Some(NEWCOMER.0)));
+    assert!(
+        matches!(granted, Some(ArbiterAction::Grant { to, .. }) if to.slot == Some(NEWCOMER.0))
+    );
     let first = if waits { "grant the first" } else { "·" };
     assert_eq!(look(&arbiter, held(None)), first);
 
@@ -929,12 +948,12 @@ fn the_arbiter_does_what_its_table_says() {
 fn holder_cells(word: Owner, released: bool) -> Vec<String> {
     let mut holder = Holder::new(ME.0, ME.1);
     if released {
-        assert_eq!(holder.leave(held(Some(ME))), Some(Plea::Release(EPOCH)));
+        assert_eq!(holder.leave(held(Some(ME))), Some(HolderAction::Release(EPOCH)));
     }
-    let plea = |plea: &Plea| match plea {
-        Plea::Request => "`request`",
-        Plea::Release(EPOCH) => "`release(e)`",
-        Plea::Release(_) => "`release(d)`",
+    let action = |action: &HolderAction| match action {
+        HolderAction::Request => "`request`",
+        HolderAction::Release(EPOCH) => "`release(e)`",
+        HolderAction::Release(_) => "`release(d)`",
     };
     // A look, with and without clients waiting, repeating or not: under which of them is it said?
     let look = |recall: Option<Epoch>, writing: bool| {
@@ -942,31 +961,31 @@ fn holder_cells(word: Owner, released: bool) -> Vec<String> {
         let runs =
             [(false, false), (false, true), (true, false), (true, true)].map(|(wants, again)| {
                 let mut after = holder.clone();
-                let pleas = after.look(word, recall, wants, writing, again);
-                (wants, again, dies(&after), pleas.iter().map(plea).collect::<Vec<_>>())
+                let actions = after.look(word, recall, wants, writing, again);
+                (wants, again, dies(&after), actions.iter().map(action).collect::<Vec<_>>())
             });
         let mut said = Vec::new();
         if runs.iter().any(|(_, _, dead, _)| *dead) {
             assert!(runs.iter().all(|(_, _, dead, _)| *dead));
             said.push("e is dead for ever".to_owned());
         }
-        for plea in ["`release(e)`", "`request`"] {
+        for action in ["`release(e)`", "`request`"] {
             let when: Vec<_> = runs
                 .iter()
-                .filter(|(.., pleas)| pleas.contains(&plea))
+                .filter(|(.., actions)| actions.contains(&action))
                 .map(|(wants, again, ..)| (*wants, *again))
                 .collect();
             said.extend(match when[..] {
                 [] => None,
-                [_, _, _, _] => Some(plea.to_owned()),
-                [(false, true), (true, true)] => Some(format!("repeating: {plea}")),
-                [(true, false), (true, true)] => Some(format!("clients wait: {plea}")),
-                _ => panic!("{plea} under {when:?}"),
+                [_, _, _, _] => Some(action.to_owned()),
+                [(false, true), (true, true)] => Some(format!("repeating: {action}")),
+                [(true, false), (true, true)] => Some(format!("clients wait: {action}")),
+                _ => panic!("{action} under {when:?}"),
             });
         }
         if said.is_empty() { "·".to_owned() } else { said.join("; ") }
     };
-    let frame = |epoch| holder.recalled(epoch, word).as_ref().map_or("·", plea).to_owned();
+    let frame = |epoch| holder.recalled(epoch, word).as_ref().map_or("·", action).to_owned();
     let mut left = holder.clone();
     let leaving = left.leave(word);
     vec![
@@ -977,7 +996,7 @@ fn holder_cells(word: Owner, released: bool) -> Vec<String> {
         frame(Epoch(EPOCH.0 - 1)),
         leaving.map_or("·".to_owned(), |leaving| {
             assert_eq!(left.owns(word), None);
-            format!("e is dead for ever; {}", plea(&leaving))
+            format!("e is dead for ever; {}", action(&leaving))
         }),
     ]
 }
@@ -1016,7 +1035,7 @@ fn the_holder_does_what_its_table_says() {
 /// Every command is documented, every documented one is understood, and those that write say so.
 #[test]
 fn commands_are_those_in_the_document() {
-    let source = read("src/store/commands.rs");
+    let source = read("src/pair/store/commands.rs");
     let (_, list) = source.split_once("const NAMES: [&str; 18] = [").expect("the list of names");
     let (list, _) = list.split_once("];").expect("its end");
     let mut known: Vec<_> = list.split('"').skip(1).step_by(2).map(str::to_uppercase).collect();
@@ -1056,7 +1075,7 @@ fn error_replies_are_those_in_the_document() {
         commands::parse(&words).expect_err("refused").to_string()
     };
     let literal = |text: &str| {
-        let server = read("src/role/server.rs");
+        let server = read("src/pair/server.rs");
         assert!(server.contains(&format!("\"{text}\"")), "the code does not say: {text}");
         text.to_owned()
     };
@@ -1080,102 +1099,29 @@ fn error_replies_are_those_in_the_document() {
     assert_eq!(documented, expected, "left docs/pair.md, right the code");
 }
 
-const NOW: Monotonic = Monotonic(0);
-
-const STATES: [State; 11] = [
-    State::Down,
-    State::Starting,
-    State::Up,
-    State::Late,
-    State::Held,
-    State::Stopping(Rung::Asked { until: NOW }),
-    State::Stopping(Rung::Terminating { until: NOW }),
-    State::Stopping(Rung::Killing { until: NOW }),
-    State::Stopping(Rung::Unkillable),
-    State::Backoff { until: NOW },
-    State::Failed,
-];
-
-const NEXTS: [Next; 3] = [Next::Rest, Next::Wait(NOW), Next::Never];
-
-/// The events in two groups, since one table of all would be wider than a page.
-const SILENCE: [Event; 5] = [Event::Start, Event::Beat, Event::Late, Event::Hold, Event::Pardon];
-const ENDING: [Event; 5] =
-    [Event::Convict, Event::Condemn, Event::Stop, Event::Died(Next::Rest), Event::Timer];
-
-fn state_name(state: State) -> &'static str {
-    match state {
-        State::Down => "down",
-        State::Starting => "starting",
-        State::Up => "up",
-        State::Late => "late",
-        State::Held => "held",
-        State::Stopping(Rung::Asked { .. }) => "asked",
-        State::Stopping(Rung::Terminating { .. }) => "terminating",
-        State::Stopping(Rung::Killing { .. }) => "killing",
-        State::Stopping(Rung::Unkillable) => "unkillable",
-        State::Backoff { .. } => "backoff",
-        State::Failed => "failed",
-    }
+/// A stage as the table names it: a rung of `stopping` by the name of the rung.
+fn stage_name(stage: Stage) -> String {
+    format!("{stage:?}").to_lowercase()
 }
 
-fn event_name(event: Event) -> &'static str {
-    match event {
-        Event::Start => "Start",
-        Event::Beat => "Beat",
-        Event::Late => "Late",
-        Event::Hold => "Hold",
-        Event::Pardon => "Pardon",
-        Event::Convict => "Convict",
-        Event::Condemn => "Condemn",
-        Event::Stop => "Stop",
-        Event::Died(_) => "Died",
-        Event::Timer => "Timer",
-    }
-}
-
-fn act_name(act: Act) -> &'static str {
+/// One cell: `next stage / act`, a dot where nothing happens.
+fn cell(stage: Stage, trigger: Trigger) -> String {
+    let (next, act) = stage.on(trigger);
+    let act = act.map(|act| format!(" / {}", format!("{act:?}").to_lowercase()));
     match act {
-        Act::Spawn => "spawn",
-        Act::Baseline => "baseline",
-        Act::Ask => "ask",
-        Act::Terminate => "terminate",
-        Act::Kill => "kill",
-        Act::Alarm => "alarm",
+        None if next == stage => "·".to_owned(),
+        act => format!("{}{}", stage_name(next), act.unwrap_or_default()),
     }
 }
 
-/// One cell: `next state / act`, a dot where nothing happens.
-fn cell(state: State, event: Event) -> String {
-    let second = Duration::from_secs(1);
-    let patience = Patience { ask: second, term: second, kill: second };
-    let outcome = |event| {
-        let (next, act) = state.on(event, NOW, &patience);
-        let act = act.map(|act| format!(" / {}", act_name(act))).unwrap_or_default();
-        if next == state && act.is_empty() {
-            "·".to_owned()
-        } else {
-            format!("{}{act}", state_name(next))
-        }
-    };
-    let Event::Died(_) = event else { return outcome(event) };
-    let outcomes = NEXTS.map(|next| outcome(Event::Died(next)));
-    if outcomes == ["down", "backoff", "failed"] {
-        "next".to_owned()
-    } else {
-        assert!(outcomes.iter().all(|o| o == "·"), "a death in {state:?} is special: {outcomes:?}");
-        "·".to_owned()
-    }
-}
-
-fn lifecycle_table(events: &[Event]) -> String {
-    let mut lines = vec!["state".to_owned()];
-    lines[0].extend(events.iter().map(|event| format!(" | {}", event_name(*event))));
-    lines.push(format!("---{}", " | ---".repeat(events.len())));
-    for state in STATES {
-        let mut line = state_name(state).to_owned();
-        for event in events {
-            write!(line, " | {}", cell(state, *event)).unwrap();
+fn lifecycle_table(triggers: &[Trigger]) -> String {
+    let mut lines = vec!["stage".to_owned()];
+    lines[0].extend(triggers.iter().map(|trigger| format!(" | {trigger:?}")));
+    lines.push(format!("---{}", " | ---".repeat(triggers.len())));
+    for stage in Stage::ALL {
+        let mut line = stage_name(stage);
+        for trigger in triggers {
+            write!(line, " | {}", cell(stage, *trigger)).unwrap();
         }
         lines.push(line);
     }
@@ -1187,12 +1133,14 @@ fn the_lifecycle_tables_are_what_the_code_does() {
     const FILE: &str = "docs/architecture.md";
     const BEGIN: &str = "<!-- lifecycle table -->\n";
     const END: &str = "<!-- end -->";
+    // In two groups, since one table of all would be wider than a page.
+    let (silence, ending) = Trigger::ALL.split_at(5);
     let rendered = format!(
-        "A cell is `next state / act`; a dot means that nothing happens. `asked`, `terminating`,\n\
-         `killing` and `unkillable` are the rungs of `stopping`. `next` is `down`, `backoff` or\n\
-         `failed`, as the restart rules decide.\n\n{}\n{}",
-        lifecycle_table(&SILENCE),
-        lifecycle_table(&ENDING),
+        "A cell is `next stage / act`; a dot means that nothing happens. `asked`, `terminating`,\n\
+         `killing` and `unkillable` are the rungs of the state `stopping`. Rest, Wait and Never are\n\
+         a confirmed death, with what the restart rules say of the next process.\n\n{}\n{}",
+        lifecycle_table(silence),
+        lifecycle_table(ending),
     );
     let document = read(FILE);
     let (before, rest) = document.split_once(BEGIN).expect("the marker before the block");

@@ -33,16 +33,19 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use common::{Guest, Launch, Osps, Over, PRIMARY, Random, SECONDARY, SOON, Signal, now, pass};
-use common::{process_of, told_seed};
-use osps::ids::{Epoch, Owner, SlotId};
-use osps::role::client::read_reply;
-use osps::role::rundir;
-use osps::segment::layout::{OwnerCells, PAGE, RecordCells};
-use osps::segment::{Access, Geometry, Segment};
-use osps::sync::{Ordering, Word};
+use osps::instance::place;
+use osps::pair::client::read_reply;
 use osps::sys::process::Process;
+use osps_heart::ids::{Epoch, Owner, SlotId};
+use osps_heart::segment::layout::{OwnerCells, PAGE, ServerCells};
+use osps_heart::segment::{Access, Geometry, Segment};
+use osps_heart::sync::{Ordering, Word};
 use targets::{TARGETS, Target};
+
+use common::{
+    Guest, Launch, Osps, Over, PRIMARY, Random, SECONDARY, SOON, Signal, now, pass, process_of,
+    told_seed,
+};
 
 // ---- What an input may cost ----
 
@@ -286,7 +289,7 @@ impl Bystander {
 fn server_written(geometry: &Geometry) -> Vec<Range<usize>> {
     let report = |slot| {
         let page = geometry.slots_offset + slot * PAGE;
-        page + size_of::<RecordCells>()..page + PAGE
+        page + size_of::<ServerCells>()..page + PAGE
     };
     let hearts = geometry.hearts_offset..geometry.hearts_offset + geometry.slots * 64;
     let owner = geometry.owner_offset..geometry.owner_offset + 24;
@@ -335,9 +338,9 @@ impl<'a> Scribbler<'a> {
         let slot = self.random.below(self.segment.slots().len());
         let record = self.segment.geometry().slots_offset + slot * PAGE;
         for (field, value) in [
-            (offset_of!(RecordCells, generation), self.random.next() % 64),
-            (offset_of!(RecordCells, start_time), self.bystander.process.start_time()),
-            (offset_of!(RecordCells, pid), u64::from(self.bystander.process.pid())),
+            (offset_of!(ServerCells, generation), self.random.next() % 64),
+            (offset_of!(ServerCells, start_time), self.bystander.process.start_time()),
+            (offset_of!(ServerCells, pid), u64::from(self.bystander.process.pid())),
         ] {
             self.store(record + field, &value.to_le_bytes());
         }
@@ -350,7 +353,7 @@ impl<'a> Scribbler<'a> {
     /// Noise, or something that means something.
     fn value(&mut self, at: usize) -> u64 {
         let slot = self.random.below(self.segment.slots().len());
-        let record = &self.segment.slots()[slot].record;
+        let server = &self.segment.slots()[slot].server;
         let owner = self.segment.owner().current();
         match self.random.below(12) {
             0 => 0,
@@ -358,14 +361,14 @@ impl<'a> Scribbler<'a> {
             2 => self.random.next() % 64,
             3 => u64::from(self.bystander.process.pid()),
             4 => self.bystander.process.start_time(),
-            5 => record.pid.load(Ordering::Relaxed),
+            5 => server.pid.load(Ordering::Relaxed),
             6 => {
                 let mut old = [0; 8];
                 self.file.read_exact_at(&mut old, at as u64).unwrap();
                 u64::from_le_bytes(old).wrapping_add(self.random.next() % 3).wrapping_sub(1)
             }
             7 => {
-                let [low, high, ..] = record.current_generation().0.to_le_bytes();
+                let [low, high, ..] = server.current_generation().0.to_le_bytes();
                 let epoch = Epoch(*self.random.choose(&[0, 1, owner.epoch.0, owner.epoch.0 + 1]));
                 let slot = u8::try_from(slot).ok().map(SlotId);
                 Owner { slot, generation: u16::from_le_bytes([low, high]), epoch }.pack()
@@ -517,7 +520,7 @@ fn a_scribbled_segment_leaves_the_watchdog_at_work() {
     scribbler.parts.push(0..PAGE);
     for slot in 0..geometry.slots {
         let page = geometry.slots_offset + slot * PAGE;
-        scribbler.parts.push(page..page + size_of::<RecordCells>());
+        scribbler.parts.push(page..page + size_of::<ServerCells>());
     }
     scribbler.parts.push(geometry.events_offset..geometry.events_offset + PAGE);
     under_attack(&osps, &bystander, || {
@@ -538,7 +541,7 @@ fn noise_in_the_control_socket_harms_nobody() {
     let mut random = Random::new(told_seed("control socket"));
     let mut open = Vec::new();
     for number in 0..200 {
-        let mut asker = UnixStream::connect(osps.run_dir().join(rundir::CONTROL)).unwrap();
+        let mut asker = UnixStream::connect(osps.run_dir().join(place::CONTROL)).unwrap();
         asker.set_read_timeout(Some(SOON)).unwrap();
         let length = random.below(300);
         // Without the letters of what means something.
@@ -554,16 +557,14 @@ fn noise_in_the_control_socket_harms_nobody() {
         }
     }
     // This one never comes to the end of its line.
-    let mut endless = UnixStream::connect(osps.run_dir().join(rundir::CONTROL)).unwrap();
+    let mut endless = UnixStream::connect(osps.run_dir().join(place::CONTROL)).unwrap();
     endless.set_read_timeout(Some(SOON)).unwrap();
     endless.write_all(&[b's'; 128]).unwrap();
     let mut answer = String::new();
     endless.read_to_string(&mut answer).unwrap();
     assert_eq!(answer, "error request too long\n");
     // These say nothing at all.
-    open.extend(
-        (0..20).map(|_| UnixStream::connect(osps.run_dir().join(rundir::CONTROL)).unwrap()),
-    );
+    open.extend((0..20).map(|_| UnixStream::connect(osps.run_dir().join(place::CONTROL)).unwrap()));
     assert_eq!(osps.ask(PRIMARY, "PING"), "+PONG");
     osps.stop();
     drop(open);
@@ -590,7 +591,7 @@ fn an_owner_with_epoch_zero_blocks_no_writer() {
 fn a_scribbled_number_of_sessions_is_put_right() {
     let osps = Launch::pair(&[]).start();
     let segment = Segment::open(osps.run_dir(), Access::ReadWrite).unwrap();
-    let sessions = &segment.slots()[SECONDARY].report.sessions;
+    let sessions = &segment.slots()[SECONDARY].activity.sessions;
     sessions.store(u64::MAX, Ordering::Relaxed);
     osps.wait("the number put right", || (sessions.load(Ordering::Relaxed) == 0).then_some(()));
 }

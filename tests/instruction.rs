@@ -9,7 +9,7 @@
 //! verdict. Writers that are wrong on purpose show that the net has no such hole. `--nocapture`
 //! shows the figures.
 //!
-//! What it cannot show: the order in which other processors see the stores (docs/protocol.md
+//! What it cannot show: the order in which other processors see the stores (docs/segment.md
 //! argues that), and other instructions than those of this build.
 #![allow(unsafe_code, reason = "one system call without a safe wrapper in our dependencies")]
 #![allow(clippy::unwrap_used, reason = "a test that fails panics")]
@@ -26,24 +26,25 @@ use std::path::Path;
 use std::process::{Child, Command as Process, Stdio};
 use std::time::Duration;
 
-use common::{cannot, skip};
 use nix::sys::signal::{Signal, raise};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
-use osps::example;
-use osps::ids::{Epoch, Generation, Owner, SlotId};
-use osps::policy::ownership::{Arbiter, Arbitration, Holder, Plea, names, retired};
-use osps::segment::area::{Area, LEVEL_PIECE};
-use osps::segment::layout::{AreaCells, HeaderCells, HeartCells, OwnerCells, PAGE};
-use osps::segment::mapping::FILE_NAME;
-use osps::segment::{Access, AttachError, Founding, Geometry, Segment, text};
-use osps::store::commands::Command;
-use osps::store::execute;
-use osps::store::resp::Reply;
-use osps::store::table::Table;
-use osps::sync::{Ordering, Word, fence};
-use osps::time::Monotonic;
+use osps::pair::store::commands::Command;
+use osps::pair::store::execute;
+use osps::pair::store::resp::Reply;
+use osps_heart::example;
+use osps_heart::ids::{Epoch, Generation, Owner, SlotId};
+use osps_heart::ownership::{Arbiter, ArbiterAction, Holder, HolderAction, names, retired};
+use osps_heart::segment::area::{Area, LEVEL_PIECE};
+use osps_heart::segment::layout::{AreaCells, HeaderCells, HeartCells, OwnerCells, PAGE};
+use osps_heart::segment::mapping::FILE_NAME;
+use osps_heart::segment::{Access, AttachError, CreateOptions, Geometry, Segment, Times, text};
+use osps_heart::sync::{Ordering, Word, fence};
+use osps_heart::table::Table;
+use osps_heart::time::Monotonic;
 use tempfile::TempDir;
+
+use common::{cannot, skip};
 
 /// Tells the child which part it plays, and where.
 const PART: &str = "OSPS_STEPPED_PART";
@@ -88,7 +89,7 @@ impl Stepped {
     /// here, and the reason was told.
     fn start(part: &str) -> Option<Stepped> {
         let dir = tempfile::tempdir_in("/dev/shm").unwrap();
-        let segment = example::found_segment(dir.path()).unwrap();
+        let segment = example::create_segment(dir.path()).unwrap();
         let child = Process::new(std::env::current_exe().unwrap())
             .args(["--exact", "the_stepped_process", "--ignored", "--test-threads=1"])
             .arg("--nocapture")
@@ -173,7 +174,7 @@ impl Drop for Stepped {
 }
 
 fn mark(segment: &Segment) -> &Word {
-    &segment.slots()[0].report.reserved[0]
+    &segment.slots()[0].activity.reserved[0]
 }
 
 /// A part of a file, looked at again and again while nobody runs who could change it.
@@ -695,10 +696,10 @@ fn arbitrate(
 ) {
     while let Some(step) = arbiter.look(cells.current(), is_live(alive), true) {
         match step {
-            Arbitration::Clear { from, to } | Arbitration::Grant { from, to } => {
+            ArbiterAction::Clear { from, to } | ArbiterAction::Grant { from, to } => {
                 cells.exchange(from, to);
             }
-            Arbitration::Recall { epoch, .. } => recall(cells, epoch),
+            ArbiterAction::Recall { epoch, .. } => recall(cells, epoch),
         }
     }
 }
@@ -726,10 +727,10 @@ fn hand_over(cells: &OwnerCells, recall: fn(&OwnerCells, Epoch)) {
         arbitrate(cells, &mut arbiter, &[A, B], recall);
         let wanted = cells.recall().map(|(epoch, _)| epoch);
         let old = cells.current();
-        for plea in holder.look(old, wanted, false, false, false) {
-            let Plea::Release(epoch) = plea else { continue };
+        for action in holder.look(old, wanted, false, false, false) {
+            let HolderAction::Release(epoch) = action else { continue };
             let step = arbiter.released(A.0, A.1, epoch, cells.current());
-            if let Some(Arbitration::Clear { from, to }) = step {
+            if let Some(ArbiterAction::Clear { from, to }) = step {
                 assert!(cells.exchange(from, to));
                 assert!(!cells.exchange(from, to), "only once");
             }
@@ -780,9 +781,9 @@ fn judge_hand_over(bytes: &[u8], start: Owner, before: &mut Owner) -> Verdict {
         for (slot, generation) in alive {
             let (owner, recall) = (cells.current(), cells.recall().map(|(epoch, _)| epoch));
             let mut holder = Holder::new(*slot, *generation);
-            for plea in holder.look(owner, recall, false, false, false) {
-                let Plea::Release(epoch) = plea else { continue };
-                if let Some(Arbitration::Clear { from, to }) =
+            for action in holder.look(owner, recall, false, false, false) {
+                let HolderAction::Release(epoch) = action else { continue };
+                if let Some(ArbiterAction::Clear { from, to }) =
                     arbiter.released(*slot, *generation, epoch, owner)
                 {
                     cells.exchange(from, to);
@@ -818,8 +819,8 @@ fn examine_hand_over(part: &str) -> Option<Tally> {
 
 // ---- Whole segments ----
 
-fn founding(name: &str) -> Founding {
-    Founding {
+fn founding(name: &str) -> CreateOptions {
+    CreateOptions {
         geometry: Geometry::new(1, 2, 4096, 256).unwrap(),
         flags: 5,
         boot_id: [11, 12],
@@ -827,19 +828,21 @@ fn founding(name: &str) -> Founding {
         watchdog: (13, 14),
         now: Monotonic(15),
         unix_ns: 16,
-        hang_timeout: Duration::from_nanos(17),
-        check_interval: Duration::from_nanos(18),
-        beat_interval: Duration::from_nanos(19),
-        start_timeout: Duration::from_nanos(20),
-        stop_timeout: Duration::from_nanos(21),
-        orphan_timeout: Duration::from_nanos(22),
+        times: Times {
+            hang_timeout: Duration::from_nanos(17),
+            check_interval: Duration::from_nanos(18),
+            beat_interval: Duration::from_nanos(19),
+            start_timeout: Duration::from_nanos(20),
+            stop_timeout: Duration::from_nanos(21),
+            orphan_timeout: Duration::from_nanos(22),
+        },
     }
 }
 
 fn furnish(segment: &Segment) {
     for (number, slot) in segment.slots().iter().enumerate() {
-        text::store(&slot.record.name, "server");
-        slot.record.role.store(number as u64 + 1, Ordering::Relaxed);
+        text::store(&slot.server.name, "server");
+        slot.server.role.store(number as u64 + 1, Ordering::Relaxed);
     }
 }
 
@@ -856,7 +859,7 @@ fn inhabit(segment: &Segment) {
     perform(&Deed::Abort(&[(100, 50, 1)]), &segment.area(), None);
     segment.hearts()[1].beat(Monotonic(2));
     segment.header().generation.store(12, Ordering::Relaxed);
-    segment.slots()[0].report.set_activity("lives");
+    segment.slots()[0].activity.set_text("lives");
 }
 
 /// The same segment, made without being killed.

@@ -19,9 +19,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use common::{Launch, Osps, Over, Signal, has, now, skip};
-use osps::sync::{Ordering, Word};
 use osps::sys::process::Process;
+use osps_heart::sync::{Ordering, Word};
+
+use common::{Launch, Osps, Over, Signal, has, now, skip};
 
 /// A limit that a python on a loaded machine keeps easily.
 const LIMIT: Duration = Duration::from_secs(2);
@@ -104,7 +105,7 @@ fn is_convicted_of_spinning(command: &[String]) {
     // On a loaded machine it may be starved first, which earns it a further limit or two.
     osps.wait_log_for(LIMIT * 10, &[&pid, "-> frozen (spinning; no beat for "]);
     let segment = osps.segment();
-    let silence = segment.slots()[0].record.last_silence_ns.load(Ordering::Relaxed);
+    let silence = segment.slots()[0].server.last_silence_ns.load(Ordering::Relaxed);
     assert!(Duration::from_nanos(silence) >= LIMIT, "not before the limit\n{}", osps.log());
     osps.wait_successor(0, generation);
     assert!(spinning.is_dead());

@@ -28,16 +28,22 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{BINARY, Launch, Osps, Random, SOON, Signal, fifo, has, now, process_of, recorded};
-use common::{run, skip, text, wait_until};
-use osps::ids::{Epoch, Generation, SlotId};
-use osps::role::rundir::{LOCK, MEMBERS, WATCHDOG_STALE, tube_down, tube_up, watchdog_age};
-use osps::segment::layout::{HeaderCells, PAGE, RecordCells, SlotCells};
-use osps::segment::{Access, AttachError, Segment};
-use osps::sync::Ordering;
+use osps::instance::place::{LOCK, MEMBERS};
+use osps::pair::link::{tube_down, tube_up};
+use osps::pair::wire::{self, FRAME_SIZE, Frame, FrameKind};
 use osps::sys::process::Process;
-use osps::time::Monotonic;
-use osps::wire::{self, FRAME_SIZE, Frame, Kind};
+use osps_heart::ids::{Epoch, Generation, SlotId};
+use osps_heart::orphan::{WATCHDOG_STALE, watchdog_age};
+use osps_heart::segment::layout::{HeaderCells, PAGE, ServerCells, SlotCells};
+use osps_heart::segment::{Access, AttachError, Segment};
+use osps_heart::sync::Ordering;
+use osps_heart::time::Monotonic;
+use osps_heart::words::State;
+
+use common::{
+    BINARY, Launch, Osps, Random, SOON, Signal, fifo, has, now, process_of, recorded, run, skip,
+    text, wait_until,
+};
 
 /// "nobody" on every Linux.
 const NOBODY: u32 = 65534;
@@ -70,7 +76,7 @@ impl Again {
         let up = wait_until(&what, SOON, || {
             let segment = again.segment().ok()?;
             let is_its = segment.header().watchdog_pid.load(Ordering::Relaxed) == pid;
-            let state = |slot: &SlotCells| slot.record.state.load(Ordering::Relaxed);
+            let state = |slot: &SlotCells| slot.server.state.load(Ordering::Relaxed);
             let up = is_its && segment.slots().iter().all(|slot| state(slot) == 2);
             let ended = !is_its && process_of(again.child.id()).is_none();
             (up || ended).then_some(up)
@@ -263,15 +269,15 @@ fn it_needs_no_privileges() {
     let run_dir = home.join("run");
     let mut again = Again::of(become_nobody(&["--listen", "127.0.0.1:0"]), &run_dir);
     assert_eq!(fs::metadata(&run_dir).unwrap().uid(), NOBODY);
-    let pid = again.segment().unwrap().slots()[0].record.identity().unwrap().pid;
+    let pid = again.segment().unwrap().slots()[0].server.identity().unwrap().pid;
     assert_eq!(fs::metadata(format!("/proc/{pid}")).unwrap().uid(), NOBODY);
     let server = process_of(pid).unwrap();
     server.kill().unwrap();
     let segment = again.segment().unwrap();
     wait_until("a successor", SOON, || {
-        let record = &segment.slots()[0].record;
-        let other = record.identity().is_some_and(|identity| identity.pid != pid);
-        (other && record.state.load(Ordering::Relaxed) == 2).then_some(())
+        let server = &segment.slots()[0].server;
+        let other = server.identity().is_some_and(|identity| identity.pid != pid);
+        (other && server.state.load(Ordering::Relaxed) == State::Up.code()).then_some(())
     });
     let mut status = become_nobody(&["status"]);
     status.arg("--run-dir").arg(&run_dir);
@@ -373,13 +379,13 @@ fn a_recorded_pid_is_believed_only_with_its_start_time() {
     let mut sleep = Command::new("sleep").arg("60").process_group(0).spawn().unwrap();
     let innocent = process_of(sleep.id()).unwrap();
     let patch_record = |field: usize, value: u64| {
-        let record = osps.segment().geometry().slots_offset + PAGE + offset_of!(SlotCells, record);
+        let record = osps.segment().geometry().slots_offset + PAGE + offset_of!(SlotCells, server);
         patch(osps.run_dir(), record + field, value);
     };
-    patch_record(offset_of!(RecordCells, pid), sleep.id().into());
+    patch_record(offset_of!(ServerCells, pid), sleep.id().into());
     // One tick of the kernel's clock beside it: a test is quicker than a tick.
-    patch_record(offset_of!(RecordCells, start_time), innocent.start_time() - 1);
-    assert_eq!(osps.segment().slots()[1].record.identity().unwrap().pid, sleep.id());
+    patch_record(offset_of!(ServerCells, start_time), innocent.start_time() - 1);
+    assert_eq!(osps.segment().slots()[1].server.identity().unwrap().pid, sleep.id());
 
     let mut again = Again::start(osps.run_dir(), &[]);
     assert!(!innocent.is_dead(), "a stranger was killed: {}", again.log());
@@ -391,8 +397,8 @@ fn a_recorded_pid_is_believed_only_with_its_start_time() {
     }
     wait_until("all dead", SOON, || recorded.iter().all(Process::is_dead).then_some(()));
 
-    patch_record(offset_of!(RecordCells, pid), sleep.id().into());
-    patch_record(offset_of!(RecordCells, start_time), innocent.start_time());
+    patch_record(offset_of!(ServerCells, pid), sleep.id().into());
+    patch_record(offset_of!(ServerCells, start_time), innocent.start_time());
     drop(Again::start(osps.run_dir(), &[]));
     assert!(innocent.is_dead(), "the patch reaches the right words");
     sleep.wait().unwrap();
@@ -706,7 +712,7 @@ fn stop_works_on_a_cut_segment() {
 // ------------------------------------------------------------------------------ garbage in the FIFOs
 
 fn dropped(osps: &Osps, slot: usize) -> u64 {
-    osps.segment().slots()[slot].report.frames_dropped.load(Ordering::Relaxed)
+    osps.segment().slots()[slot].activity.frames_dropped.load(Ordering::Relaxed)
 }
 
 #[test]
@@ -720,7 +726,7 @@ fn garbage_in_the_fifos_harms_nobody() {
         let generation = |slot: usize| Generation(osps.generation(slot));
         let (reader_slot, writer) = (SlotId(u8::try_from(reader).unwrap()), 1 - reader);
         let frame = Frame {
-            kind: Kind::Pong,
+            kind: FrameKind::Pong,
             from: SlotId(u8::try_from(writer).unwrap()),
             to: reader_slot,
             from_generation: generation(writer),

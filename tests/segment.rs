@@ -12,14 +12,20 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
-use osps::ids::{Epoch, Generation, Owner, SlotId};
-use osps::segment::area::LEVEL_PIECE;
-use osps::segment::layout::{DATA_MAX, EVENTS, HEARTS_MAX, MAGIC, PAGE, SLOTS_MAX, VERSION, flag};
-use osps::segment::mapping::FILE_NAME;
-use osps::segment::slot::Identity;
-use osps::segment::{Access, AttachError, Event, Founding, Geometry, Sample, Segment, text};
-use osps::sync::Ordering;
-use osps::time::Monotonic;
+use osps_heart::ids::{Epoch, Generation, Owner, SlotId};
+use osps_heart::pulse::Sample;
+use osps_heart::segment::area::LEVEL_PIECE;
+use osps_heart::segment::layout::{
+    DATA_MAX, EVENTS, HEARTS_MAX, MAGIC, PAGE, SLOTS_MAX, VERSION, flag,
+};
+use osps_heart::segment::mapping::FILE_NAME;
+use osps_heart::segment::slot::Identity;
+use osps_heart::segment::{
+    Access, AttachError, CreateOptions, Death, Geometry, Record, Segment, Times, What, text,
+};
+use osps_heart::sync::Ordering;
+use osps_heart::time::Monotonic;
+use osps_heart::words::Desired;
 
 /// Bytes of the header that are in use.
 const HEADER: u64 = 384;
@@ -27,8 +33,8 @@ const HEADER: u64 = 384;
 const AT_MAGIC: u64 = 0;
 const AT_VERSION: u64 = 8;
 
-fn founding(data_size: u64) -> Founding {
-    Founding {
+fn founding(data_size: u64) -> CreateOptions {
+    CreateOptions {
         geometry: Geometry::new(2, 4, data_size, 256).unwrap(),
         flags: flag::MADE_DIR | flag::ALLOW_DEBUG,
         boot_id: [11, 12],
@@ -36,12 +42,14 @@ fn founding(data_size: u64) -> Founding {
         watchdog: (4711, 13),
         now: Monotonic(14),
         unix_ns: 15,
-        hang_timeout: Duration::from_nanos(16),
-        check_interval: Duration::from_nanos(17),
-        beat_interval: Duration::from_nanos(18),
-        start_timeout: Duration::from_nanos(19),
-        stop_timeout: Duration::from_nanos(20),
-        orphan_timeout: Duration::from_nanos(21),
+        times: Times {
+            hang_timeout: Duration::from_nanos(16),
+            check_interval: Duration::from_nanos(17),
+            beat_interval: Duration::from_nanos(18),
+            start_timeout: Duration::from_nanos(19),
+            stop_timeout: Duration::from_nanos(20),
+            orphan_timeout: Duration::from_nanos(21),
+        },
     }
 }
 
@@ -75,7 +83,7 @@ fn what_was_founded_is_found() {
         let version = segment.header().version.load(Ordering::Relaxed);
         assert_eq!(version, 0, "published before it was furnished");
         assert!(matches!(refusal(&file), AttachError::Unfinished));
-        text::store(&segment.slots()[1].record.name, "second");
+        text::store(&segment.slots()[1].server.name, "second");
     });
     drop(made.unwrap());
 
@@ -85,7 +93,7 @@ fn what_was_founded_is_found() {
     assert_eq!(file.metadata().unwrap().len(), founding.geometry.total_size as u64);
     let header = found.header();
     assert_eq!(text::load(&header.name), "test");
-    assert_eq!(text::load(&found.slots()[1].record.name), "second");
+    assert_eq!(text::load(&found.slots()[1].server.name), "second");
     assert_eq!(found.owner().current(), Owner::NONE);
     assert_eq!(header.watchdog_heart.sample(), Sample { count: 1, stamp: Monotonic(14) });
     let words = [
@@ -115,7 +123,7 @@ fn every_part_lies_where_the_header_says() {
     let at = |offset: usize| word(&file, offset as u64);
     segment.hearts()[3].count.store(1, Ordering::Relaxed);
     assert_eq!(at(geometry.hearts_offset + 3 * 64), 1);
-    segment.slots()[1].record.role.store(2, Ordering::Relaxed);
+    segment.slots()[1].server.role.store(2, Ordering::Relaxed);
     assert_eq!(at(geometry.slots_offset + PAGE + 32), 2);
     segment.events().head.store(3, Ordering::Relaxed);
     assert_eq!(at(geometry.events_offset), 3);
@@ -280,7 +288,7 @@ fn a_takeover_keeps_data_and_counts_and_clears_who_was_there() {
     let mut next = founding(8192);
     next.name = "next".to_owned();
     let new = Segment::refound(&file, &next, |segment| {
-        segment.slots()[0].record.role.store(3, Ordering::Relaxed);
+        segment.slots()[0].server.role.store(3, Ordering::Relaxed);
     });
     let new = new.unwrap().expect("the same sizes");
     assert_eq!(text::load(&new.header().name), "next");
@@ -314,13 +322,15 @@ fn a_heart_counts_and_carries_a_stamp() {
     assert_eq!(heart.sample().count, 0, "it wraps");
 }
 
-fn event(number: u64) -> Event {
-    Event {
+fn event(number: u64) -> Record {
+    Record {
         time: Monotonic(number),
         slot: u8::try_from(number % 3).unwrap().checked_sub(1).map(SlotId),
         generation: Generation(u32::try_from(number).unwrap()),
-        kind: number,
-        arguments: [number, number + 1, number + 2],
+        what: What::Backoff {
+            death: Death::Exited(i32::try_from(number).unwrap() + 2),
+            until: Monotonic(number + 1),
+        },
     }
 }
 
@@ -384,40 +394,40 @@ fn a_recall_keeps_its_first_time() {
 #[test]
 fn an_identity_that_cannot_be_is_nobody() {
     let (_file, segment) = made();
-    let record = &segment.slots()[0].record;
-    assert_eq!(record.identity(), None);
+    let server = &segment.slots()[0].server;
+    assert_eq!(server.identity(), None);
     let sound = Identity { pid: 2, start_time: 3, generation: Generation(4) };
-    record.set_identity(sound);
-    assert_eq!((record.identity(), record.current_generation()), (Some(sound), Generation(4)));
+    server.set_identity(sound);
+    assert_eq!((server.identity(), server.current_generation()), (Some(sound), Generation(4)));
     let largest = Identity { pid: (1 << 22) - 1, ..sound };
-    record.set_identity(largest);
-    assert_eq!(record.identity(), Some(largest));
+    server.set_identity(largest);
+    assert_eq!(server.identity(), Some(largest));
     for pid in [0, 1, 1 << 22, u64::MAX] {
-        record.pid.store(pid, Ordering::Relaxed);
-        assert_eq!(record.identity(), None, "pid {pid}");
+        server.pid.store(pid, Ordering::Relaxed);
+        assert_eq!(server.identity(), None, "pid {pid}");
     }
-    record.set_identity(sound);
-    record.generation.store(1 << 32, Ordering::Relaxed);
-    assert_eq!((record.identity(), record.current_generation()), (None, Generation(0)));
-    record.set_identity(sound);
-    record.clear_identity();
-    assert_eq!(record.identity(), None);
-    assert!(!record.stop_wanted());
-    record.desired.store(1, Ordering::Relaxed);
-    assert!(record.stop_wanted());
+    server.set_identity(sound);
+    server.generation.store(1 << 32, Ordering::Relaxed);
+    assert_eq!((server.identity(), server.current_generation()), (None, Generation(0)));
+    server.set_identity(sound);
+    server.clear_identity();
+    assert_eq!(server.identity(), None);
+    assert!(!server.stop_wanted());
+    server.desired.store(Desired::Stop.code(), Ordering::Relaxed);
+    assert!(server.stop_wanted());
 }
 
 #[test]
 fn an_activity_is_said_and_cut() {
     let (_file, segment) = made();
-    let report = &segment.slots()[0].report;
-    assert_eq!(report.activity().as_deref(), Some(""));
-    report.set_activity("counting");
-    assert_eq!(report.activity().as_deref(), Some("counting"));
-    report.set_activity(&"é".repeat(60));
-    assert_eq!(report.activity(), Some("é".repeat(48)), "96 bytes");
-    report.activity_guard.fetch_add(1, Ordering::Relaxed);
-    assert_eq!(report.activity(), None, "its writer died in it");
-    report.set_activity("alive");
-    assert_eq!(report.activity().as_deref(), Some("alive"));
+    let activity = &segment.slots()[0].activity;
+    assert_eq!(activity.text().as_deref(), Some(""));
+    activity.set_text("counting");
+    assert_eq!(activity.text().as_deref(), Some("counting"));
+    activity.set_text(&"é".repeat(60));
+    assert_eq!(activity.text(), Some("é".repeat(48)), "96 bytes");
+    activity.text_guard.fetch_add(1, Ordering::Relaxed);
+    assert_eq!(activity.text(), None, "its writer died in it");
+    activity.set_text("alive");
+    assert_eq!(activity.text().as_deref(), Some("alive"));
 }

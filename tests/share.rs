@@ -19,15 +19,18 @@ use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use common::{Client, Launch, NOBODY, Osps, PRIMARY, READ_ONLY, Random, SECONDARY, SOON, Signal};
-use common::{Talk, fifo, ms, pass, port, process_in, resident, ticks, told_seed};
-use common::{wait_until, watch_owner};
-use osps::ids::{Epoch, Generation, Owner, SlotId};
-use osps::role::rundir::{tube_down, tube_up};
-use osps::segment::{Access, Segment};
-use osps::sync::Ordering;
+use osps::pair::link::{tube_down, tube_up};
+use osps::pair::wire::{self, Frame, FrameKind};
 use osps::sys::process::Process;
-use osps::wire::{self, Frame, Kind};
+use osps_heart::ids::{Epoch, Generation, Owner, SlotId};
+use osps_heart::segment::{Access, Segment};
+use osps_heart::sync::Ordering;
+use osps_heart::words::State;
+
+use common::{
+    Client, Launch, NOBODY, Osps, PRIMARY, READ_ONLY, Random, SECONDARY, SOON, Signal, Talk, fifo,
+    ms, pass, port, process_in, resident, ticks, told_seed, wait_until, watch_owner,
+};
 
 // ---- Clients ----
 
@@ -443,7 +446,8 @@ fn sessions_are_spread_evenly() {
     assert!(most - least <= 2, "{counts:?}");
     osps.wait("the pages to tell it", || {
         let segment = osps.segment();
-        let sessions = |slot: usize| segment.slots()[slot].report.sessions.load(Ordering::Relaxed);
+        let sessions =
+            |slot: usize| segment.slots()[slot].activity.sessions.load(Ordering::Relaxed);
         ((1..5).map(sessions).sum::<u64>() == clients.len() as u64).then_some(())
     });
 }
@@ -455,15 +459,15 @@ fn without_a_live_secondary_the_primary_says_so() {
     let mut killed = 0;
     osps.wait_for("an answer while the secondary backs off", 3 * SOON, || {
         let generation = osps.generation(SECONDARY);
-        if osps.is_state(SECONDARY, "backoff") {
+        if osps.is_state(SECONDARY, State::Backoff) {
             client.send(b"requetetype1");
             let answer = client.bare_once().unwrap();
-            let still = osps.is_state(SECONDARY, "backoff");
+            let still = osps.is_state(SECONDARY, State::Backoff);
             return (still && generation == osps.generation(SECONDARY)).then(|| {
                 assert_eq!(answer, NOBODY);
             });
         }
-        if osps.is_state(SECONDARY, "up") && generation != killed {
+        if osps.is_state(SECONDARY, State::Up) && generation != killed {
             killed = generation;
             osps.signal(&osps.process(SECONDARY), Signal::KILL);
         }
@@ -793,7 +797,7 @@ fn a_server_without_clients_survives_a_lack_of_descriptors() {
     };
     osps.wait("nobody there", || {
         let segment = osps.segment();
-        let sessions = &segment.slots()[PRIMARY].report.sessions;
+        let sessions = &segment.slots()[PRIMARY].activity.sessions;
         (sessions.load(Ordering::Relaxed) == 0).then_some(())
     });
     limit(3);
@@ -903,7 +907,7 @@ fn an_owner_that_does_not_give_back_is_replaced() {
 /// A frame between two generations that are not there.
 fn stale(from: u8, to: u8) -> [u8; wire::FRAME_SIZE] {
     wire::encode(&Frame {
-        kind: Kind::Release,
+        kind: FrameKind::Release,
         from: SlotId(from),
         to: SlotId(to),
         from_generation: Generation(777),

@@ -16,14 +16,14 @@ use std::os::unix::fs::{FileExt, FileTypeExt, PermissionsExt};
 use std::process::{Command, Stdio};
 use std::thread;
 
-use common::words;
+use osps_heart::ids::SlotId;
+use osps_heart::sync::{Ordering, Word};
+use osps_heart::words::State;
+use osps_heart::{DataReader, HeartError};
+
 use common::{
-    BINARY, Launch, Osps, PRIMARY, Random, SECONDARY, SOON, Signal, ms, now, pass, verdicts,
+    BINARY, Launch, Osps, PRIMARY, Random, SECONDARY, SOON, Signal, ms, now, pass, verdicts, words,
 };
-use osps::ids::{Generation, SlotId};
-use osps::role::data::DataError;
-use osps::sync::{Ordering, Word};
-use osps::{DataArea, Heart};
 
 /// Nearly a full table of the default size: what a walk over all keys may meet.
 const KEYS: usize = 3500;
@@ -93,7 +93,7 @@ fn a_pipeline_of_costly_commands_is_no_freeze() {
         }
     });
     assert_untouched(&osps, PRIMARY, generation);
-    assert!(osps.is_state(PRIMARY, "up"));
+    assert!(osps.is_state(PRIMARY, State::Up));
 }
 
 /// A look at the table is tried again when a commit came in between. A walk over all keys takes
@@ -241,19 +241,18 @@ fn foreign_files_in_the_run_directory_stay() {
 #[test]
 fn a_process_owns_the_data_once() {
     let dir = tempfile::tempdir_in("/dev/shm").unwrap();
-    osps::example::found_segment(dir.path()).unwrap();
-    let heart = Heart::open(dir.path(), SlotId(0), Generation(0)).unwrap();
-    let heart = osps::example::settle(heart, dir.path()).unwrap();
+    osps_heart::example::create_segment(dir.path()).unwrap();
+    let heart = osps_heart::example::heart(dir.path()).unwrap();
     let mut first = heart.own_data().unwrap();
     let second = heart.own_data();
-    assert!(matches!(second, Err(DataError::NotOwner)), "{second:?}");
+    assert!(matches!(second, Err(HeartError::NotOwner)), "{second:?}");
     first.update(|update| update.write(0, b"one")).unwrap();
     drop(first);
     // Letting go makes room.
     let mut third = heart.own_data().unwrap();
     third.update(|update| update.write(0, b"two")).unwrap();
     let mut bytes = [0; 3];
-    DataArea::open(dir.path()).unwrap().read(0, &mut bytes).unwrap();
+    DataReader::open(dir.path()).unwrap().read(0, &mut bytes).unwrap();
     assert_eq!(&bytes, b"two");
 }
 

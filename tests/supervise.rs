@@ -6,7 +6,7 @@
 //! ones are generous, and wider by one limit for each that the watchdog granted on a busy host.
 //! The ring stays readable after the end, since the test keeps its own mapping.
 //!
-//! What it cannot show: every order of events (tests/policy.rs plays those in simulated time), how
+//! What it cannot show: every order of events (tests/policy plays those in simulated time), how
 //! fast a restart is at best (benches/figures.rs), and anything about a machine that is worse than
 //! this one.
 #![allow(clippy::unwrap_used, reason = "a test that fails panics")]
@@ -21,16 +21,17 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use common::watch::kind::{BACKOFF, DIED, FAILED, HELD, PRESSED, STARTED, STOP_ORDER, UP, VERDICT};
-use common::{Guest, Launch, Osps, PRIMARY, SECONDARY, SOON, Signal, events, is_grant, ms, now};
-use common::{cannot, leave_no_cores, pass, process_of, skip, ticks, wait_until};
-use osps::policy::lifecycle::Cause;
-use osps::policy::verdict::Class;
-use osps::segment::{Event, Segment};
-use osps::sync::Ordering;
 use osps::sys::process::Process;
 use osps::sys::procfs;
-use osps::time::{Monotonic, nanos};
+use osps_heart::segment::{Death, Record, Segment, What};
+use osps_heart::sync::Ordering;
+use osps_heart::time::Monotonic;
+use osps_heart::words::{Cause, Class, Event, Press, State};
+
+use common::{
+    Guest, Launch, Osps, PRIMARY, SECONDARY, SOON, Signal, cannot, events, is_extension,
+    leave_no_cores, ms, now, pass, process_of, skip, ticks, wait_until,
+};
 
 /// By slot.
 const NAMES: [&str; 2] = ["primary", "secondary-1"];
@@ -39,36 +40,48 @@ const NAMES: [&str; 2] = ["primary", "secondary-1"];
 const NOISE: Duration = Duration::from_secs(5);
 
 /// The first event of a kind for one process, and its place in the ring.
-fn find(events: &[Event], kind: u64, slot: usize, generation: u32) -> Option<(usize, Event)> {
-    let wanted = |event: &Event| {
+fn find(events: &[Record], kind: Event, slot: usize, generation: u32) -> Option<(usize, Record)> {
+    let wanted = |event: &Record| {
         let here = event.slot.is_some_and(|at| at.index() == slot);
-        event.kind == kind && here && event.generation.0 == generation
+        event.what.event() == kind && here && event.generation.0 == generation
     };
     let index = events.iter().position(wanted)?;
     Some((index, events[index]))
 }
 
-fn the(events: &[Event], kind: u64, slot: usize, generation: u32) -> (usize, Event) {
+fn the(events: &[Record], kind: Event, slot: usize, generation: u32) -> (usize, Record) {
     find(events, kind, slot, generation)
         .unwrap_or_else(|| panic!("no event {kind} of slot {slot} gen {generation}: {events:#?}"))
 }
 
 /// Limits that ran again since a moment, because the watchdog or a server got no processor.
-fn grants(events: &[Event], since: Monotonic) -> u32 {
-    let counts = |event: &&Event| is_grant(event) && event.time >= since;
+fn extensions(events: &[Record], since: Monotonic) -> u32 {
+    let counts = |event: &&Record| is_extension(event) && event.time >= since;
     u32::try_from(events.iter().filter(counts).count()).unwrap()
 }
 
 /// A verdict on a silence since `last_beat`, caused at `struck`: never early, hardly late.
-fn assert_in_time(events: &[Event], verdict: &Event, last_beat: Monotonic, limit: Duration) {
+fn assert_in_time(events: &[Record], verdict: &Record, last_beat: Monotonic, limit: Duration) {
     let after = verdict.time.since(last_beat);
-    let allowed = limit * (1 + grants(events, last_beat)) + NOISE;
+    let allowed = limit * (1 + extensions(events, last_beat)) + NOISE;
     assert!(
         (limit..=allowed).contains(&after),
         "verdict {after:?} after the last beat: {events:#?}"
     );
-    assert!(verdict.arguments[2] >= nanos(limit), "silence in the event: {verdict:?}");
+    let long = matches!(verdict.what, What::Verdict { silence, .. } if silence >= limit);
+    assert!(long, "silence in the event: {verdict:?}");
 }
+
+/// What a server was killed for.
+fn assert_cause(verdict: &Record, cause: Cause, class: Option<Class>) {
+    let What::Verdict { cause: found, class: in_which_way, .. } = verdict.what else {
+        panic!("no verdict: {verdict:?}")
+    };
+    assert_eq!((found, in_which_way), (cause, class));
+}
+
+/// Told to go, and gone with status 0.
+const BY_ITSELF: What = What::Died { death: Death::Exited(0), cause: None };
 
 /// The last beat of a server that is frozen by now.
 fn last_beat(segment: &Segment, slot: usize) -> Monotonic {
@@ -97,9 +110,9 @@ impl Zombies {
 }
 
 fn assert_restarts(osps: &Osps, slot: usize, expected: &[(Cause, u64)]) {
-    let mut counts = [0; 6];
+    let mut counts = [0; Cause::ALL.len()];
     for (cause, count) in expected {
-        counts[usize::try_from(cause.code()).unwrap() - 1] = *count;
+        counts[cause.index()] = *count;
     }
     assert_eq!(osps.restarts(slot), counts, "restarts of slot {slot} by cause");
 }
@@ -122,7 +135,7 @@ struct Row {
     /// The class of the freeze; `None` = it dies by itself.
     freeze: Option<Class>,
     /// The signal that ends it.
-    signal: u64,
+    signal: i32,
 }
 
 impl Row {
@@ -132,7 +145,7 @@ impl Row {
     }
 
     fn cause(&self) -> Cause {
-        self.freeze.map_or(Cause::Killed, Cause::Frozen)
+        self.freeze.map_or(Cause::Killed, |_| Cause::Frozen)
     }
 
     /// What the log line of the failure says.
@@ -152,7 +165,7 @@ impl Row {
                 drop(osps.send(slot, &format!("DEBUG {what}")));
                 if self.freeze.is_some() {
                     osps.wait("the fault to begin", || {
-                        let activity = segment.slots()[slot].report.activity()?;
+                        let activity = segment.slots()[slot].activity.text()?;
                         activity.starts_with("DEBUG").then_some(())
                     });
                 }
@@ -188,32 +201,33 @@ impl Row {
 
         // The order of things: verdict, death, and only then the successor.
         let ring = events(&segment);
-        let (died_at, died) = the(&ring, DIED, slot, old);
-        let (started_at, _) = the(&ring, STARTED, slot, new);
-        let (up_at, up) = the(&ring, UP, slot, new);
+        let (died_at, died) = the(&ring, Event::Died, slot, old);
+        let (started_at, _) = the(&ring, Event::Started, slot, new);
+        let (up_at, up) = the(&ring, Event::Up, slot, new);
         assert!(died_at < started_at && started_at < up_at, "{ring:#?}");
-        assert_eq!(died.arguments, [1, self.signal, self.cause().code()]);
+        let (death, cause) = (Death::Killed(self.signal), Some(self.cause()));
+        assert_eq!(died.what, What::Died { death, cause });
         if let (Some(class), Some(last_beat)) = (self.freeze, last_beat) {
-            let (verdict_at, verdict) = the(&ring, VERDICT, slot, old);
+            let (verdict_at, verdict) = the(&ring, Event::Verdict, slot, old);
             assert!(verdict_at < died_at, "recorded before done: {ring:#?}");
-            assert_eq!(verdict.arguments[..2], [self.cause().code(), class.code()]);
+            assert_cause(&verdict, self.cause(), Some(class));
             assert_in_time(&ring, &verdict, last_beat, limit);
             assert!(up.time.since(verdict.time) < NOISE, "slow restart: {ring:#?}");
         } else {
-            assert!(find(&ring, VERDICT, slot, old).is_none(), "nobody judges the dead");
+            assert!(find(&ring, Event::Verdict, slot, old).is_none(), "nobody judges the dead");
             assert!(up.time.since(struck) < NOISE, "slow restart: {ring:#?}");
         }
 
         // Who else went.
         if slot == PRIMARY {
-            let (condemned_at, verdict) = the(&ring, VERDICT, SECONDARY, others_old);
+            let (condemned_at, verdict) = the(&ring, Event::Verdict, SECONDARY, others_old);
             assert!(died_at < condemned_at, "the primary's death is confirmed first: {ring:#?}");
-            assert_eq!(verdict.arguments[..2], [Cause::Primary.code(), 0]);
-            assert!(condemned_at < the(&ring, DIED, SECONDARY, others_old).0);
+            assert_cause(&verdict, Cause::Dependency, None);
+            assert!(condemned_at < the(&ring, Event::Died, SECONDARY, others_old).0);
             assert!(other.is_dead());
-            assert_restarts(&osps, SECONDARY, &[(Cause::Primary, 1)]);
-            assert_eq!(last_cause(&osps, SECONDARY), "primary");
-            osps.wait_log(&[&format!("secondary-1 gen={others_old} "), "-> primary ("]);
+            assert_restarts(&osps, SECONDARY, &[(Cause::Dependency, 1)]);
+            assert_eq!(last_cause(&osps, SECONDARY), "dependency");
+            osps.wait_log(&[&format!("secondary-1 gen={others_old} "), "-> dependency ("]);
         } else {
             assert_eq!((osps.generation(PRIMARY), osps.pid(PRIMARY)), (others_old, other.pid()));
             assert!(!other.is_dead());
@@ -276,7 +290,7 @@ fn check_limit(args: &[&str], limit: Duration) {
     let beat = last_beat(&segment, SECONDARY);
     osps.wait_successor(SECONDARY, old);
     let ring = events(&segment);
-    assert_in_time(&ring, &the(&ring, VERDICT, SECONDARY, old).1, beat, limit);
+    assert_in_time(&ring, &the(&ring, Event::Verdict, SECONDARY, old).1, beat, limit);
 }
 
 /// The ancestor never noticed a SIGSTOP.
@@ -313,7 +327,7 @@ fn check_both(signal: Signal) {
     wait_working(&osps);
     let took = now().since(struck);
     let due = if signal == Signal::STOP { ms(1000) } else { ms(0) };
-    let allowed = due * (1 + grants(&events(&osps.segment()), struck)) + 2 * NOISE;
+    let allowed = due * (1 + extensions(&events(&osps.segment()), struck)) + 2 * NOISE;
     assert!(took < allowed, "both back after {took:?}\n{}", osps.log());
     for slot in [PRIMARY, SECONDARY] {
         assert!(both[slot].is_dead());
@@ -416,7 +430,11 @@ fn servers_of_a_killed_watchdog_leave_by_themselves() {
 fn assert_untouched(osps: &Osps, servers: &[Process]) {
     osps.wait_all_up();
     let ring = events(&osps.segment());
-    assert!(ring.iter().all(|event| event.kind != VERDICT), "{ring:#?}\n{}", osps.log());
+    assert!(
+        ring.iter().all(|event| event.what.event() != Event::Verdict),
+        "{ring:#?}\n{}",
+        osps.log()
+    );
     for (slot, server) in servers.iter().enumerate() {
         assert!(!server.is_dead(), "slot {slot}\n{}", osps.log());
         assert_eq!(osps.pid(slot), server.pid());
@@ -474,12 +492,12 @@ fn check_pause(servers_first: bool) {
 /// Waits for `held`, stays there for longer than the limit, lets go and checks the rest.
 fn check_held(osps: &Osps, servers: &[Process], class: Class, let_go: impl FnOnce()) {
     let segment = osps.segment();
-    let held = || osps.is_state(SECONDARY, "held");
+    let held = || osps.is_state(SECONDARY, State::Held);
     osps.wait("the secondary held", || held().then_some(()));
     pass(ms(1300));
     assert!(held(), "still held\n{}", osps.log());
-    let (_, event) = the(&events(&segment), HELD, SECONDARY, osps.generation(SECONDARY));
-    assert_eq!(event.arguments[0], class.code());
+    let (_, event) = the(&events(&segment), Event::Held, SECONDARY, osps.generation(SECONDARY));
+    assert_eq!(event.what, What::Held { class });
     osps.wait_log(&["secondary-1 ", &format!("-> held ({class}")]);
     assert_eq!(osps.ask(PRIMARY, "PING"), "+PONG", "the others go on");
     let_go();
@@ -592,19 +610,21 @@ fn a_crash_loop_gets_three_free_restarts_and_then_backs_off() {
     let segment = osps.segment();
     let of_kind = |kind| {
         let ring = events(&segment).into_iter();
-        ring.filter(|event| event.kind == kind).collect::<Vec<_>>()
+        ring.filter(|event| event.what.event() == kind).collect::<Vec<_>>()
     };
-    let starts = osps
-        .wait("the seventh start", || Some(of_kind(STARTED)).filter(|starts| starts.len() >= 7));
+    let starts = osps.wait("the seventh start", || {
+        Some(of_kind(Event::Started)).filter(|starts| starts.len() >= 7)
+    });
     let free = starts[3].time.since(starts[0].time);
     assert!(free < NOISE, "three restarts at once: {starts:#?}");
-    assert_eq!(of_kind(DIED).len(), 3, "further deaths are followed by a pause");
-    let pauses = of_kind(BACKOFF);
+    assert_eq!(of_kind(Event::Died).len(), 3, "further deaths are followed by a pause");
+    let pauses = of_kind(Event::Backoff);
     for (number, least) in [(0, ms(100)), (1, ms(200)), (2, ms(400))] {
         let (before, after) = (&starts[number + 3], &starts[number + 4]);
         assert!(after.time.since(before.time) >= least, "pause {number}: {starts:#?}");
-        assert!(after.time >= Monotonic(pauses[number].arguments[0]));
-        assert_eq!(pauses[number].arguments[1..], [0, 1], "exited with status 1");
+        let What::Backoff { death, until } = pauses[number].what else { panic!("{pauses:#?}") };
+        assert!(after.time >= until);
+        assert_eq!(death, Death::Exited(1));
     }
     osps.wait_log(&["sh gen=4 ", "-> exited (status 1, ", "backs off"]);
     assert_eq!(last_cause(&osps, 0), "exited");
@@ -614,7 +634,7 @@ fn a_crash_loop_gets_three_free_restarts_and_then_backs_off() {
 #[test]
 fn a_program_that_waits_for_its_restart_can_be_stopped() {
     let mut osps = Launch::own(&[], &["sh", "-c", "exit 1"]).spawn();
-    osps.wait("a pause", || osps.is_state(0, "backoff").then_some(()));
+    osps.wait("a pause", || osps.is_state(0, State::Backoff).then_some(()));
     osps.signal_watchdog(Signal::TERM);
     assert_eq!(wait_stopped(&mut osps, &[]), Some(0), "{}", osps.log());
 }
@@ -644,11 +664,11 @@ fn giving_up_on_one_server_stops_the_others() {
     osps.signal(&last, Signal::KILL);
     assert_eq!(wait_stopped(&mut osps, &[primary, last]), Some(3), "{}", osps.log());
     let ring = events(&segment);
-    let (failed_at, _) = the(&ring, FAILED, SECONDARY, generation);
-    let (ordered_at, _) = the(&ring, STOP_ORDER, PRIMARY, primarys);
+    let (failed_at, _) = the(&ring, Event::Failed, SECONDARY, generation);
+    let (ordered_at, _) = the(&ring, Event::StopOrder, PRIMARY, primarys);
     assert!(failed_at < ordered_at, "{ring:#?}");
-    let (_, died) = the(&ring, DIED, PRIMARY, primarys);
-    assert_eq!(died.arguments, [0, 0, 0], "the primary left by itself: {ring:#?}");
+    let (_, died) = the(&ring, Event::Died, PRIMARY, primarys);
+    assert_eq!(died.what, BY_ITSELF, "the primary left by itself: {ring:#?}");
     osps.wait_log(&["gave up"]);
 }
 
@@ -657,12 +677,12 @@ fn a_program_that_never_beats_is_restarted_after_the_start_timeout() {
     let osps = Launch::own(&["--start-timeout", "1s"], &["sleep", "1000"]).spawn();
     let segment = osps.segment();
     let first = osps.process(0);
-    let spawned = Monotonic(segment.slots()[0].record.spawned_ns.load(Ordering::Relaxed));
-    osps.wait("a second start", || find(&events(&segment), STARTED, 0, 2));
+    let spawned = Monotonic(segment.slots()[0].server.spawned_ns.load(Ordering::Relaxed));
+    osps.wait("a second start", || find(&events(&segment), Event::Started, 0, 2));
     assert!(first.is_dead());
     let ring = events(&segment);
-    let (_, verdict) = the(&ring, VERDICT, 0, 1);
-    assert_eq!(verdict.arguments[..2], [Cause::StartTimeout.code(), 0]);
+    let (_, verdict) = the(&ring, Event::Verdict, 0, 1);
+    assert_cause(&verdict, Cause::StartTimeout, None);
     assert_in_time(&ring, &verdict, spawned, ms(1000));
     assert_restarts(&osps, 0, &[(Cause::StartTimeout, 1)]);
     assert_eq!(last_cause(&osps, 0), "start-timeout");
@@ -692,13 +712,18 @@ fn check_stop(how: &str, order: impl FnOnce(&Osps)) {
     order(&osps);
     assert_eq!(wait_stopped(&mut osps, &servers), Some(0), "{how}: {}", osps.log());
     let ring = events(&segment);
-    let (primary_told, _) = the(&ring, STOP_ORDER, PRIMARY, generations[PRIMARY]);
+    let (primary_told, _) = the(&ring, Event::StopOrder, PRIMARY, generations[PRIMARY]);
     for (slot, generation) in generations.iter().enumerate() {
-        let (died_at, died) = the(&ring, DIED, slot, *generation);
-        assert_eq!(died.arguments, [0, 0, 0], "{how}: slot {slot} left by itself: {ring:#?}");
+        let (died_at, died) = the(&ring, Event::Died, slot, *generation);
+        assert_eq!(died.what, BY_ITSELF, "{how}: slot {slot} left by itself: {ring:#?}");
         assert!(slot == PRIMARY || died_at < primary_told, "{how}: {ring:#?}");
     }
-    assert!(ring.iter().all(|event| event.kind != PRESSED && event.kind != VERDICT), "{ring:#?}");
+    assert!(
+        ring.iter()
+            .all(|event| event.what.event() != Event::Pressed
+                && event.what.event() != Event::Verdict),
+        "{ring:#?}"
+    );
 }
 
 #[test]
@@ -731,12 +756,13 @@ fn a_server_that_ignores_the_stop_order_is_pressed() {
     osps.signal_watchdog(Signal::TERM);
     assert_eq!(wait_stopped(&mut osps, &servers), Some(0), "{}", osps.log());
     let ring = events(&segment);
-    let (pressed_at, pressed) = the(&ring, PRESSED, SECONDARY, generation);
-    assert_eq!(pressed.arguments[0], 1, "TERM and CONT");
+    let (pressed_at, pressed) = the(&ring, Event::Pressed, SECONDARY, generation);
+    assert_eq!(pressed.what, What::Pressed { press: Press::Terminate });
     assert!(pressed.time.since(ordered) >= ms(1000), "{ring:#?}");
-    let (died_at, died) = the(&ring, DIED, SECONDARY, generation);
+    let (died_at, died) = the(&ring, Event::Died, SECONDARY, generation);
     assert!(pressed_at < died_at);
-    assert_eq!(died.arguments, [1, 15, 0], "it went by TERM, KILL was not needed: {ring:#?}");
+    let by_term = What::Died { death: Death::Killed(15), cause: None };
+    assert_eq!(died.what, by_term, "it went by TERM, KILL was not needed: {ring:#?}");
     osps.wait_log(&["secondary-1 ", "TERM, CONT"]);
 }
 
@@ -768,12 +794,15 @@ fn a_program_that_ignores_term_is_killed_after_the_stop_timeout() {
     assert_eq!(wait_stopped(&mut osps, &[program]), Some(0), "{}", osps.log());
     let ring = events(&segment);
     // Its desired word, a second later TERM, and KILL after the stop timeout.
-    let pressed: Vec<_> = ring.iter().filter(|event| event.kind == PRESSED).collect();
-    let rungs: Vec<_> = pressed.iter().map(|event| event.arguments[0]).collect();
-    assert_eq!(rungs, [1, 2], "TERM, then KILL");
+    let pressed: Vec<_> =
+        ring.iter().filter(|event| event.what.event() == Event::Pressed).collect();
+    let rungs: Vec<_> = pressed.iter().map(|event| event.what).collect();
+    let [term, kill] = Press::ALL.map(|press| What::Pressed { press });
+    assert_eq!(rungs, [term, kill]);
     assert!(pressed[0].time.since(ordered) >= ms(1000), "{ring:#?}");
     assert!(pressed[1].time.since(ordered) >= ms(2000), "{ring:#?}");
-    assert_eq!(the(&ring, DIED, 0, 1).1.arguments, [1, 9, 0]);
+    let killed = What::Died { death: Death::Killed(9), cause: None };
+    assert_eq!(the(&ring, Event::Died, 0, 1).1.what, killed);
 }
 
 // ---- 7. Hygiene of processes ----
@@ -943,7 +972,7 @@ fn no_client_is_refused_while_the_primary_is_killed_again_and_again() {
             waiting.pop_front();
         }
         let generation = osps.generation(PRIMARY);
-        if !osps.is_state(PRIMARY, "up") || generation == killed {
+        if !osps.is_state(PRIMARY, State::Up) || generation == killed {
             return None;
         }
         if kills == 5 {

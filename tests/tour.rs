@@ -24,7 +24,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::{BINARY, Launch, Osps};
-use osps::store::commands;
+use osps::pair::store::commands;
 
 /// Longer than somebody takes from one command to the next.
 const TYPING: Duration = Duration::from_secs(3);

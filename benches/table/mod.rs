@@ -12,8 +12,9 @@ pub mod common;
 
 use std::time::Duration;
 
+use osps_heart::time::nanos;
+
 use common::now;
-use osps::time::nanos;
 
 /// What a figure must not go beyond.
 #[derive(Clone, Copy)]
@@ -141,7 +142,7 @@ impl Table {
 /// A small segment without a watchdog, in a directory of its own.
 pub fn founded() -> tempfile::TempDir {
     let dir = tempfile::tempdir_in("/dev/shm").expect("a directory on tmpfs");
-    osps::example::found_segment(dir.path()).expect("a segment");
+    osps_heart::example::create_segment(dir.path()).expect("a segment");
     dir
 }
 

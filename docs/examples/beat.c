@@ -27,8 +27,8 @@ enum {
     HEADER_BEAT_INTERVAL_NS = 240,
     HEART_COUNT = 0,
     HEART_STAMP_NS = 8,
-    RECORD_GENERATION = 64,
-    RECORD_DESIRED = 72,
+    SERVER_GENERATION = 64,
+    SERVER_DESIRED = 72,
     PAGE = 4096,
     STOP = 1
 };
@@ -91,9 +91,9 @@ int main(int argc, char **argv) {
         refuse("not of layout version 1:", path);
     if (slot >= load(HEADER_SLOTS_COUNT)) refuse("no such slot in", path);
     uint64_t heart = load(HEADER_HEARTS_OFFSET) + 64 * slot;
-    uint64_t record = load(HEADER_SLOTS_OFFSET) + PAGE * slot;
-    if (heart > size - 64 || record > size - PAGE) refuse("damaged:", path);
-    if (load(record + RECORD_GENERATION) != generation)
+    uint64_t server = load(HEADER_SLOTS_OFFSET) + PAGE * slot;
+    if (heart > size - 64 || server > size - PAGE) refuse("damaged:", path);
+    if (load(server + SERVER_GENERATION) != generation)
         refuse("the slot belongs to another process in", path);
     uint64_t interval = load(HEADER_BEAT_INTERVAL_NS);
 
@@ -101,7 +101,7 @@ int main(int argc, char **argv) {
            interval / 1000000);
     fflush(stdout);
     uint64_t started = now_ns();
-    while (load(record + RECORD_DESIRED) != STOP) {
+    while (load(server + SERVER_DESIRED) != STOP) {
         /* Release: whoever sees the new count shall find its stamp. One writer, so no add. */
         atomic_store_explicit(at(heart + HEART_STAMP_NS), now_ns(), memory_order_relaxed);
         uint64_t count = load(heart + HEART_COUNT) + 1;

@@ -20,8 +20,8 @@ HEADER_SLOTS_COUNT = 48
 HEADER_BEAT_INTERVAL_NS = 240
 HEART_COUNT = 0
 HEART_STAMP_NS = 8
-RECORD_GENERATION = 64
-RECORD_DESIRED = 72
+SERVER_GENERATION = 64
+SERVER_DESIRED = 72
 
 STOP = 1
 
@@ -57,14 +57,14 @@ if words[HEADER_VERSION // 8] != 1:
 if not 0 <= slot < words[HEADER_SLOTS_COUNT // 8]:
     refuse(f"there is no slot {slot}")
 heart = words[HEADER_HEARTS_OFFSET // 8] + 64 * slot
-record = words[HEADER_SLOTS_OFFSET // 8] + 4096 * slot
+server = words[HEADER_SLOTS_OFFSET // 8] + 4096 * slot
 interval_ns = words[HEADER_BEAT_INTERVAL_NS // 8]
-if words[(record + RECORD_GENERATION) // 8] != generation:
+if words[(server + SERVER_GENERATION) // 8] != generation:
     refuse(f"slot {slot} belongs to another process than generation {generation}")
 
 print(f"beating in slot {slot}, at least every {interval_ns / 1e6:.0f} ms", flush=True)
 started = time.monotonic()
-while words[(record + RECORD_DESIRED) // 8] != STOP:
+while words[(server + SERVER_DESIRED) // 8] != STOP:
     # The stamp first: whoever sees the new count shall find its stamp.
     words[(heart + HEART_STAMP_NS) // 8] = time.monotonic_ns()
     words[(heart + HEART_COUNT) // 8] = (words[(heart + HEART_COUNT) // 8] + 1) % 2**64

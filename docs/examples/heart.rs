@@ -17,7 +17,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         _ => None,
     };
     let started = Instant::now();
-    let mut heart = match osps::Heart::from_env() {
+    let mut heart = match osps_heart::Heart::from_env() {
         Ok(heart) => heart,
         Err(why) => {
             eprintln!("heart: {why}");

@@ -25,11 +25,11 @@ HEADER_WATCHDOG_PID = 192
 HEADER_WATCHDOG_HEART = 320
 HEART_COUNT = 0
 HEART_STAMP_NS = 8
-RECORD_NAME = 0
-RECORD_STATE = 40
-RECORD_PID = 48
-RECORD_GENERATION = 64
-RECORD_BASELINE = 96
+SERVER_NAME = 0
+SERVER_STATE = 40
+SERVER_PID = 48
+SERVER_GENERATION = 64
+SERVER_BASELINE = 96
 AREA_SEQUENCE = 0
 TABLE_HEADER = 64  # Of the table in the data area, see docs/segment.md.
 KEY_MAX = 64
@@ -87,16 +87,16 @@ def show(path, with_data):
     print(f"{'name':<16}{'pid':>9}{'gen':>7}  {'state':<10}{'beats':>10}{'last beat':>14}")
     row("watchdog", words[HEADER_WATCHDOG_PID // 8], "-", "-", HEADER_WATCHDOG_HEART, 0)
     for slot in range(min(words[HEADER_SLOTS_COUNT // 8], 33)):
-        record = words[HEADER_SLOTS_OFFSET // 8] + 4096 * slot
-        name = shared[record + RECORD_NAME : record + RECORD_NAME + 32].split(b"\0")[0]
+        server = words[HEADER_SLOTS_OFFSET // 8] + 4096 * slot
+        name = shared[server + SERVER_NAME : server + SERVER_NAME + 32].split(b"\0")[0]
         # Any process of the instance may have scribbled here, and this goes to a terminal.
         name = "".join(c if c.isprintable() else "?" for c in name.decode(errors="replace"))
-        pid = words[(record + RECORD_PID) // 8]
-        generation = words[(record + RECORD_GENERATION) // 8]
-        code = words[(record + RECORD_STATE) // 8]
+        pid = words[(server + SERVER_PID) // 8]
+        generation = words[(server + SERVER_GENERATION) // 8]
+        code = words[(server + SERVER_STATE) // 8]
         state = STATES[code] if code < len(STATES) else str(code)
         heart = words[HEADER_HEARTS_OFFSET // 8] + 64 * slot
-        row(name, pid, generation, state, heart, words[(record + RECORD_BASELINE) // 8])
+        row(name, pid, generation, state, heart, words[(server + SERVER_BASELINE) // 8])
     if with_data:
         show_data(shared, words)
 

@@ -1,31 +1,31 @@
 //! The servers as a set: who goes with whom, in what order they stop, when all is over.
 //!
-//! The watchdog does not know what a server is for: a slot is a limit, a patience and what it
-//! depends on. Rules: a server that *failed* takes its dependents with it, once its own death is
-//! confirmed and not before; a dependent that goes for that reason does not count as failing;
-//! dependents stop before what they depend on; giving up on one stops all.
+//! The watchdog does not know what a server is for: a slot is a limit, a patience and its edges to
+//! others (`graph`). Rules: a server that *failed* takes those with it that restart with it, once
+//! its own death is confirmed and not before; one that goes for that reason does not count as
+//! failing; whoever needs another stops before it; giving up on one stops all.
 //!
 //! A turn is fed in this order, so that a death and a missed beat in one turn always resolve the
-//! same way (death wins): [`Event::Turn`], stop requests, deaths, samples, [`Event::Timers`].
+//! same way (death wins): [`Input::Turn`], stop requests, deaths, samples, [`Input::Timers`].
 
 use std::time::Duration;
 
-use super::lifecycle::{self, Act, Cause, Death, Next, Patience, Rung, State};
-use super::restart::{Decision, Intensity, Tally};
-use super::verdict::{Class, Limits, Observation, Pulse, Reading, Turn, slack};
-use crate::ids::SlotId;
-use crate::time::Monotonic;
+use osps_heart::ids::SlotId;
+use osps_heart::pulse::{Limits, Reading, Sample, Turn, slack};
+use osps_heart::segment::{Death, What};
+use osps_heart::time::Monotonic;
+use osps_heart::words::{Cause, Class, Press, State};
 
-/// First look for a new server's first beat; each further one comes later by half of the time that
-/// has passed, at most by the slack. So "up" is known within milliseconds, a freeze right after it
-/// in time, and a slow start of ten seconds costs some forty wake-ups.
-const PROBE: Duration = Duration::from_millis(2);
+use super::graph::{Cycle, Edges, Graph};
+use super::lifecycle::{Act, Next, Patience, Stage, Trigger};
+use super::restart::{Decision, Intensity, Tally};
+use super::server::{Gone, Holding, Life, PROBE, Reason, Server};
 
 /// What the policy has to know about one server.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Spec {
-    /// It goes when that one fails, and stops before it.
-    pub depends_on: Option<SlotId>,
+    /// What it needs of others.
+    pub edges: Edges,
     /// Silence that convicts, before and after the first beat.
     pub limits: Limits,
     /// How long it is waited for when it has to go.
@@ -34,8 +34,8 @@ pub struct Spec {
 
 /// What happened.
 #[derive(Clone, Copy, Debug)]
-pub enum Event {
-    /// Start everything.
+pub enum Input {
+    /// Start everything, in order.
     Boot,
     /// A turn of the loop begins that was planned for this moment.
     Turn {
@@ -45,7 +45,7 @@ pub enum Event {
     /// Stop everything, in order.
     Stop,
     /// Stop everything at once.
-    Hurry,
+    ForceStop,
     /// A process was started; its heart's count stands at `count`.
     Spawned {
         /// In this slot.
@@ -65,14 +65,14 @@ pub enum Event {
         /// Of this slot.
         slot: SlotId,
         /// What it shows.
-        seen: Observation,
+        seen: Sample,
     },
     /// An overdue server was looked at, its heart read once more after that.
     Examined {
         /// In this slot.
         slot: SlotId,
         /// What its heart shows now.
-        seen: Observation,
+        seen: Sample,
         /// What `/proc` says.
         class: Class,
     },
@@ -89,16 +89,7 @@ pub enum Event {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Action {
     /// Write it down (segment, event ring, log) before doing what follows.
-    Changed {
-        /// The server.
-        slot: SlotId,
-        /// Its state until now.
-        from: State,
-        /// Its state from now on.
-        to: State,
-        /// The reason.
-        why: Why,
-    },
+    Changed(Change),
     /// Do one thing to one server.
     Do {
         /// The server.
@@ -106,82 +97,49 @@ pub enum Action {
         /// The thing.
         act: Act,
     },
-    /// Take evidence, read the heart once more and feed [`Event::Examined`] in this turn.
+    /// Take evidence, read the heart once more and feed [`Input::Examined`] in this turn.
     Examine {
         /// The overdue server.
         slot: SlotId,
     },
-    /// The watchdog itself was late; every silent server's limit runs again.
-    LateTurn {
-        /// By this much.
-        by: Duration,
-    },
-    /// Overdue, but its limit runs again, since the host starves it.
-    Spared {
-        /// The server.
-        slot: SlotId,
-        /// Its silence so far.
-        silence: Duration,
+    /// Write it down: something happened, but no state changed.
+    Told {
+        /// The server; `None` = the watchdog itself.
+        slot: Option<SlotId>,
+        /// What happened.
+        what: What,
     },
 }
 
-/// Why a state changed.
+/// A state that changed: what happened, and what only the log has room for.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Why {
-    /// A process is being started, in place of one that went for this cause.
-    Started {
-        /// `None` = the first one.
-        after: Option<Cause>,
-    },
-    /// It beats for the first time.
-    FirstBeat {
-        /// Time since it was started.
-        after: Duration,
-        /// Time without a live predecessor, if there was one.
-        down_for: Option<Duration>,
-    },
-    /// It beats again.
-    Beat {
-        /// After this silence.
-        silence: Duration,
-    },
-    /// It is silent.
-    Silent {
-        /// For so long.
-        silence: Duration,
-        /// Of this limit.
-        limit: Duration,
-    },
-    /// It is silent and somebody wants it so.
-    Held {
-        /// In which way.
-        class: Class,
-    },
-    /// Nobody holds it any more; its limit runs again.
-    Pardoned,
-    /// It is killed.
-    Condemned {
-        /// For this.
-        cause: Cause,
-        /// Time since its last beat.
-        silence: Duration,
-        /// The limit in force.
-        limit: Duration,
-    },
-    /// An orderly stop.
-    StopOrder,
-    /// It did not react in time.
-    Pressed,
-    /// Its process is gone.
-    Died {
-        /// How.
-        death: Death,
-        /// What made it go; `None` = it was told to.
-        cause: Option<Cause>,
-        /// Time from the kill to the confirmed death.
-        took: Option<Duration>,
-        /// How long it had been up.
+pub struct Change {
+    /// The server.
+    pub slot: SlotId,
+    /// Its state until now.
+    pub from: State,
+    /// Its state from now on.
+    pub to: State,
+    /// What happened. A start does not know its pid yet.
+    pub what: What,
+    /// What the event ring has no room for.
+    pub note: Note,
+}
+
+/// What the log says beside a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Note {
+    /// Nothing.
+    Nothing,
+    /// The limit in force.
+    Limit(Duration),
+    /// Of a death.
+    Death {
+        /// How long the process had been up.
         up: Duration,
+        /// Time from a kill without grace to the confirmed death; `None` = it went by itself, or
+        /// in the course of a stop.
+        took: Option<Duration>,
     },
 }
 
@@ -196,121 +154,85 @@ pub enum Outcome {
     GaveUp,
 }
 
-#[derive(Debug)]
-struct Server {
-    spec: Spec,
-    state: State,
-    pulse: Pulse,
-    tally: Tally,
-    /// Why the process has to go or went; `None` = nobody's fault.
-    cause: Option<Cause>,
-    spawned_at: Monotonic,
-    /// When to look for the first beat.
-    probe_at: Monotonic,
-    up_since: Option<Monotonic>,
-    killed_at: Option<Monotonic>,
-    /// Since when clients have had nobody to talk to.
-    gone_since: Option<Monotonic>,
-}
-
-impl Server {
-    /// Notes why it is killed now, and since when clients have had nobody to talk to.
-    fn condemn(&mut self, cause: Cause, now: Monotonic, gone_since: Monotonic) {
-        self.cause = Some(cause);
-        self.killed_at.get_or_insert(now);
-        self.gone_since.get_or_insert(gone_since);
-    }
-}
-
 /// All servers of an instance.
 #[derive(Debug)]
 pub struct Group {
     servers: Vec<Server>,
+    graph: Graph,
     turn: Turn,
     ending: Option<Outcome>,
     /// Nobody waits any more for what a kill does not end.
-    hurried: bool,
+    forced: bool,
 }
 
 impl Group {
-    /// A group with nothing running yet.
-    pub fn new(now: Monotonic, intensity: Option<Intensity>, specs: &[Spec]) -> Group {
+    /// A group with nothing running yet; refused if somebody waits for itself.
+    pub fn new(
+        now: Monotonic,
+        intensity: Option<Intensity>,
+        specs: &[Spec],
+    ) -> Result<Group, Cycle> {
         let server = |spec: &Spec| Server {
-            spec: *spec,
-            state: State::Down,
-            pulse: Pulse::new(spec.limits, now, 0),
+            limits: spec.limits,
+            patience: spec.patience,
             tally: Tally::new(intensity),
-            cause: None,
-            spawned_at: now,
-            probe_at: now,
-            up_since: None,
-            killed_at: None,
-            gone_since: None,
+            due: false,
+            stage: Stage::Down,
+            holding: Holding::Dead(Gone { cause: None, absent_since: None }),
+            timer: None,
         };
-        Group {
+        Ok(Group {
             servers: specs.iter().map(server).collect(),
+            graph: Graph::new(specs.iter().map(|spec| spec.edges.clone()))?,
             turn: Turn { now, previous: now, lateness: Duration::ZERO },
             ending: None,
-            hurried: false,
-        }
+            forced: false,
+        })
     }
 
-    /// One event in, what to do about it out. Total: events that make no sense do nothing.
-    pub fn step(&mut self, now: Monotonic, event: Event) -> Vec<Action> {
+    /// One input in, what to do about it out. Total: inputs that make no sense do nothing.
+    pub fn step(&mut self, now: Monotonic, input: Input) -> Vec<Action> {
         let mut actions = Vec::new();
         let out = &mut actions;
-        match event {
-            Event::Boot => {
-                for slot in self.slots() {
-                    self.start(slot, now, out);
+        match input {
+            Input::Boot => {
+                for server in &mut self.servers {
+                    server.due = true;
                 }
+                self.start_due(now, out);
             }
-            Event::Turn { planned } => self.begin_turn(now, planned, out),
-            Event::Stop => {
+            Input::Turn { planned } => self.begin_turn(now, planned, out),
+            Input::Stop => {
                 self.ending.get_or_insert(Outcome::Clean);
                 self.press_stop(now, out);
             }
-            Event::Hurry => {
-                self.hurried = true;
+            Input::ForceStop => {
+                self.forced = true;
                 self.ending = Some(self.ending.map_or(Outcome::Forced, |e| match e {
                     Outcome::GaveUp => Outcome::GaveUp,
                     Outcome::Clean | Outcome::Forced => Outcome::Forced,
                 }));
                 for slot in self.slots() {
                     self.condemn(slot, Cause::Requested, now, out);
-                    self.apply(slot, lifecycle::Event::Stop, Why::StopOrder, now, out);
+                    self.stop(slot, now, out);
                 }
             }
-            Event::Spawned { slot, count } => {
-                if let Some(server) = self.servers.get_mut(slot.index()) {
-                    server.pulse = Pulse::new(server.spec.limits, now, count);
-                    server.spawned_at = now;
-                    server.probe_at = now + PROBE;
+            Input::Spawned { slot, count } => {
+                if let Some(server) = self.watched(slot) {
+                    server.begin(now, count);
                 }
             }
-            Event::Died { slot, death } => self.died(slot, death, now, out),
-            Event::Sample { slot, seen } => self.sample(slot, seen, now, out),
-            Event::Examined { slot, seen, class } => self.examined(slot, seen, class, now, out),
-            Event::NotReleasing { slot } => {
-                if let Some(server) = self.watched(slot).filter(|s| s.state != State::Held) {
-                    let cause = Cause::Frozen(Class::NotReleasing);
-                    let (silence, limit) =
-                        (now.since(server.pulse.last_beat()), server.spec.limits.hang);
-                    server.condemn(cause, now, now);
-                    let why = Why::Condemned { cause, silence, limit };
-                    self.apply(slot, lifecycle::Event::Convict, why, now, out);
+            Input::Died { slot, death } => self.died(slot, death, now, out),
+            Input::Sample { slot, seen } => self.sample(slot, seen, now, out),
+            Input::Examined { slot, seen, class } => self.examined(slot, seen, class, now, out),
+            Input::NotReleasing { slot } => {
+                if self.watched(slot).is_some_and(|server| server.stage != Stage::Held) {
+                    self.convict(slot, Cause::Frozen, Some(Class::NotReleasing), now, now, out);
                 }
             }
-            Event::Timers => {
+            Input::Timers => {
                 for slot in self.slots() {
-                    let Some(server) = self.servers.get(slot.index()) else { continue };
-                    if server.state.timer().is_some_and(|timer| timer <= now) {
-                        let why = match server.state {
-                            State::Backoff { .. } => Why::Started { after: server.cause },
-                            _ => Why::Pressed,
-                        };
-                        self.apply(slot, lifecycle::Event::Timer, why, now, out);
-                    }
+                    self.timer(slot, now, out);
                 }
                 if self.ending.is_some() {
                     self.press_stop(now, out);
@@ -322,21 +244,21 @@ impl Group {
 
     /// The earliest moment at which something has to be looked at.
     pub fn next_deadline(&self) -> Option<Monotonic> {
-        let of = |server: &Server| {
-            let heart = server.state.is_watched().then(|| {
-                let probe = (!server.pulse.has_beaten()).then_some(server.probe_at);
-                probe.map_or(server.pulse.deadline(), |at| at.min(server.pulse.deadline()))
-            });
-            server.state.timer().or(heart)
+        let of = |server: &Server| match &server.holding {
+            Holding::Alive(life) => {
+                let probe = (!life.pulse.has_beaten()).then_some(life.probe_at);
+                Some(probe.map_or(life.pulse.deadline(), |at| at.min(life.pulse.deadline())))
+            }
+            Holding::Dead(_) | Holding::Leaving(..) => server.timer,
         };
         self.servers.iter().filter_map(of).min()
     }
 
     /// How it ended, once nothing runs any more and nothing shall.
     pub fn outcome(&self) -> Option<Outcome> {
-        let gone = |server: &Server| match server.state {
-            State::Stopping(Rung::Unkillable) => self.hurried,
-            state => !state.has_process(),
+        let gone = |server: &Server| match server.stage {
+            Stage::Unkillable => self.forced,
+            stage => !stage.has_process(),
         };
         self.ending.filter(|_| self.servers.iter().all(gone))
     }
@@ -346,16 +268,15 @@ impl Group {
         self.ending.is_some()
     }
 
-    /// The state of a server.
-    pub fn state(&self, slot: SlotId) -> State {
-        self.servers.get(slot.index()).map_or(State::Down, |server| server.state)
+    /// Where a server stands.
+    pub fn stage(&self, slot: SlotId) -> Stage {
+        self.servers.get(slot.index()).map_or(Stage::Down, |server| server.stage)
     }
 
     /// Time since the last beat of a server that has a process.
     pub fn silence(&self, slot: SlotId, now: Monotonic) -> Option<Duration> {
-        let server = self.servers.get(slot.index())?;
-        let beats = server.state.has_process() && server.pulse.has_beaten();
-        beats.then(|| now.since(server.pulse.last_beat()))
+        let pulse = &self.servers.get(slot.index())?.life()?.pulse;
+        pulse.has_beaten().then(|| now.since(pulse.last_beat()))
     }
 
     /// All slots.
@@ -366,27 +287,30 @@ impl Group {
     fn begin_turn(&mut self, now: Monotonic, planned: Monotonic, out: &mut Vec<Action>) {
         let lateness = now.since(planned);
         self.turn = Turn { now, previous: self.turn.now, lateness };
-        let watched = self.servers.iter().filter(|server| server.state.is_watched());
-        if watched.map(|server| slack(server.pulse.limit())).any(|slack| lateness > slack) {
-            out.push(Action::LateTurn { by: lateness });
+        let late = |server: &Server| match &server.holding {
+            Holding::Alive(life) => lateness > slack(life.pulse.limit()),
+            Holding::Dead(_) | Holding::Leaving(..) => false,
+        };
+        if self.servers.iter().any(late) {
+            out.push(Action::Told { slot: None, what: What::LateTurn { by: lateness } });
         }
     }
 
-    fn sample(&mut self, slot: SlotId, seen: Observation, now: Monotonic, out: &mut Vec<Action>) {
+    fn sample(&mut self, slot: SlotId, seen: Sample, now: Monotonic, out: &mut Vec<Action>) {
         let turn = self.turn;
-        let Some(server) = self.watched(slot) else { return };
-        let silence = now.since(server.pulse.last_beat());
-        let limit = server.pulse.limit();
-        if now >= server.probe_at {
-            let pause = (now.since(server.spawned_at) / 2).min(slack(server.spec.limits.hang));
-            server.probe_at = now + pause.max(PROBE);
+        let Some((limits, life)) = self.alive(slot) else { return };
+        let silence = now.since(life.pulse.last_beat());
+        let limit = life.pulse.limit();
+        if now >= life.probe_at {
+            let pause = (now.since(life.spawned_at) / 2).min(slack(limits.hang));
+            life.probe_at = now + pause.max(PROBE);
         }
-        match server.pulse.observe(&turn, seen) {
+        match life.pulse.observe(&turn, seen) {
             Reading::Quiet => {}
             Reading::Beat { first } => self.beat(slot, first, silence, now, out),
             Reading::Late => {
-                let why = Why::Silent { silence, limit };
-                self.apply(slot, lifecycle::Event::Late, why, now, out);
+                let what = What::Late { silence };
+                self.apply(slot, Trigger::Late, what, Note::Limit(limit), now, out);
             }
             Reading::Overdue => out.push(Action::Examine { slot }),
         }
@@ -400,92 +324,114 @@ impl Group {
         now: Monotonic,
         out: &mut Vec<Action>,
     ) {
-        let Some(server) = self.watched(slot) else { return };
-        let why = if first {
-            let at = server.pulse.last_beat();
-            server.up_since = Some(at);
-            let down_for = server.gone_since.take().map(|gone| at.since(gone));
-            Why::FirstBeat { after: at.since(server.spawned_at), down_for }
-        } else {
-            Why::Beat { silence }
-        };
-        self.apply(slot, lifecycle::Event::Beat, why, now, out);
+        let Some((_, life)) = self.alive(slot) else { return };
+        if !first {
+            self.apply(slot, Trigger::Beat, What::Beat { silence }, Note::Nothing, now, out);
+            return;
+        }
+        let at = life.pulse.last_beat();
+        life.up_since = Some(at);
+        let down_for = life.absent_since.take().map(|gone| at.since(gone));
+        let what = What::FirstBeat { after: at.since(life.spawned_at), down_for };
+        self.apply(slot, Trigger::Beat, what, Note::Nothing, now, out);
+        self.start_due(now, out);
     }
 
     fn examined(
         &mut self,
         slot: SlotId,
-        seen: Observation,
+        seen: Sample,
         class: Class,
         now: Monotonic,
         out: &mut Vec<Action>,
     ) {
-        let turn = self.turn;
-        let Some(server) = self.watched(slot) else { return };
-        let silence = now.since(server.pulse.last_beat());
-        let limit = server.pulse.limit();
-        match server.pulse.observe(&turn, seen) {
+        let (turn, held) = (self.turn, self.stage(slot) == Stage::Held);
+        let Some((_, life)) = self.alive(slot) else { return };
+        let silence = now.since(life.pulse.last_beat());
+        match life.pulse.observe(&turn, seen) {
             // It beat between the two looks: the last moment at which that saves it.
             Reading::Beat { first } => self.beat(slot, first, silence, now, out),
             Reading::Quiet | Reading::Late => {}
             Reading::Overdue if class.is_intention() => {
-                server.pulse.grant(now);
-                self.apply(slot, lifecycle::Event::Hold, Why::Held { class }, now, out);
+                life.pulse.renew(now);
+                self.apply(slot, Trigger::Hold, What::Held { class }, Note::Nothing, now, out);
             }
-            Reading::Overdue if server.state == State::Held => {
-                server.pulse.grant(now);
-                self.apply(slot, lifecycle::Event::Pardon, Why::Pardoned, now, out);
+            Reading::Overdue if held => {
+                life.pulse.renew(now);
+                self.apply(slot, Trigger::Pardon, What::Pardoned, Note::Nothing, now, out);
+            }
+            Reading::Overdue if class == Class::Starved && life.pulse.renew_starved(now) => {
+                out.push(Action::Told { slot: Some(slot), what: What::Spared { silence } });
             }
             Reading::Overdue => {
-                if class == Class::Starved && server.pulse.grant_starved(now) {
-                    out.push(Action::Spared { slot, silence });
-                    return;
-                }
-                let cause = if server.pulse.has_beaten() {
-                    Cause::Frozen(class)
+                let absent_since = life.pulse.last_beat();
+                let (cause, class) = if life.pulse.has_beaten() {
+                    (Cause::Frozen, Some(class))
                 } else {
-                    Cause::StartTimeout
+                    (Cause::StartTimeout, None)
                 };
-                let gone_since = server.pulse.last_beat();
-                server.condemn(cause, now, gone_since);
-                let why = Why::Condemned { cause, silence, limit };
-                self.apply(slot, lifecycle::Event::Convict, why, now, out);
+                self.convict(slot, cause, class, absent_since, now, out);
             }
         }
     }
 
+    /// Kills a server for its own fault.
+    fn convict(
+        &mut self,
+        slot: SlotId,
+        cause: Cause,
+        class: Option<Class>,
+        absent_since: Monotonic,
+        now: Monotonic,
+        out: &mut Vec<Action>,
+    ) {
+        let Some((limits, life)) = self.alive(slot) else { return };
+        let silence = now.since(life.pulse.last_beat());
+        // It kept the data for its limit, whether it ever beat or not.
+        let kept = class == Some(Class::NotReleasing);
+        let limit = if kept { limits.hang } else { life.pulse.limit() };
+        self.leave(slot, Reason::Condemned(cause, now), Some(absent_since));
+        let what = What::Verdict { cause, class, silence };
+        self.apply(slot, Trigger::Convict, what, Note::Limit(limit), now, out);
+    }
+
     /// Kills without grace, for a reason that is not the server's own.
     fn condemn(&mut self, slot: SlotId, cause: Cause, now: Monotonic, out: &mut Vec<Action>) {
-        let Some(server) = self.servers.get_mut(slot.index()) else { return };
-        let silence = now.since(server.pulse.last_beat());
-        let limit = server.pulse.limit();
-        if server.state.is_watched() {
-            server.condemn(cause, now, now);
-        } else if server.state.has_process() {
-            server.killed_at.get_or_insert(now);
+        let Some(life) = self.servers.get(slot.index()).and_then(Server::life) else { return };
+        let silence = now.since(life.pulse.last_beat());
+        let limit = life.pulse.limit();
+        self.leave(slot, Reason::Condemned(cause, now), Some(now));
+        let what = What::Verdict { cause, class: None, silence };
+        self.apply(slot, Trigger::Condemn, what, Note::Limit(limit), now, out);
+    }
+
+    fn stop(&mut self, slot: SlotId, now: Monotonic, out: &mut Vec<Action>) {
+        self.leave(slot, Reason::Told, None);
+        self.apply(slot, Trigger::Stop, What::StopOrder, Note::Nothing, now, out);
+    }
+
+    fn leave(&mut self, slot: SlotId, reason: Reason, absent_since: Option<Monotonic>) {
+        if let Some(server) = self.servers.get_mut(slot.index()) {
+            server.leave(reason, absent_since);
         }
-        let why = Why::Condemned { cause, silence, limit };
-        self.apply(slot, lifecycle::Event::Condemn, why, now, out);
     }
 
     fn died(&mut self, slot: SlotId, death: Death, now: Monotonic, out: &mut Vec<Action>) {
         let ending = self.ending.is_some();
         let Some(server) = self.servers.get_mut(slot.index()) else { return };
-        if !server.state.has_process() {
-            return;
-        }
-        let told = matches!(server.state, State::Stopping(_)) && server.cause.is_none();
-        if !told && server.cause.is_none() {
-            server.cause = Some(Cause::of(death));
-        }
-        let cause = server.cause;
-        let up = server.up_since.take().map_or(Duration::ZERO, |since| now.since(since));
-        let took = server.killed_at.take().map(|killed| now.since(killed));
-        server.gone_since.get_or_insert(now);
-        let counts = !matches!(cause, None | Some(Cause::Primary | Cause::Requested));
-        let next = if ending {
-            Next::Rest
-        } else if counts {
+        let (cause, killed_at) = match &server.holding {
+            Holding::Dead(_) => return,
+            Holding::Alive(_) => (Some(cause_of(death)), None),
+            Holding::Leaving(_, Reason::Told) => (None, None),
+            Holding::Leaving(_, Reason::Hastened(at)) => (None, Some(*at)),
+            Holding::Leaving(_, Reason::Condemned(cause, at)) => (Some(*cause), Some(*at)),
+        };
+        let (up_since, absent_since) =
+            server.life().map_or((None, None), |life| (life.up_since, life.absent_since));
+        let up = up_since.map_or(Duration::ZERO, |since| now.since(since));
+        let took = killed_at.map(|killed| now.since(killed));
+        let own = !matches!(cause, None | Some(Cause::Dependency | Cause::Requested));
+        let next = if own && !ending {
             match server.tally.died(now, up) {
                 Decision::Again(at) if at <= now => Next::Rest,
                 Decision::Again(at) => Next::Wait(at),
@@ -494,8 +440,16 @@ impl Group {
         } else {
             Next::Rest
         };
-        let why = Why::Died { death, cause, took, up };
-        self.apply(slot, lifecycle::Event::Died(next), why, now, out);
+        server.holding = Holding::Dead(Gone { cause, absent_since: absent_since.or(Some(now)) });
+        let (trigger, what) = match next {
+            Next::Rest => (Trigger::Rest, What::Died { death, cause }),
+            Next::Wait(until) => (Trigger::Wait, What::Backoff { death, until }),
+            Next::Never => (Trigger::Never, What::Failed { death }),
+        };
+        self.apply(slot, trigger, what, Note::Death { up, took }, now, out);
+        if let (Next::Wait(until), Some(server)) = (next, self.servers.get_mut(slot.index())) {
+            server.timer = Some(until);
+        }
         if next == Next::Never {
             self.ending = Some(Outcome::GaveUp);
         }
@@ -503,12 +457,28 @@ impl Group {
             self.press_stop(now, out);
             return;
         }
-        if cause != Some(Cause::Primary) {
-            for dependent in self.dependents(slot) {
-                self.condemn(dependent, Cause::Primary, now, out);
+        if cause != Some(Cause::Dependency) {
+            for dependent in self.graph.go_with(slot) {
+                self.condemn(dependent, Cause::Dependency, now, out);
             }
         }
         if next == Next::Rest {
+            self.start(slot, now, out);
+        }
+    }
+
+    /// Starts those that wait for nobody any more.
+    fn start_due(&mut self, now: Monotonic, out: &mut Vec<Action>) {
+        let is_up = |of: &SlotId| match self.servers.get(of.index()).map(|server| &server.holding) {
+            Some(Holding::Alive(life)) => life.up_since.is_some(),
+            Some(Holding::Leaving(..) | Holding::Dead(_)) | None => false,
+        };
+        let ready: Vec<_> = self
+            .slots()
+            .filter(|slot| self.servers.get(slot.index()).is_some_and(|server| server.due))
+            .filter(|slot| self.graph.depends_on(*slot).iter().all(is_up))
+            .collect();
+        for slot in ready {
             self.start(slot, now, out);
         }
     }
@@ -517,57 +487,93 @@ impl Group {
         if self.ending.is_some() {
             return;
         }
-        let after = self.servers.get(slot.index()).and_then(|server| server.cause);
-        self.apply(slot, lifecycle::Event::Start, Why::Started { after }, now, out);
+        let Some(server) = self.servers.get_mut(slot.index()) else { return };
+        server.due = false;
+        let what = What::Started { pid: 0, after: server.gone_for() };
+        self.apply(slot, Trigger::Start, what, Note::Nothing, now, out);
     }
 
-    /// Stops every server that nobody depends on any more.
+    fn timer(&mut self, slot: SlotId, now: Monotonic, out: &mut Vec<Action>) {
+        let Some(server) = self.servers.get(slot.index()) else { return };
+        if server.timer.is_none_or(|timer| timer > now) {
+            return;
+        }
+        let what = match server.stage.on(Trigger::Timer).0 {
+            Stage::Terminating => What::Pressed { press: Press::Terminate },
+            Stage::Killing => What::Pressed { press: Press::Kill },
+            Stage::Unkillable => What::Alarm,
+            Stage::Down
+            | Stage::Starting
+            | Stage::Up
+            | Stage::Late
+            | Stage::Held
+            | Stage::Asked
+            | Stage::Backoff
+            | Stage::Failed => What::Started { pid: 0, after: server.gone_for() },
+        };
+        self.apply(slot, Trigger::Timer, what, Note::Nothing, now, out);
+    }
+
+    /// Stops every server that nobody needs any more.
     fn press_stop(&mut self, now: Monotonic, out: &mut Vec<Action>) {
         for slot in self.slots().rev() {
             let needed = || {
-                self.dependents(slot).into_iter().any(|dependent| {
-                    let state = self.state(dependent);
-                    state.has_process() && state != State::Stopping(Rung::Unkillable)
+                self.graph.stop_before(slot).into_iter().any(|dependent| {
+                    let stage = self.stage(dependent);
+                    stage.has_process() && stage != Stage::Unkillable
                 })
             };
             // A slot that waits for its next process stops at once: it must not start one.
-            if !self.state(slot).has_process() || !needed() {
-                self.apply(slot, lifecycle::Event::Stop, Why::StopOrder, now, out);
+            if !self.stage(slot).has_process() || !needed() {
+                self.stop(slot, now, out);
             }
         }
     }
 
-    fn dependents(&self, of: SlotId) -> Vec<SlotId> {
-        let depends = |slot: &SlotId| {
-            self.servers.get(slot.index()).is_some_and(|s| s.spec.depends_on == Some(of))
-        };
-        self.slots().filter(depends).collect()
-    }
-
     fn watched(&mut self, slot: SlotId) -> Option<&mut Server> {
-        self.servers.get_mut(slot.index()).filter(|server| server.state.is_watched())
+        self.servers.get_mut(slot.index()).filter(|server| server.stage.is_watched())
     }
 
-    /// Runs the automaton and reports what changed.
+    /// The limits and the life of a server whose heart is judged.
+    fn alive(&mut self, slot: SlotId) -> Option<(Limits, &mut Life)> {
+        let server = self.watched(slot)?;
+        match &mut server.holding {
+            Holding::Alive(life) => Some((server.limits, life)),
+            Holding::Dead(_) | Holding::Leaving(..) => None,
+        }
+    }
+
+    /// Runs the automaton and tells what changed.
     fn apply(
         &mut self,
         slot: SlotId,
-        event: lifecycle::Event,
-        why: Why,
+        trigger: Trigger,
+        what: What,
+        note: Note,
         now: Monotonic,
         out: &mut Vec<Action>,
     ) {
         let Some(server) = self.servers.get_mut(slot.index()) else { return };
-        let from = server.state;
-        let (to, act) = from.on(event, now, &server.spec.patience);
-        server.state = to;
+        let from = server.stage;
+        let (to, act) = from.on(trigger);
         if from != to {
-            out.push(Action::Changed { slot, from, to, why });
+            server.stage = to;
+            server.timer = to.lasts(&server.patience).map(|lasts| now + lasts);
+            let (from, to) = (from.state(), to.state());
+            out.push(Action::Changed(Change { slot, from, to, what, note }));
         }
         if act == Some(Act::Spawn) {
-            server.cause = None;
+            server.begin(now, 0);
         }
         out.extend(act.map(|act| Action::Do { slot, act }));
+    }
+}
+
+/// The cause that a death by itself is.
+pub fn cause_of(death: Death) -> Cause {
+    match death {
+        Death::Exited(_) | Death::NotSpawned | Death::Unknown => Cause::Exited,
+        Death::Killed(_) => Cause::Killed,
     }
 }
 
@@ -575,12 +581,14 @@ impl Group {
 mod tests {
     use super::*;
 
-    const PRIMARY: SlotId = SlotId(0);
-    const SECONDARY: SlotId = SlotId(1);
+    /// The one that the others restart with, and one of them.
+    const FIRST: SlotId = SlotId(0);
+    const WORKER: SlotId = SlotId(1);
 
-    fn spec(depends_on: Option<SlotId>) -> Spec {
+    fn spec(depends_on: &[u8], restart_with: &[u8]) -> Spec {
+        let slots = |numbers: &[u8]| numbers.iter().copied().map(SlotId).collect();
         Spec {
-            depends_on,
+            edges: Edges { depends_on: slots(depends_on), restart_with: slots(restart_with) },
             limits: Limits { hang: Duration::from_secs(4), start: Duration::from_secs(10) },
             patience: Patience {
                 ask: Duration::from_secs(5),
@@ -602,61 +610,64 @@ mod tests {
         actions.iter().filter_map(act).collect()
     }
 
-    /// A primary and two secondaries, all up since 10 ms.
-    fn pair() -> Group {
-        let dependent = spec(Some(PRIMARY));
-        let mut group = Group::new(at(0), None, &[spec(None), dependent, dependent]);
-        let actions = group.step(at(0), Event::Boot);
+    fn group(intensity: Option<Intensity>, specs: &[Spec]) -> Group {
+        Group::new(at(0), intensity, specs).expect("no circle")
+    }
+
+    /// One server and two that restart with it, all up since 10 ms.
+    fn three() -> Group {
+        let mut group = group(None, &[spec(&[], &[]), spec(&[], &[0]), spec(&[], &[0])]);
+        let actions = group.step(at(0), Input::Boot);
         assert_eq!(acts(&actions), [(0, Act::Spawn), (1, Act::Spawn), (2, Act::Spawn)]);
         for slot in group.slots() {
-            group.step(at(0), Event::Spawned { slot, count: 0 });
+            group.step(at(0), Input::Spawned { slot, count: 0 });
         }
-        group.step(at(10), Event::Turn { planned: at(10) });
+        group.step(at(10), Input::Turn { planned: at(10) });
         for slot in group.slots() {
-            let seen = Observation { count: 1, stamp: at(10) };
-            group.step(at(10), Event::Sample { slot, seen });
-            assert_eq!(group.state(slot), State::Up);
+            let seen = Sample { count: 1, stamp: at(10) };
+            group.step(at(10), Input::Sample { slot, seen });
+            assert_eq!(group.stage(slot), Stage::Up);
         }
         group
     }
 
     /// One turn at `now` in which the listed slots beat and the others do not.
     fn turn(group: &mut Group, now: u64, beating: &[u8]) -> Vec<Action> {
-        let mut actions = group.step(at(now), Event::Turn { planned: at(now) });
+        let mut actions = group.step(at(now), Input::Turn { planned: at(now) });
         for slot in group.slots() {
             let count = if beating.contains(&slot.0) { now } else { 1 };
-            let seen = Observation { count, stamp: at(now) };
-            actions.extend(group.step(at(now), Event::Sample { slot, seen }));
+            let seen = Sample { count, stamp: at(now) };
+            actions.extend(group.step(at(now), Input::Sample { slot, seen }));
         }
-        actions.extend(group.step(at(now), Event::Timers));
+        actions.extend(group.step(at(now), Input::Timers));
         actions
     }
 
     fn examined(group: &mut Group, now: u64, slot: SlotId, class: Class) -> Vec<Action> {
-        let seen = Observation { count: 1, stamp: at(10) };
-        group.step(at(now), Event::Examined { slot, seen, class })
+        let seen = Sample { count: 1, stamp: at(10) };
+        group.step(at(now), Input::Examined { slot, seen, class })
     }
 
     #[test]
-    fn a_frozen_secondary_is_replaced_alone() {
-        let mut group = pair();
-        assert_eq!(acts(&turn(&mut group, 2410, &[0, 2])), [(1, Act::Baseline)]);
+    fn a_frozen_server_that_nobody_restarts_with_is_replaced_alone() {
+        let mut group = three();
+        assert_eq!(acts(&turn(&mut group, 2410, &[0, 2])), [(1, Act::Look)]);
         let actions = turn(&mut group, 4010, &[0, 2]);
-        assert_eq!(actions, [Action::Examine { slot: SECONDARY }]);
-        let actions = examined(&mut group, 4010, SECONDARY, Class::Stopped);
+        assert_eq!(actions, [Action::Examine { slot: WORKER }]);
+        let actions = examined(&mut group, 4010, WORKER, Class::Stopped);
         assert_eq!(acts(&actions), [(1, Act::Kill)]);
-        assert!(matches!(actions[0], Action::Changed { .. }), "recorded before the kill");
+        assert!(matches!(actions[0], Action::Changed(_)), "recorded before the kill");
         let death = Death::Killed(9);
-        let actions = group.step(at(4011), Event::Died { slot: SECONDARY, death });
+        let actions = group.step(at(4011), Input::Died { slot: WORKER, death });
         assert_eq!(acts(&actions), [(1, Act::Spawn)]);
     }
 
-    fn told(actions: &[Action]) -> Vec<(u8, Why)> {
-        let why = |action: &Action| match action {
-            Action::Changed { slot, why, .. } => Some((slot.0, *why)),
+    fn told(actions: &[Action]) -> Vec<(u8, What, Note)> {
+        let change = |action: &Action| match action {
+            Action::Changed(change) => Some((change.slot.0, change.what, change.note)),
             _ => None,
         };
-        actions.iter().filter_map(why).collect()
+        actions.iter().filter_map(change).collect()
     }
 
     fn ms(count: u64) -> Duration {
@@ -665,153 +676,158 @@ mod tests {
 
     #[test]
     fn what_is_told_of_a_freeze() {
-        let mut group = pair();
+        let mut group = three();
         assert_eq!(group.next_deadline(), Some(at(10 + 2400)), "when somebody would be late");
-        let silent = Why::Silent { silence: ms(2400), limit: ms(4000) };
-        assert_eq!(told(&turn(&mut group, 2410, &[0, 2])), [(1, silent)]);
+        let (late, limit) = (What::Late { silence: ms(2400) }, Note::Limit(ms(4000)));
+        assert_eq!(told(&turn(&mut group, 2410, &[0, 2])), [(1, late, limit)]);
         assert_eq!(group.next_deadline(), Some(at(4010)), "when it would be frozen");
-        assert_eq!(group.silence(SECONDARY, at(3000)), Some(ms(2990)));
+        assert_eq!(group.silence(WORKER, at(3000)), Some(ms(2990)));
         turn(&mut group, 4010, &[0, 2]);
-        let actions = examined(&mut group, 4010, SECONDARY, Class::Stopped);
-        let cause = Cause::Frozen(Class::Stopped);
-        let condemned = Why::Condemned { cause, silence: ms(4000), limit: ms(4000) };
-        assert_eq!(told(&actions), [(1, condemned)]);
+        let actions = examined(&mut group, 4010, WORKER, Class::Stopped);
+        let (cause, class) = (Cause::Frozen, Some(Class::Stopped));
+        let verdict = What::Verdict { cause, class, silence: ms(4000) };
+        assert_eq!(told(&actions), [(1, verdict, limit)]);
         let death = Death::Killed(9);
-        let actions = group.step(at(4013), Event::Died { slot: SECONDARY, death });
-        let died = Why::Died { death, cause: Some(cause), took: Some(ms(3)), up: ms(4003) };
-        assert_eq!(told(&actions), [(1, died), (1, Why::Started { after: Some(cause) })]);
-        group.step(at(4014), Event::Spawned { slot: SECONDARY, count: 1 });
+        let actions = group.step(at(4013), Input::Died { slot: WORKER, death });
+        let died = What::Died { death, cause: Some(cause) };
+        let note = Note::Death { took: Some(ms(3)), up: ms(4003) };
+        let started = What::Started { pid: 0, after: Some(cause) };
+        assert_eq!(told(&actions), [(1, died, note), (1, started, Note::Nothing)]);
+        group.step(at(4014), Input::Spawned { slot: WORKER, count: 1 });
         assert_eq!(group.next_deadline(), Some(at(4016)), "the first look for its first beat");
-        assert_eq!(group.silence(SECONDARY, at(4016)), None, "before the first beat");
+        assert_eq!(group.silence(WORKER, at(4016)), None, "before the first beat");
         let actions = turn(&mut group, 4016, &[0, 1, 2]);
         // Clients had nobody since the last beat before the freeze.
-        let first = Why::FirstBeat { after: ms(2), down_for: Some(ms(4006)) };
-        assert_eq!(told(&actions), [(1, first)]);
+        let first = What::FirstBeat { after: ms(2), down_for: Some(ms(4006)) };
+        assert_eq!(told(&actions), [(1, first, Note::Nothing)]);
     }
 
     #[test]
     fn what_is_told_of_a_crash_loop() {
-        let mut group = pair();
+        let mut group = three();
         let death = Death::Exited(1);
-        let died = Event::Died { slot: SECONDARY, death };
+        let died = Input::Died { slot: WORKER, death };
         for now in [20, 30, 40] {
             let actions = group.step(at(now), died);
             assert_eq!(acts(&actions), [(1, Act::Spawn)], "at once at first");
         }
         let actions = group.step(at(50), died);
-        let cause = Cause::of(death);
-        let why = Why::Died { death, cause: Some(cause), took: None, up: Duration::ZERO };
-        assert_eq!((acts(&actions), told(&actions)), (vec![], vec![(1, why)]));
+        let what = What::Backoff { death, until: at(150) };
+        let note = Note::Death { took: None, up: Duration::ZERO };
+        assert_eq!((acts(&actions), told(&actions)), (vec![], vec![(1, what, note)]));
         assert_eq!(group.next_deadline(), Some(at(150)), "100 ms of rest");
         assert_eq!(turn(&mut group, 149, &[0, 2]), []);
         let actions = turn(&mut group, 150, &[0, 2]);
         assert_eq!(acts(&actions), [(1, Act::Spawn)]);
-        assert_eq!(told(&actions), [(1, Why::Started { after: Some(cause) })]);
+        let started = What::Started { pid: 0, after: Some(Cause::Exited) };
+        assert_eq!(told(&actions), [(1, started, Note::Nothing)]);
     }
 
     #[test]
-    fn a_frozen_primary_takes_the_secondaries_after_its_death_is_confirmed() {
-        let mut group = pair();
+    fn a_frozen_server_takes_others_along_after_its_death_is_confirmed() {
+        let mut group = three();
         turn(&mut group, 2410, &[1, 2]);
         turn(&mut group, 4010, &[1, 2]);
-        let kill = examined(&mut group, 4010, PRIMARY, Class::Blocked);
+        let kill = examined(&mut group, 4010, FIRST, Class::Blocked);
         assert_eq!(acts(&kill), [(0, Act::Kill)], "nobody else yet");
-        let died = |slot| Event::Died { slot, death: Death::Killed(9) };
-        let actions = group.step(at(4020), died(PRIMARY));
+        let died = |slot| Input::Died { slot, death: Death::Killed(9) };
+        let actions = group.step(at(4020), died(FIRST));
         assert_eq!(acts(&actions), [(1, Act::Kill), (2, Act::Kill), (0, Act::Spawn)]);
         assert_eq!(acts(&group.step(at(4021), died(SlotId(2)))), [(2, Act::Spawn)]);
-        assert_eq!(acts(&group.step(at(4022), died(SECONDARY))), [(1, Act::Spawn)]);
+        assert_eq!(acts(&group.step(at(4022), died(WORKER))), [(1, Act::Spawn)]);
     }
 
     #[test]
-    fn an_unkillable_primary_leaves_the_secondaries_alone() {
-        let mut group = pair();
+    fn an_unkillable_server_takes_nobody_along() {
+        let mut group = three();
         turn(&mut group, 2410, &[1, 2]);
         turn(&mut group, 4010, &[1, 2]);
-        examined(&mut group, 4010, PRIMARY, Class::Unkillable);
+        examined(&mut group, 4010, FIRST, Class::Unkillable);
         assert_eq!(acts(&turn(&mut group, 8010, &[1, 2])), [(0, Act::Alarm)]);
-        assert_eq!(group.state(PRIMARY), State::Stopping(Rung::Unkillable));
-        assert_eq!(group.state(SECONDARY), State::Up);
+        assert_eq!(group.stage(FIRST), Stage::Unkillable);
+        assert_eq!(group.stage(WORKER), Stage::Up);
         assert_eq!(acts(&turn(&mut group, 8500, &[1, 2])), []);
     }
 
     #[test]
     fn a_beat_between_the_two_looks_saves_the_server() {
-        let mut group = pair();
+        let mut group = three();
         turn(&mut group, 2410, &[0, 2]);
         turn(&mut group, 4010, &[0, 2]);
-        let seen = Observation { count: 2, stamp: at(4011) };
-        let event = Event::Examined { slot: SECONDARY, seen, class: Class::Blocked };
+        let seen = Sample { count: 2, stamp: at(4011) };
+        let event = Input::Examined { slot: WORKER, seen, class: Class::Blocked };
         assert_eq!(acts(&group.step(at(4010), event)), []);
-        assert_eq!(group.state(SECONDARY), State::Up);
+        assert_eq!(group.stage(WORKER), Stage::Up);
     }
 
     #[test]
     fn a_debugger_holds_and_detaching_gives_the_limit_again() {
-        let mut group = pair();
+        let mut group = three();
         turn(&mut group, 2410, &[0, 2]);
         turn(&mut group, 4010, &[0, 2]);
-        assert_eq!(acts(&examined(&mut group, 4010, SECONDARY, Class::Traced)), []);
-        assert_eq!(group.state(SECONDARY), State::Held);
+        assert_eq!(acts(&examined(&mut group, 4010, WORKER, Class::Traced)), []);
+        assert_eq!(group.stage(WORKER), Stage::Held);
         turn(&mut group, 6500, &[0, 2]);
         turn(&mut group, 8010, &[0, 2]);
-        assert_eq!(acts(&examined(&mut group, 8010, SECONDARY, Class::Stopped)), []);
-        assert_eq!(group.state(SECONDARY), State::Late);
+        assert_eq!(acts(&examined(&mut group, 8010, WORKER, Class::Stopped)), []);
+        assert_eq!(group.stage(WORKER), Stage::Late);
         turn(&mut group, 10_500, &[0, 2]);
         assert_eq!(turn(&mut group, 12_009, &[0, 2]), []);
-        assert_eq!(turn(&mut group, 12_010, &[0, 2]), [Action::Examine { slot: SECONDARY }]);
-        let actions = examined(&mut group, 12_010, SECONDARY, Class::Stopped);
+        assert_eq!(turn(&mut group, 12_010, &[0, 2]), [Action::Examine { slot: WORKER }]);
+        let actions = examined(&mut group, 12_010, WORKER, Class::Stopped);
         assert_eq!(acts(&actions), [(1, Act::Kill)]);
     }
 
     #[test]
     fn starvation_is_spared_twice() {
-        let mut group = pair();
+        let mut group = three();
         for deadline in [4010, 8010] {
             turn(&mut group, deadline - 1600, &[0, 2]);
             turn(&mut group, deadline, &[0, 2]);
-            let actions = examined(&mut group, deadline, SECONDARY, Class::Starved);
-            assert!(matches!(actions[..], [Action::Spared { .. }]));
+            let actions = examined(&mut group, deadline, WORKER, Class::Starved);
+            assert!(matches!(actions[..], [Action::Told { what: What::Spared { .. }, .. }]));
         }
         turn(&mut group, 10_500, &[0, 2]);
         turn(&mut group, 12_010, &[0, 2]);
-        let actions = examined(&mut group, 12_010, SECONDARY, Class::Starved);
+        let actions = examined(&mut group, 12_010, WORKER, Class::Starved);
         assert_eq!(acts(&actions), [(1, Act::Kill)]);
     }
 
     #[test]
-    fn secondaries_stop_before_the_primary() {
-        let mut group = pair();
-        assert_eq!(acts(&group.step(at(100), Event::Stop)), [(2, Act::Ask), (1, Act::Ask)]);
-        let died = |slot| Event::Died { slot, death: Death::Exited(0) };
-        assert_eq!(acts(&group.step(at(110), died(SECONDARY))), []);
+    fn who_needs_another_stops_before_it() {
+        let mut group = three();
+        assert_eq!(acts(&group.step(at(100), Input::Stop)), [(2, Act::Ask), (1, Act::Ask)]);
+        let died = |slot| Input::Died { slot, death: Death::Exited(0) };
+        assert_eq!(acts(&group.step(at(110), died(WORKER))), []);
         assert_eq!(acts(&group.step(at(120), died(SlotId(2)))), [(0, Act::Ask)]);
         assert_eq!(group.outcome(), None);
-        assert_eq!(acts(&group.step(at(130), died(PRIMARY))), []);
+        assert_eq!(acts(&group.step(at(130), died(FIRST))), []);
         assert_eq!(group.outcome(), Some(Outcome::Clean));
     }
 
     #[test]
     fn a_server_that_ignores_the_stop_order_climbs_the_ladder() {
-        let mut group = pair();
-        group.step(at(100), Event::Stop);
+        let mut group = three();
+        group.step(at(100), Input::Stop);
         let ladder = [5100, 6100, 10_100].map(|now| turn(&mut group, now, &[]));
-        assert_eq!(told(&ladder[0]), [(1, Why::Pressed), (2, Why::Pressed)]);
+        let pressed = What::Pressed { press: Press::Terminate };
+        let each = [1, 2].map(|slot| (slot, pressed, Note::Nothing));
+        assert_eq!(told(&ladder[0]), each);
         let ladder = ladder.map(|actions| acts(&actions));
         assert_eq!(ladder[0], [(1, Act::Terminate), (2, Act::Terminate)]);
         assert_eq!(ladder[1], [(1, Act::Kill), (2, Act::Kill)]);
-        // What does not die does not keep the primary from stopping.
+        // What does not die does not keep the others from stopping.
         assert_eq!(ladder[2], [(1, Act::Alarm), (2, Act::Alarm), (0, Act::Ask)]);
     }
 
     #[test]
     fn a_second_ctrl_c_kills_everybody() {
-        let mut group = pair();
-        group.step(at(100), Event::Stop);
-        let actions = group.step(at(200), Event::Hurry);
+        let mut group = three();
+        group.step(at(100), Input::Stop);
+        let actions = group.step(at(200), Input::ForceStop);
         assert_eq!(acts(&actions), [(0, Act::Kill), (1, Act::Kill), (2, Act::Kill)]);
         for slot in group.slots() {
-            group.step(at(201), Event::Died { slot, death: Death::Killed(9) });
+            group.step(at(201), Input::Died { slot, death: Death::Killed(9) });
         }
         assert_eq!(group.outcome(), Some(Outcome::Forced));
     }
@@ -819,25 +835,99 @@ mod tests {
     #[test]
     fn too_many_restarts_stop_everything() {
         let intensity = Intensity { restarts: 1, period: Duration::from_secs(60) };
-        let mut group = Group::new(at(0), Some(intensity), &[spec(None), spec(Some(PRIMARY))]);
-        group.step(at(0), Event::Boot);
-        let died = Event::Died { slot: SECONDARY, death: Death::Exited(1) };
+        let mut group = group(Some(intensity), &[spec(&[], &[]), spec(&[], &[0])]);
+        group.step(at(0), Input::Boot);
+        let died = Input::Died { slot: WORKER, death: Death::Exited(1) };
         assert_eq!(acts(&group.step(at(10), died)), [(1, Act::Spawn)]);
         assert_eq!(acts(&group.step(at(20), died)), [(0, Act::Ask)]);
-        assert_eq!(group.state(SECONDARY), State::Failed);
-        group.step(at(30), Event::Died { slot: PRIMARY, death: Death::Exited(0) });
+        assert_eq!(group.stage(WORKER), Stage::Failed);
+        group.step(at(30), Input::Died { slot: FIRST, death: Death::Exited(0) });
         assert_eq!(group.outcome(), Some(Outcome::GaveUp));
     }
 
     #[test]
     fn a_late_turn_is_told_and_nobody_is_convicted() {
-        let mut group = pair();
-        assert_eq!(group.step(at(1000), Event::Turn { planned: at(500) }), [], "the slack itself");
-        let actions = group.step(at(5000), Event::Turn { planned: at(1000) });
-        assert_eq!(actions, [Action::LateTurn { by: Duration::from_secs(4) }]);
+        let mut group = three();
+        assert_eq!(group.step(at(1000), Input::Turn { planned: at(500) }), [], "the slack itself");
+        let actions = group.step(at(5000), Input::Turn { planned: at(1000) });
+        let what = What::LateTurn { by: Duration::from_secs(4) };
+        assert_eq!(actions, [Action::Told { slot: None, what }]);
         for slot in group.slots() {
-            let seen = Observation { count: 1, stamp: at(10) };
-            assert_eq!(group.step(at(5000), Event::Sample { slot, seen }), []);
+            let seen = Sample { count: 1, stamp: at(10) };
+            assert_eq!(group.step(at(5000), Input::Sample { slot, seen }), []);
         }
+    }
+
+    /// 1 waits for 0 and restarts with it, 2 restarts with 1, 3 only waits for 1.
+    fn chain() -> Group {
+        let specs = [spec(&[], &[]), spec(&[0], &[0]), spec(&[], &[1]), spec(&[1], &[])];
+        group(None, &specs)
+    }
+
+    fn first_beat(group: &mut Group, now: u64, slot: SlotId) -> Vec<Action> {
+        group.step(at(now), Input::Spawned { slot, count: 0 });
+        group.step(at(now), Input::Turn { planned: at(now) });
+        group.step(at(now), Input::Sample { slot, seen: Sample { count: 1, stamp: at(now) } })
+    }
+
+    #[test]
+    fn a_server_starts_when_all_that_it_depends_on_are_up() {
+        let mut group = chain();
+        let actions = group.step(at(0), Input::Boot);
+        assert_eq!(acts(&actions), [(0, Act::Spawn), (2, Act::Spawn)], "2 waits for nobody");
+        assert_eq!(acts(&first_beat(&mut group, 5, SlotId(2))), []);
+        assert_eq!(acts(&first_beat(&mut group, 10, SlotId(0))), [(1, Act::Spawn)]);
+        assert_eq!(acts(&first_beat(&mut group, 20, SlotId(1))), [(3, Act::Spawn)]);
+        assert_eq!(acts(&first_beat(&mut group, 30, SlotId(3))), []);
+    }
+
+    #[test]
+    fn a_server_that_has_to_go_is_not_up_for_those_that_wait() {
+        let mut group = group(None, &[spec(&[], &[]), spec(&[], &[]), spec(&[0, 1], &[])]);
+        group.step(at(0), Input::Boot);
+        first_beat(&mut group, 10, SlotId(0));
+        group.step(at(20), Input::NotReleasing { slot: SlotId(0) });
+        assert_eq!(group.stage(SlotId(0)), Stage::Killing);
+        assert_eq!(acts(&first_beat(&mut group, 30, SlotId(1))), [], "0 is being killed");
+        let death = Death::Killed(9);
+        let actions = group.step(at(40), Input::Died { slot: SlotId(0), death });
+        assert_eq!(acts(&actions), [(0, Act::Spawn)]);
+        assert_eq!(acts(&first_beat(&mut group, 50, SlotId(0))), [(2, Act::Spawn)]);
+    }
+
+    #[test]
+    fn a_failure_goes_down_the_whole_chain_and_a_dependency_changes_nothing() {
+        let mut group = chain();
+        group.step(at(0), Input::Boot);
+        for slot in [2, 0, 1, 3].map(SlotId) {
+            first_beat(&mut group, 10, slot);
+        }
+        let died = |slot, death| Input::Died { slot: SlotId(slot), death };
+        let actions = group.step(at(2000), died(0, Death::Killed(11)));
+        assert_eq!(acts(&actions), [(1, Act::Kill), (2, Act::Kill), (0, Act::Spawn)]);
+        assert_eq!(group.stage(SlotId(3)), Stage::Up, "it only waited for 1 at the start");
+        // Who goes for another's sake comes back at once, and takes nobody along in its turn.
+        assert_eq!(acts(&group.step(at(2001), died(1, Death::Killed(9)))), [(1, Act::Spawn)]);
+        assert_eq!(acts(&group.step(at(2002), died(2, Death::Killed(9)))), [(2, Act::Spawn)]);
+    }
+
+    #[test]
+    fn a_stop_begins_with_those_that_nobody_needs() {
+        let mut group = chain();
+        group.step(at(0), Input::Boot);
+        first_beat(&mut group, 10, SlotId(0));
+        // 1 has just been started, 2 runs, 3 still waits for 1: it never starts.
+        assert_eq!(acts(&group.step(at(20), Input::Stop)), [(2, Act::Ask)]);
+        let died = |slot| Input::Died { slot: SlotId(slot), death: Death::Exited(0) };
+        assert_eq!(acts(&group.step(at(30), died(2))), [(1, Act::Ask)]);
+        assert_eq!(acts(&group.step(at(40), died(1))), [(0, Act::Ask)]);
+        assert_eq!(acts(&group.step(at(50), died(0))), []);
+        assert_eq!(group.outcome(), Some(Outcome::Clean));
+    }
+
+    #[test]
+    fn nobody_waits_for_itself() {
+        let circle = Group::new(at(0), None, &[spec(&[1], &[]), spec(&[], &[0])]);
+        assert_eq!(circle.err(), Some(Cycle([0, 1, 0].map(SlotId).to_vec())));
     }
 }

@@ -1,18 +1,17 @@
-//! The life of one server: a finite automaton, one `match`, no wildcard arm.
+//! The life of one server: a finite automaton, one table, states by triggers.
 //!
-//! After s6-supervise's transition table: audit a supervisor by reading rows. The table printed in
-//! docs/architecture.md is compared with this code by a test there. Impossible pairs are arms too:
-//! they keep the state.
+//! After s6-supervise's transition table: audit a supervisor by reading rows. docs/architecture.md
+//! prints the table, and a test there compares. Impossible pairs have cells too: they stay. What a
+//! stage knows besides (pids, times, causes) is `group`'s, and moves with it.
 
-use std::fmt;
 use std::time::Duration;
 
-use super::verdict::Class;
-use crate::time::Monotonic;
+use osps_heart::time::Monotonic;
+use osps_heart::words::State;
 
-/// Where a server stands.
+/// Where a server stands: a state of the outside world, with the rungs of a stop told apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
+pub enum Stage {
     /// No process.
     Down,
     /// Spawned, no beat yet.
@@ -23,42 +22,23 @@ pub enum State {
     Late,
     /// Silent by somebody's intention (debugger, frozen control group): watched, not killed.
     Held,
-    /// A process that has to go; nothing else may start in its slot until its death is confirmed.
-    Stopping(Rung),
+    /// It has to go: its desired word says stop.
+    Asked,
+    /// It has to go: TERM and CONT were sent.
+    Terminating,
+    /// It has to go: KILL was sent.
+    Killing,
+    /// KILL did not work so far; the slot stays closed.
+    Unkillable,
     /// No process; waits before the next.
-    Backoff {
-        /// Not before this moment.
-        until: Monotonic,
-    },
+    Backoff,
     /// No process and never again: too many restarts.
     Failed,
 }
 
-/// How far a stopping server has been pressed.
+/// What makes a server change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rung {
-    /// Its desired word says stop.
-    Asked {
-        /// Then TERM and CONT.
-        until: Monotonic,
-    },
-    /// TERM and CONT were sent.
-    Terminating {
-        /// Then KILL.
-        until: Monotonic,
-    },
-    /// KILL was sent.
-    Killing {
-        /// Then an alarm.
-        until: Monotonic,
-    },
-    /// KILL did not work so far; the slot stays closed.
-    Unkillable,
-}
-
-/// What happens to a server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Event {
+pub enum Trigger {
     /// It may run now.
     Start,
     /// It beat.
@@ -75,21 +55,14 @@ pub enum Event {
     Condemn,
     /// It shall stop in an orderly way.
     Stop,
-    /// Its process is confirmed dead (or could not be started).
-    Died(Next),
-    /// A moment named by the state has come.
-    Timer,
-}
-
-/// What follows a death, decided by `restart` and `group`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Next {
-    /// Stay down.
+    /// Its process is confirmed dead (or could not be started): stay down.
     Rest,
-    /// Wait until then.
-    Wait(Monotonic),
-    /// Give up.
+    /// The same: wait before the next.
+    Wait,
+    /// The same: give up.
     Never,
+    /// A moment named by the stage has come.
+    Timer,
 }
 
 /// What the performer shall do; at most one thing per transition.
@@ -98,7 +71,7 @@ pub enum Act {
     /// Start a process in the slot.
     Spawn,
     /// Look at `/proc` and remember.
-    Baseline,
+    Look,
     /// Set the desired word to stop.
     Ask,
     /// Send TERM, then CONT, so that a stopped process can act on it.
@@ -120,263 +93,155 @@ pub struct Patience {
     pub kill: Duration,
 }
 
-impl State {
-    /// The transition table.
+/// What a trigger does in a stage; `None` = it stays, and nothing is done.
+type Cell = Option<(Stage, Option<Act>)>;
+
+const STAY: Cell = None;
+const DOWN: Cell = Some((Stage::Down, None));
+const BOOT: Cell = Some((Stage::Starting, Some(Act::Spawn)));
+const GOES: Cell = Some((Stage::Up, None));
+const LATE: Cell = Some((Stage::Late, Some(Act::Look)));
+const LAX_: Cell = Some((Stage::Late, None));
+const HELD: Cell = Some((Stage::Held, None));
+const ASK_: Cell = Some((Stage::Asked, Some(Act::Ask)));
+const TERM: Cell = Some((Stage::Terminating, Some(Act::Terminate)));
+const KILL: Cell = Some((Stage::Killing, Some(Act::Kill)));
+const ALRM: Cell = Some((Stage::Unkillable, Some(Act::Alarm)));
+const WAIT: Cell = Some((Stage::Backoff, None));
+const FAIL: Cell = Some((Stage::Failed, None));
+/// The same stage, looked at.
+const LK_S: Cell = Some((Stage::Starting, Some(Act::Look)));
+const LK_H: Cell = Some((Stage::Held, Some(Act::Look)));
+
+/// The transition table: a row per stage, a column per trigger, in the order of their `ALL`.
+#[rustfmt::skip]
+const TABLE: [[Cell; Trigger::ALL.len()]; Stage::ALL.len()] = [
+    //                 Start Beat  Late  Hold  Pard. Conv. Cond. Stop  Rest  Wait  Never Timer
+    /* Down        */ [BOOT, STAY, STAY, STAY, STAY, STAY, STAY, STAY, STAY, STAY, STAY, STAY],
+    /* Starting    */ [STAY, GOES, LK_S, HELD, STAY, KILL, KILL, ASK_, DOWN, WAIT, FAIL, STAY],
+    /* Up          */ [STAY, STAY, LATE, HELD, STAY, KILL, KILL, ASK_, DOWN, WAIT, FAIL, STAY],
+    /* Late        */ [STAY, GOES, LATE, HELD, STAY, KILL, KILL, ASK_, DOWN, WAIT, FAIL, STAY],
+    /* Held        */ [STAY, GOES, LK_H, STAY, LAX_, KILL, KILL, ASK_, DOWN, WAIT, FAIL, STAY],
+    /* Asked       */ [STAY, STAY, STAY, STAY, STAY, STAY, KILL, STAY, DOWN, WAIT, FAIL, TERM],
+    /* Terminating */ [STAY, STAY, STAY, STAY, STAY, STAY, KILL, STAY, DOWN, WAIT, FAIL, KILL],
+    /* Killing     */ [STAY, STAY, STAY, STAY, STAY, STAY, STAY, STAY, DOWN, WAIT, FAIL, ALRM],
+    /* Unkillable  */ [STAY, STAY, STAY, STAY, STAY, STAY, STAY, STAY, DOWN, WAIT, FAIL, STAY],
+    /* Backoff     */ [STAY, STAY, STAY, STAY, STAY, STAY, STAY, DOWN, STAY, STAY, STAY, BOOT],
+    /* Failed      */ [STAY, STAY, STAY, STAY, STAY, STAY, STAY, STAY, STAY, STAY, STAY, STAY],
+];
+
+impl Stage {
+    /// All of them, in the order of the table's rows.
+    pub const ALL: [Stage; 11] = [
+        Stage::Down,
+        Stage::Starting,
+        Stage::Up,
+        Stage::Late,
+        Stage::Held,
+        Stage::Asked,
+        Stage::Terminating,
+        Stage::Killing,
+        Stage::Unkillable,
+        Stage::Backoff,
+        Stage::Failed,
+    ];
+
+    /// The transition.
     #[must_use]
-    pub fn on(self, event: Event, now: Monotonic, patience: &Patience) -> (State, Option<Act>) {
-        let kill = (State::Stopping(Rung::Killing { until: now + patience.kill }), Some(Act::Kill));
-        let terminate = (
-            State::Stopping(Rung::Terminating { until: now + patience.term }),
-            Some(Act::Terminate),
-        );
-        let stop = (State::Stopping(Rung::Asked { until: now + patience.ask }), Some(Act::Ask));
+    pub fn on(self, trigger: Trigger) -> (Stage, Option<Act>) {
+        TABLE[self as usize][trigger as usize].unwrap_or((self, None))
+    }
+
+    /// How long it may last until [`Trigger::Timer`]; `None` = no limit of this kind.
+    pub fn lasts(self, patience: &Patience) -> Option<Duration> {
         match self {
-            State::Down => match event {
-                Event::Start => (State::Starting, Some(Act::Spawn)),
-                Event::Beat
-                | Event::Late
-                | Event::Hold
-                | Event::Pardon
-                | Event::Convict
-                | Event::Condemn
-                | Event::Stop
-                | Event::Died(_)
-                | Event::Timer => (self, None),
-            },
-            State::Starting => match event {
-                Event::Beat => (State::Up, None),
-                Event::Late => (self, Some(Act::Baseline)),
-                Event::Hold => (State::Held, None),
-                Event::Convict | Event::Condemn => kill,
-                Event::Stop => stop,
-                Event::Died(next) => (next.state(), None),
-                Event::Start | Event::Pardon | Event::Timer => (self, None),
-            },
-            State::Up => match event {
-                Event::Late => (State::Late, Some(Act::Baseline)),
-                Event::Hold => (State::Held, None),
-                Event::Convict | Event::Condemn => kill,
-                Event::Stop => stop,
-                Event::Died(next) => (next.state(), None),
-                Event::Start | Event::Beat | Event::Pardon | Event::Timer => (self, None),
-            },
-            State::Late => match event {
-                Event::Beat => (State::Up, None),
-                Event::Late => (self, Some(Act::Baseline)),
-                Event::Hold => (State::Held, None),
-                Event::Convict | Event::Condemn => kill,
-                Event::Stop => stop,
-                Event::Died(next) => (next.state(), None),
-                Event::Start | Event::Pardon | Event::Timer => (self, None),
-            },
-            State::Held => match event {
-                Event::Beat => (State::Up, None),
-                Event::Late => (self, Some(Act::Baseline)),
-                Event::Pardon => (State::Late, None),
-                Event::Convict | Event::Condemn => kill,
-                Event::Stop => stop,
-                Event::Died(next) => (next.state(), None),
-                Event::Start | Event::Hold | Event::Timer => (self, None),
-            },
-            State::Stopping(rung) => match event {
-                Event::Died(next) => (next.state(), None),
-                Event::Condemn => match rung {
-                    Rung::Asked { .. } | Rung::Terminating { .. } => kill,
-                    Rung::Killing { .. } | Rung::Unkillable => (self, None),
-                },
-                Event::Timer => match rung {
-                    Rung::Asked { .. } => terminate,
-                    Rung::Terminating { .. } => kill,
-                    Rung::Killing { .. } => (State::Stopping(Rung::Unkillable), Some(Act::Alarm)),
-                    Rung::Unkillable => (self, None),
-                },
-                Event::Start
-                | Event::Beat
-                | Event::Late
-                | Event::Hold
-                | Event::Pardon
-                | Event::Convict
-                | Event::Stop => (self, None),
-            },
-            State::Backoff { .. } => match event {
-                Event::Timer => (State::Starting, Some(Act::Spawn)),
-                Event::Stop => (State::Down, None),
-                Event::Start
-                | Event::Beat
-                | Event::Late
-                | Event::Hold
-                | Event::Pardon
-                | Event::Convict
-                | Event::Condemn
-                | Event::Died(_) => (self, None),
-            },
-            State::Failed => match event {
-                Event::Start
-                | Event::Beat
-                | Event::Late
-                | Event::Hold
-                | Event::Pardon
-                | Event::Convict
-                | Event::Condemn
-                | Event::Stop
-                | Event::Died(_)
-                | Event::Timer => (self, None),
-            },
+            Stage::Asked => Some(patience.ask),
+            Stage::Terminating => Some(patience.term),
+            Stage::Killing => Some(patience.kill),
+            Stage::Down
+            | Stage::Starting
+            | Stage::Up
+            | Stage::Late
+            | Stage::Held
+            | Stage::Unkillable
+            | Stage::Backoff
+            | Stage::Failed => None,
         }
     }
 
-    /// The moment at which this state wants [`Event::Timer`].
-    pub fn timer(self) -> Option<Monotonic> {
+    /// What the outside world calls it.
+    pub fn state(self) -> State {
         match self {
-            State::Backoff { until }
-            | State::Stopping(
-                Rung::Asked { until } | Rung::Terminating { until } | Rung::Killing { until },
-            ) => Some(until),
-            State::Down
-            | State::Starting
-            | State::Up
-            | State::Late
-            | State::Held
-            | State::Stopping(Rung::Unkillable)
-            | State::Failed => None,
+            Stage::Down => State::Down,
+            Stage::Starting => State::Starting,
+            Stage::Up => State::Up,
+            Stage::Late => State::Late,
+            Stage::Held => State::Held,
+            Stage::Asked | Stage::Terminating | Stage::Killing | Stage::Unkillable => {
+                State::Stopping
+            }
+            Stage::Backoff => State::Backoff,
+            Stage::Failed => State::Failed,
         }
     }
 
     /// Whether a process may be alive in the slot.
     pub fn has_process(self) -> bool {
-        match self {
-            State::Starting | State::Up | State::Late | State::Held | State::Stopping(_) => true,
-            State::Down | State::Backoff { .. } | State::Failed => false,
-        }
+        self.state().has_process()
     }
 
     /// Whether its heart is being judged.
     pub fn is_watched(self) -> bool {
         match self {
-            State::Starting | State::Up | State::Late | State::Held => true,
-            State::Down | State::Stopping(_) | State::Backoff { .. } | State::Failed => false,
-        }
-    }
-
-    /// Its number in the segment.
-    pub fn code(self) -> u64 {
-        match self {
-            State::Down => 0,
-            State::Starting => 1,
-            State::Up => 2,
-            State::Late => 3,
-            State::Stopping(_) => 4,
-            State::Backoff { .. } => 5,
-            State::Held => 6,
-            State::Failed => 7,
+            Stage::Starting | Stage::Up | Stage::Late | Stage::Held => true,
+            Stage::Down
+            | Stage::Asked
+            | Stage::Terminating
+            | Stage::Killing
+            | Stage::Unkillable
+            | Stage::Backoff
+            | Stage::Failed => false,
         }
     }
 }
 
-/// The words for [`State::code`], in order; the same in log, JSON and docs.
-pub const STATE_WORDS: [&str; 8] =
-    ["down", "starting", "up", "late", "stopping", "backoff", "held", "failed"];
+impl Trigger {
+    /// All of them, in the order of the table's columns.
+    pub const ALL: [Trigger; 12] = [
+        Trigger::Start,
+        Trigger::Beat,
+        Trigger::Late,
+        Trigger::Hold,
+        Trigger::Pardon,
+        Trigger::Convict,
+        Trigger::Condemn,
+        Trigger::Stop,
+        Trigger::Rest,
+        Trigger::Wait,
+        Trigger::Never,
+        Trigger::Timer,
+    ];
+}
 
-impl fmt::Display for State {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let word = usize::try_from(self.code()).ok().and_then(|code| STATE_WORDS.get(code));
-        f.write_str(word.unwrap_or(&"unknown"))
-    }
+/// What follows a death, decided by `restart` and `group`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Stay down.
+    Rest,
+    /// Wait until then.
+    Wait(Monotonic),
+    /// Give up.
+    Never,
 }
 
 impl Next {
-    fn state(self) -> State {
+    /// The trigger that a death with this consequence is.
+    pub fn trigger(self) -> Trigger {
         match self {
-            Next::Rest => State::Down,
-            Next::Wait(until) => State::Backoff { until },
-            Next::Never => State::Failed,
+            Next::Rest => Trigger::Rest,
+            Next::Wait(_) => Trigger::Wait,
+            Next::Never => Trigger::Never,
         }
-    }
-}
-
-/// How a process ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Death {
-    /// With this exit status.
-    Exited(i32),
-    /// By this signal.
-    Killed(i32),
-    /// It never ran: the kernel refused to start it.
-    NotSpawned,
-    /// Confirmed, but somebody else got the status.
-    Unknown,
-}
-
-impl fmt::Display for Death {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Death::Exited(status) => write!(f, "status {status}"),
-            Death::Killed(signal) => write!(f, "signal {signal}"),
-            Death::NotSpawned => f.write_str("could not be started"),
-            Death::Unknown => f.write_str("status unknown"),
-        }
-    }
-}
-
-/// Why a process had to be replaced. Written down before anything is done about it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cause {
-    /// It exited by itself.
-    Exited,
-    /// A signal that was not ours killed it.
-    Killed,
-    /// It fell silent.
-    Frozen(Class),
-    /// It never beat.
-    StartTimeout,
-    /// The primary failed, so it was restarted as well.
-    Primary,
-    /// Somebody asked for it.
-    Requested,
-}
-
-impl Cause {
-    /// The words for [`Cause::code`] minus one, in order.
-    pub const WORDS: [&'static str; 6] =
-        ["exited", "killed", "frozen", "start-timeout", "primary", "requested"];
-
-    /// The cause that a death by itself is.
-    pub fn of(death: Death) -> Cause {
-        match death {
-            Death::Exited(_) | Death::NotSpawned | Death::Unknown => Cause::Exited,
-            Death::Killed(_) => Cause::Killed,
-        }
-    }
-
-    /// Its number in the segment, 1 to 6.
-    pub fn code(self) -> u64 {
-        match self {
-            Cause::Exited => 1,
-            Cause::Killed => 2,
-            Cause::Frozen(_) => 3,
-            Cause::StartTimeout => 4,
-            Cause::Primary => 5,
-            Cause::Requested => 6,
-        }
-    }
-
-    /// The class, for a freeze.
-    pub fn class(self) -> Option<Class> {
-        match self {
-            Cause::Frozen(class) => Some(class),
-            Cause::Exited
-            | Cause::Killed
-            | Cause::StartTimeout
-            | Cause::Primary
-            | Cause::Requested => None,
-        }
-    }
-}
-
-impl fmt::Display for Cause {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let index = usize::try_from(self.code()).map_or(0, |code| code - 1);
-        f.write_str(Cause::WORDS[index])
     }
 }
 
@@ -385,41 +250,41 @@ mod tests {
     use super::*;
 
     #[test]
-    fn deaths_and_causes_have_words() {
-        let words: Vec<_> = [
-            Cause::Exited,
-            Cause::Killed,
-            Cause::Frozen(Class::Stopped),
-            Cause::StartTimeout,
-            Cause::Primary,
-            Cause::Requested,
-        ]
-        .map(|cause| (cause.code(), cause.to_string(), cause.class()))
-        .into();
-        let expected = Cause::WORDS.iter().zip(1..).map(|(word, code)| {
-            let class = (*word == "frozen").then_some(Class::Stopped);
-            (code, (*word).to_owned(), class)
-        });
-        assert_eq!(words, expected.collect::<Vec<_>>());
-        assert_eq!(Death::Exited(3).to_string(), "status 3");
-        assert_eq!(Death::Killed(9).to_string(), "signal 9");
-        assert_eq!(Death::NotSpawned.to_string(), "could not be started");
+    fn rows_and_columns_stand_in_the_order_of_their_names() {
+        for (row, stage) in Stage::ALL.into_iter().enumerate() {
+            assert_eq!(stage as usize, row);
+        }
+        for (column, trigger) in Trigger::ALL.into_iter().enumerate() {
+            assert_eq!(trigger as usize, column);
+        }
     }
 
     #[test]
     fn each_rung_of_a_stop_has_its_time() {
         let s = Duration::from_secs;
         let patience = Patience { ask: s(5), term: s(1), kill: s(4) };
-        let now = Monotonic(7_000_000_000);
-        let mut state = State::Up;
-        for (event, act, lasts) in [
-            (Event::Stop, Act::Ask, s(5)),
-            (Event::Timer, Act::Terminate, s(1)),
-            (Event::Timer, Act::Kill, s(4)),
+        let mut stage = Stage::Up;
+        for (trigger, act, lasts) in [
+            (Trigger::Stop, Act::Ask, Some(s(5))),
+            (Trigger::Timer, Act::Terminate, Some(s(1))),
+            (Trigger::Timer, Act::Kill, Some(s(4))),
+            (Trigger::Timer, Act::Alarm, None),
         ] {
-            let (next, done) = state.on(event, now, &patience);
-            assert_eq!((next.timer(), done), (Some(now + lasts), Some(act)), "{event:?}");
-            state = next;
+            let (next, done) = stage.on(trigger);
+            assert_eq!((next.lasts(&patience), done), (lasts, Some(act)), "{trigger:?}");
+            stage = next;
+        }
+    }
+
+    #[test]
+    fn only_a_confirmed_death_opens_a_slot() {
+        let deaths = [Trigger::Rest, Trigger::Wait, Trigger::Never];
+        for stage in Stage::ALL.into_iter().filter(|stage| stage.has_process()) {
+            for trigger in Trigger::ALL {
+                let (next, act) = stage.on(trigger);
+                assert_eq!(next.has_process(), !deaths.contains(&trigger), "{stage:?} {trigger:?}");
+                assert_ne!(act, Some(Act::Spawn), "a second process: {stage:?} {trigger:?}");
+            }
         }
     }
 }

@@ -1,21 +1,22 @@
 //! What is decided, and nothing else: sans-I/O, in the order of the pipeline.
 //!
 //! ```text
-//! observation --verdict--> reading --group--> event --lifecycle--> state + act
-//!                                     ^                               |
-//!                            restart (may it run again, when?) <------+
+//! sample --pulse--> reading --group--> trigger --lifecycle--> stage + act
+//!                                ^  ^                            |
+//!                    graph ------+  +-- restart (again, when?) <-+
 //! ```
 //!
-//! Beside it stand the two books of the data: `ownership` (who may write) and `dispatch` (who gets
-//! the next client).
+//! `server` is what `group` keeps of one of them; `verdict` says what kind of freeze it is. The
+//! rules that servers run as well (is this heart alive, who may write) stand in `osps_heart`.
+//! Nothing here knows what a server is for.
 //!
 //! Contract of every piece: deterministic; performs no I/O; never reads a clock; never blocks; no
 //! sequence of inputs makes it panic; memory bounded. `now` is an argument, so a day of trouble
-//! is a millisecond of test (tests/policy.rs).
+//! is a millisecond of test (tests/policy).
 
-pub mod dispatch;
+pub mod graph;
 pub mod group;
 pub mod lifecycle;
-pub mod ownership;
 pub mod restart;
+mod server;
 pub mod verdict;

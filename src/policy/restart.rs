@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::time::Monotonic;
+use osps_heart::time::Monotonic;
 
 /// Up this long, it restarts at once. Shorter, and a crash loop takes a whole processor; longer,
 /// and an honest crash costs its clients time.

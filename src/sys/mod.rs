@@ -4,7 +4,6 @@
 //! names what was tried on what; whether that matters is decided above. This stratum knows neither
 //! the segment nor the policy. `raw` holds the calls that have no safe wrapper.
 
-pub mod clock;
 pub mod fifo;
 pub mod output;
 pub mod poll;
@@ -16,16 +15,16 @@ pub mod socket;
 
 use std::io;
 
-/// A call that the kernel refused: "failed to {op} {object}: {source}".
+/// A call that the kernel refused: "failed to {op} {object}: {answer}".
 #[derive(Debug, thiserror::Error)]
-#[error("{op} {object}: {source}")]
+#[error("{op} {object}: {answer}")]
 pub struct Failed {
     /// What was tried, as a verb.
     pub op: &'static str,
     /// On what: a path, a pid, an address.
     pub object: String,
-    /// The kernel's answer.
-    pub source: io::Error,
+    /// The kernel's answer. Printed with the rest, so not chained as a source.
+    pub answer: io::Error,
 }
 
 impl Failed {
@@ -34,6 +33,6 @@ impl Failed {
         op: &'static str,
         object: impl ToString,
     ) -> impl FnOnce(E) -> Failed {
-        move |source| Failed { op, object: object.to_string(), source: source.into() }
+        move |answer| Failed { op, object: object.to_string(), answer: answer.into() }
     }
 }

@@ -12,10 +12,9 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use nix::sys::signal::{SigSet, SigmaskHow};
+use osps_heart::sync::{Ordering, Word};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::{Errno, ReadWriteFlags, pwritev2};
-
-use crate::sync::{Ordering, Word};
 
 /// Lines kept for a reader that is slow: a crash loop writes some five lines a restart.
 const QUEUE: usize = 512;

@@ -7,10 +7,11 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
+use osps_heart::clock::SystemClock;
+use osps_heart::time::{Clock, Monotonic};
 use rustix::event::{Timespec, epoll};
 
 use super::Failed;
-use crate::time::Monotonic;
 
 /// Most events taken from the kernel in one turn; the rest comes in the next. Bounds a turn.
 const BATCH: usize = 256;
@@ -91,6 +92,17 @@ impl Poll {
             Err(rustix::io::Errno::INTR) => Ok(Vec::new()),
             Err(errno) => Err(Failed::to("wait for", "descriptors")(errno)),
         }
+    }
+}
+
+/// How long [`pause`] waits.
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// A short wait between two tries of something that nothing announces.
+pub fn pause() {
+    let now = SystemClock.now();
+    if let Ok(poll) = Poll::new() {
+        let _ = poll.wait(now, Some(now + PAUSE));
     }
 }
 

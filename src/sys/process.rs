@@ -11,6 +11,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
+use osps_heart::segment::Death;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{
@@ -19,17 +20,6 @@ use rustix::process::{
 };
 
 use super::{Failed, procfs, raw, socket};
-
-/// How a process ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ending {
-    /// With this status.
-    Exited(i32),
-    /// By this signal.
-    Killed(i32),
-    /// It is gone, but somebody else got the status.
-    Unknown,
-}
 
 /// A process of ours, or one that a predecessor left behind.
 #[derive(Debug)]
@@ -153,17 +143,17 @@ impl Process {
     }
 
     /// Takes the status of a dead child, so that no zombie stays; `None` = still alive.
-    pub fn reap(&self) -> Option<Ending> {
+    pub fn reap(&self) -> Option<Death> {
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
         match waitid(WaitId::PidFd(self.as_fd()), options) {
             Ok(Some(status)) => Some(match (status.exit_status(), status.terminating_signal()) {
-                (Some(code), _) => Ending::Exited(code),
-                (None, Some(signal)) => Ending::Killed(signal),
-                (None, None) => Ending::Unknown,
+                (Some(code), _) => Death::Exited(code),
+                (None, Some(signal)) => Death::Killed(signal),
+                (None, None) => Death::Unknown,
             }),
             Ok(None) | Err(Errno::INTR) => None,
             // Not our child: whoever is its parent gets the status.
-            Err(_) => self.is_dead().then_some(Ending::Unknown),
+            Err(_) => self.is_dead().then_some(Death::Unknown),
         }
     }
 }

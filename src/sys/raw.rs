@@ -4,11 +4,10 @@
 //! [`survive_bus_errors`], which is only compared with.
 #![allow(unsafe_code, reason = "libc calls that nix and rustix do not wrap; each block is argued")]
 
-use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::ptr;
+use std::{io, ptr};
 
-use crate::sync::{Ordering, Word};
+use osps_heart::sync::{Ordering, Word};
 
 /// Marks every descriptor from `first` on close-on-exec: what a shell or CI left open in us must
 /// not reach our servers. Needs Linux 5.11; on an older kernel nothing happens.

@@ -2,22 +2,20 @@
 //! each restart had its reason.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::io::Error;
-use std::thread;
 use std::time::{Duration, Instant};
+use std::{fs, thread};
 
-use osps::ids::SlotId;
-use osps::policy::lifecycle::Cause;
-use osps::policy::verdict::Class;
-use osps::role::rundir::{CONTROL, LOCK, MEMBERS, tube_down, tube_up};
-use osps::segment::Event;
-use osps::segment::mapping::FILE_NAME as SEGMENT;
-use osps::time::{Monotonic, nanos};
+use osps::instance::place::{CONTROL, LOCK, MEMBERS};
+use osps::pair::link::{tube_down, tube_up};
+use osps_heart::ids::SlotId;
+use osps_heart::segment::mapping::FILE_NAME as SEGMENT;
+use osps_heart::segment::{Death, Record, What};
+use osps_heart::time::Monotonic;
+use osps_heart::words::{Cause, Class, Event};
 
 use super::clients::{CLIENTS, Shared, load, value_of};
-use super::common::watch::kind::{BACKOFF, DIED, STARTED, VERDICT, WATCHDOG_STARTED};
-use super::common::{Client, PRIMARY, SOON, events, is_grant, ms, resident};
+use super::common::{Client, PRIMARY, SOON, events, is_extension, ms, resident};
 use super::instance::{Life, family};
 use super::recovery::backoff;
 use super::strikes::Toll;
@@ -119,8 +117,8 @@ impl Life<'_> {
             }
         }
         for slot in 0..self.slots() {
-            let report = &self.segment.slots()[slot].report;
-            let [sessions, parked] = [&report.sessions, &report.parked].map(load);
+            let activity = &self.segment.slots()[slot].activity;
+            let [sessions, parked] = [&activity.sessions, &activity.parked].map(load);
             if (sessions, parked) != (0, 0) {
                 return Some(format!("slot {slot}: {sessions} sessions, {parked} parked"));
             }
@@ -145,7 +143,7 @@ impl Life<'_> {
         let told = lines.join("\n");
         let starved = |slot: usize| count(&events, slot, is_starved);
         for slot in 0..self.slots() {
-            let starts = count(&events, slot, |event| event.kind == STARTED);
+            let starts = count(&events, slot, |event| event.what.event() == Event::Started);
             let primarys = if slot == PRIMARY { 0 } else { starved(PRIMARY) };
             let allowed = toll.starts(slot) + starved(slot) + primarys;
             assert!(starts <= allowed, "slot {slot}: {starts} starts, not {allowed}:\n{told}");
@@ -153,21 +151,19 @@ impl Life<'_> {
         }
         for event in &events {
             let slot = event.slot.map_or(PRIMARY, SlotId::index);
-            let ending = match event.kind {
-                DIED => Some([event.arguments[0], event.arguments[1]]),
-                BACKOFF => Some([event.arguments[1], event.arguments[2]]),
-                _ => None,
-            };
-            if let Some(ending) = ending {
+            if let What::Died { death, .. } | What::Backoff { death, .. } = event.what {
                 self.living.remove(&slot);
                 // KILL and ABRT: nobody left by itself, nobody crashed.
-                assert!(ending == [1, 9] || ending == [1, 6], "it ended by itself: {event:?}");
+                let struck = matches!(death, Death::Killed(9 | 6));
+                assert!(struck, "it ended by itself: {event:?}");
             }
-            match event.kind {
-                VERDICT => self.assert_just(event),
+            match event.what {
+                What::Verdict { cause, class, silence } => {
+                    self.assert_just(event, cause, class, silence);
+                }
                 // It ended the servers of the one before.
-                WATCHDOG_STARTED => self.living.clear(),
-                STARTED => {
+                What::WatchdogStarted => self.living.clear(),
+                What::Started { .. } => {
                     assert!(self.living.insert(slot), "two in one slot:\n{told}");
                     assert!(event.generation > self.newest, "a generation again:\n{told}");
                     self.newest = event.generation;
@@ -175,27 +171,32 @@ impl Life<'_> {
                 _ => {}
             }
         }
-        let granted = events.iter().filter(|event| is_grant(event)).count();
-        self.tally.grants += granted;
-        assert!(granted > 0 || !toll.long_pause, "a pause went unnoticed:\n{told}");
+        let extended = events.iter().filter(|event| is_extension(event)).count();
+        self.tally.extensions += extended;
+        assert!(extended > 0 || !toll.long_pause, "a pause went unnoticed:\n{told}");
         self.pause = events.iter().filter_map(backoff).fold(self.pause, Duration::max);
         let errors = self.osps.find_log(&[" ERROR "]).or_else(|| self.osps.find_log(&["panicked"]));
         assert!(errors.is_none(), "{errors:?}");
     }
 
     /// A server that is convicted of silence had been silent for its limit.
-    fn assert_just(&mut self, verdict: &Event) {
-        let [cause, class, silence] = verdict.arguments;
-        let limit = if cause == Cause::StartTimeout.code() { START } else { LIMIT };
-        if cause == Cause::Primary.code() {
+    fn assert_just(
+        &mut self,
+        verdict: &Record,
+        cause: Cause,
+        class: Option<Class>,
+        silence: Duration,
+    ) {
+        let limit = if cause == Cause::StartTimeout { START } else { LIMIT };
+        if cause == Cause::Dependency {
             return;
         }
-        let word = Class::from_code(class).map_or("start-timeout".to_owned(), |c| c.to_string());
+        let word = class.map_or(Cause::StartTimeout.to_string(), |class| class.to_string());
         *self.tally.verdicts.entry(word).or_default() += 1;
-        if class == Class::NotReleasing.code() {
+        if class == Some(Class::NotReleasing) {
             return;
         }
-        assert!(silence >= nanos(limit), "convicted early: {verdict:?}");
+        assert!(silence >= limit, "convicted early: {verdict:?}");
         let of = (verdict.slot.unwrap().index(), verdict.generation.0);
         // A beat that came while the verdict was being written down came too late.
         let counts = |beat: &&Monotonic| **beat <= verdict.time - limit / 2;
@@ -208,13 +209,13 @@ impl Life<'_> {
 
 /// The host gave a server no processor for too long: docs/verdicts.md. A silent owner of the data
 /// may be convicted for not giving it back before it is convicted as starved.
-fn is_starved(event: &Event) -> bool {
-    let [_, class, silence] = event.arguments;
-    let owner = class == Class::NotReleasing.code() && silence >= nanos(LIMIT / 2);
-    event.kind == VERDICT && (owner || class == Class::Starved.code())
+fn is_starved(event: &Record) -> bool {
+    let What::Verdict { class, silence, .. } = event.what else { return false };
+    let owner = class == Some(Class::NotReleasing) && silence >= LIMIT / 2;
+    owner || class == Some(Class::Starved)
 }
 
-fn count(events: &[Event], slot: usize, counts: impl Fn(&Event) -> bool) -> u64 {
-    let here = |event: &&Event| event.slot.is_some_and(|at| at.index() == slot) && counts(event);
+fn count(events: &[Record], slot: usize, counts: impl Fn(&Record) -> bool) -> u64 {
+    let here = |event: &&Record| event.slot.is_some_and(|at| at.index() == slot) && counts(event);
     events.iter().filter(here).count() as u64
 }

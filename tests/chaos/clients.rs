@@ -10,9 +10,9 @@ use std::sync::{Mutex, RwLock};
 use std::thread;
 use std::time::Duration;
 
-use osps::segment::Segment;
-use osps::sync::{Ordering, Word};
-use osps::time::Monotonic;
+use osps_heart::segment::Segment;
+use osps_heart::sync::{Ordering, Word};
+use osps_heart::time::Monotonic;
 
 use super::common::{Client, NOBODY, Over, PRIMARY, READ_ONLY, Random, Talk, ms};
 
@@ -281,10 +281,10 @@ impl Visitor<'_> {
 pub fn watch_hearts(segment: &Segment, board: &Board) {
     while !board.talk.is_over() {
         for (index, (slot, heart)) in segment.slots().iter().zip(segment.hearts()).enumerate() {
-            let generation = slot.record.current_generation();
+            let generation = slot.server.current_generation();
             let stamp = heart.sample().stamp;
             // In between the slot may have changed hands.
-            if slot.record.current_generation() == generation {
+            if slot.server.current_generation() == generation {
                 let mut beats = board.beats.lock().unwrap();
                 let beats = beats.entry((index, generation.0)).or_default();
                 if beats.back() != Some(&stamp) {

@@ -6,10 +6,11 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use osps::ids::Generation;
-use osps::segment::{Event, Segment};
-use osps::sync::Ordering;
 use osps::sys::process::Process;
+use osps_heart::ids::Generation;
+use osps_heart::segment::{Record, Segment};
+use osps_heart::sync::Ordering;
+use osps_heart::words::State;
 
 use super::clients::Board;
 use super::common::{Osps, Signal, process_in, process_of};
@@ -30,7 +31,7 @@ pub struct Life<'a> {
     pub pause: Duration,
     /// The last event that was judged, and what the events tell so far: slots with a process, and
     /// the newest generation.
-    pub judged: Option<Event>,
+    pub judged: Option<Record>,
     pub living: BTreeSet<usize>,
     pub newest: Generation,
 }
@@ -53,12 +54,12 @@ impl Life<'_> {
     }
 
     /// Read from the mapping: the file may not be opened while the next watchdog takes it over.
-    pub fn state(&self, slot: usize) -> u64 {
-        self.segment.slots()[slot].record.state.load(Ordering::Relaxed)
+    pub fn state(&self, slot: usize) -> Option<State> {
+        State::from_code(self.segment.slots()[slot].server.state.load(Ordering::Relaxed))
     }
 
     pub fn generation(&self, slot: usize) -> u32 {
-        self.segment.slots()[slot].record.current_generation().0
+        self.segment.slots()[slot].server.current_generation().0
     }
 
     pub fn play(&mut self, round: &[Strike]) {

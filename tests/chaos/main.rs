@@ -30,13 +30,13 @@ use std::collections::BTreeMap;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use osps::ids::Generation;
-
 use clients::{Board, CLIENTS, Visitor, load, watch_hearts};
-use common::{Launch, Over, Random, leave_no_cores, ms, watch_owner};
 use instance::Life;
+use osps_heart::ids::Generation;
 use script::{Draw, Round, Script};
 use tally::Tally;
+
+use common::{Launch, Over, Random, leave_no_cores, ms, watch_owner};
 
 /// `--hang-timeout` and `--start-timeout`.
 const LIMIT: Duration = ms(500);

@@ -5,14 +5,13 @@ use std::net::SocketAddr;
 use std::thread;
 use std::time::Duration;
 
-use osps::policy::lifecycle::STATE_WORDS;
-use osps::segment::{Event, text};
-use osps::sync::Ordering;
 use osps::sys::procfs;
-use osps::time::Monotonic;
+use osps_heart::segment::{Record, What, text};
+use osps_heart::sync::Ordering;
+use osps_heart::time::Monotonic;
+use osps_heart::words::State;
 
 use super::clients::load;
-use super::common::watch::kind::{BACKOFF, LATE_TURN, SPARED};
 use super::common::{Client, NOBODY, PRIMARY, SOON, events, ms, now, port};
 use super::instance::Life;
 use super::strikes::Toll;
@@ -29,9 +28,9 @@ impl Life<'_> {
     fn due(&self, toll: &Toll) -> Duration {
         let mut events = events(self.segment);
         events.retain(|event| event.time >= toll.since);
-        let extra = events.iter().map(|event| match event.kind {
-            LATE_TURN => toll.limit + Duration::from_nanos(event.arguments[0]),
-            SPARED => toll.limit,
+        let extra = events.iter().map(|event| match event.what {
+            What::LateTurn { by } => toll.limit + by,
+            What::Spared { .. } => toll.limit,
             _ => backoff(event).unwrap_or_default(),
         });
         toll.due + extra.sum::<Duration>() + NOISE
@@ -49,7 +48,7 @@ impl Life<'_> {
         }
         let (took, due) = (now().since(ended), self.due(toll));
         assert!(took <= due, "recovered after {took:?} only, expected within {due:?}");
-        let listens = self.segment.slots().iter().map(|slot| text::load(&slot.record.listen));
+        let listens = self.segment.slots().iter().map(|slot| text::load(&slot.server.listen));
         let addresses = listens.map(|address| address.parse().unwrap()).collect();
         *self.board.addresses.lock().unwrap() = addresses;
         let renewals = load(&self.board.renewals);
@@ -89,10 +88,10 @@ impl Life<'_> {
             }
         }
         (0..self.slots()).find_map(|slot| {
-            let state = STATE_WORDS[usize::try_from(self.state(slot)).unwrap()];
+            let state = self.state(slot).map_or("unknown", State::word);
             let beat = self.segment.hearts()[slot].sample().stamp > ended;
             let lives = self.process(slot).is_some();
-            let sound = state == "up" && beat && lives;
+            let sound = state == State::Up.word() && beat && lives;
             (!sound).then(|| format!("slot {slot} is {state}, lives: {lives}, beat: {beat}"))
         })
     }
@@ -101,7 +100,7 @@ impl Life<'_> {
     fn unserved(&self) -> Option<String> {
         let failed = |what: &str, error: &Error| Some(format!("{what}: {error}"));
         let address = |slot: usize| -> Option<SocketAddr> {
-            text::load(&self.segment.slots()[slot].record.listen).parse().ok()
+            text::load(&self.segment.slots()[slot].server.listen).parse().ok()
         };
         let connect = |address| {
             let client = Client::try_to(address)?;
@@ -140,6 +139,7 @@ impl Life<'_> {
 }
 
 /// The pause before a restart, if the event tells of one.
-pub fn backoff(event: &Event) -> Option<Duration> {
-    (event.kind == BACKOFF).then(|| Monotonic(event.arguments[0]).since(event.time))
+pub fn backoff(event: &Record) -> Option<Duration> {
+    let What::Backoff { until, .. } = event.what else { return None };
+    Some(until.since(event.time))
 }

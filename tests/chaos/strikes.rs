@@ -8,13 +8,14 @@ use std::os::fd::AsFd;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use osps::ids::{Generation, SlotId};
-use osps::policy::verdict::slack;
-use osps::role::rundir::{tube_down, tube_up};
-use osps::sync::Ordering;
+use osps::pair::link::{tube_down, tube_up};
+use osps::pair::wire::{self, Frame, FrameKind};
 use osps::sys::process::Process;
-use osps::time::Monotonic;
-use osps::wire::{self, Frame, Kind};
+use osps_heart::ids::{Generation, SlotId};
+use osps_heart::pulse::slack;
+use osps_heart::sync::Ordering;
+use osps_heart::time::Monotonic;
+use osps_heart::words::State;
 
 use super::clients::load;
 use super::common::{PRIMARY, Random, Signal, fifo, ms, now};
@@ -26,8 +27,6 @@ use super::{LIMIT, START};
 /// Stopped for less than this in one round, a server is not convicted: a beat interval, an eighth
 /// of the limit, may have passed before, and the rest is for a busy machine to let it beat again.
 const INNOCENT: Duration = ms(250);
-/// Code of the state `starting`.
-const STARTING: u64 = 1;
 
 /// What has to be done later in a round.
 enum Act {
@@ -53,7 +52,7 @@ pub struct Toll {
     /// Time stopped, and strikes that did it: they end a process if it was too long.
     quiet: Vec<(Duration, u64)>,
     pub renewals: u64,
-    /// The verdicts and restarts that are due, without what the watchdog grants.
+    /// The verdicts and restarts that are due, without the extensions that the watchdog gives.
     pub due: Duration,
     /// The longest limit in force: a server may be struck before its first beat.
     pub limit: Duration,
@@ -251,7 +250,7 @@ impl Life<'_> {
 
     /// The verdict on what strikes a server may take so long.
     fn owe(&self, slot: usize, toll: &mut Toll) {
-        let limit = if self.state(slot) == STARTING { START } else { LIMIT };
+        let limit = if self.state(slot) == Some(State::Starting) { START } else { LIMIT };
         toll.limit = toll.limit.max(limit);
         toll.due += limit + slack(limit);
     }
@@ -297,7 +296,7 @@ impl Life<'_> {
         let ends = if down { [PRIMARY, secondary] } else { [secondary, PRIMARY] };
         let [from, to] = ends.map(|slot| SlotId(u8::try_from(slot).unwrap()));
         let [sender, addressee] = ends.map(|slot| self.generation(slot));
-        let (kind, _) = Kind::ALL[random.below(Kind::ALL.len())];
+        let (kind, _) = FrameKind::ALL[random.below(FrameKind::ALL.len())];
         let back = u32::try_from(random.below(2)).unwrap();
         let mut payload = [0; wire::PAYLOAD_SIZE];
         payload[0] = u8::try_from(random.below(3)).unwrap();

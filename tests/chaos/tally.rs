@@ -16,7 +16,7 @@ pub struct Tally {
     pub starts: u64,
     /// By class.
     pub verdicts: BTreeMap<String, u64>,
-    pub grants: usize,
+    pub extensions: usize,
     pub requests: u64,
     pub cuts: u64,
     pub epochs: usize,
@@ -41,11 +41,11 @@ impl fmt::Display for Tally {
             writeln!(f, "{:<10}{count:>10}{slowest:>23} ms", fault.word())?;
         }
         let faults: u64 = self.faults.values().map(|(count, _)| count).sum();
-        let Tally { rounds, lives, starts, grants, requests, cuts, epochs, .. } = self;
+        let Tally { rounds, lives, starts, extensions, requests, cuts, epochs, .. } = self;
         writeln!(f, "{faults} faults in {rounds} rounds of {lives} instances: {starts} starts")?;
         let verdicts = self.verdicts.iter().map(|(class, count)| format!("{class} {count}"));
         let verdicts = verdicts.collect::<Vec<_>>().join(", ");
-        writeln!(f, "verdicts: {verdicts}; {grants} limits granted")?;
+        writeln!(f, "verdicts: {verdicts}; {extensions} limits extended")?;
         write!(f, "{requests} requests answered, {cuts} connections cut, {epochs} epochs seen")
     }
 }

@@ -41,7 +41,7 @@ pub use self::osps::{process_in, process_of, recorded};
 pub use client::{Client, NOBODY, READ_ONLY, port, words};
 pub use draw::{Random, seed, told_seed};
 pub use rustix::process::Signal;
-pub use watch::{Over, Talk, events, is_grant, verdicts, watch_owner};
+pub use watch::{Over, Talk, events, is_extension, verdicts, watch_owner};
 
 /// Slots of a pair.
 pub const PRIMARY: usize = 0;
@@ -129,9 +129,9 @@ pub fn has(program: &str) -> bool {
 
 /// Where what tests need comes from: `.ci/run` does all of this.
 const INSTALL: &str = "\
-    needed, as root of a Debian: apt-get install gcc gdb python3 redis-tools util-linux nodejs npm\n\
-    and beside the build: pip install --target target/clients/python redis\n\
-    and: npm install --prefix target/clients/node ioredis";
+    as root: apt-get install gcc gdb python3 python3-pip redis-tools util-linux nodejs npm\n\
+    and beside the build: python3 -m pip install --target target/clients/python redis\n\
+    npm install --prefix target/clients/node ioredis";
 
 /// Says why a test does not run here, for want of a tool or a right that can be had. Where
 /// `OSPS_NO_SKIP` is set, as in CI, that is a failure.

@@ -8,14 +8,14 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use osps::policy::lifecycle::STATE_WORDS;
-use osps::segment::layout::SlotCells;
-use osps::segment::{Access, Segment};
-use osps::sync::Ordering;
-use osps::sys::clock::SystemClock;
 use osps::sys::process::Process;
 use osps::sys::procfs;
-use osps::time::{Clock, Monotonic};
+use osps_heart::clock::SystemClock;
+use osps_heart::segment::layout::SlotCells;
+use osps_heart::segment::{Access, Segment};
+use osps_heart::sync::Ordering;
+use osps_heart::time::{Clock, Monotonic};
+use osps_heart::words::{Cause, State};
 use rustix::process::Signal;
 
 use super::{Client, PRIMARY, text};
@@ -50,7 +50,7 @@ pub fn process_of(pid: u32) -> Option<Process> {
 
 /// The process that a segment names for a slot.
 pub fn process_in(segment: &Segment, slot: usize) -> Option<Process> {
-    let identity = segment.slots().get(slot)?.record.identity()?;
+    let identity = segment.slots().get(slot)?.server.identity()?;
     Process::find(identity.pid, identity.start_time)
 }
 
@@ -246,24 +246,23 @@ impl Osps {
     }
 
     pub fn generation(&self, slot: usize) -> u32 {
-        self.segment().slots()[slot].record.current_generation().0
+        self.segment().slots()[slot].server.current_generation().0
     }
 
-    /// State code of a slot: index into `STATE_WORDS`.
-    pub fn state(&self, slot: usize) -> u64 {
-        self.segment().slots()[slot].record.state.load(Ordering::Relaxed)
+    /// State of a slot; a scribbled code is none.
+    pub fn state(&self, slot: usize) -> Option<State> {
+        State::from_code(self.segment().slots()[slot].server.state.load(Ordering::Relaxed))
     }
 
-    pub fn is_state(&self, slot: usize, word: &str) -> bool {
-        // A scribbled code has no word.
-        usize::try_from(self.state(slot)).is_ok_and(|code| STATE_WORDS.get(code) == Some(&word))
+    pub fn is_state(&self, slot: usize, state: State) -> bool {
+        self.state(slot) == Some(state)
     }
 
-    /// Sum of the restarts of a slot, per cause code minus one.
-    pub fn restarts(&self, slot: usize) -> [u64; 6] {
+    /// Restarts of a slot, per cause in the order of `Cause::ALL`.
+    pub fn restarts(&self, slot: usize) -> [u64; Cause::ALL.len()] {
         let segment = self.segment();
-        let SlotCells { record, .. } = &segment.slots()[slot];
-        std::array::from_fn(|cause| record.restarts[cause].load(Ordering::Relaxed))
+        let server = &segment.slots()[slot].server;
+        std::array::from_fn(|cause| server.restarts[cause].load(Ordering::Relaxed))
     }
 
     /// Waits until the segment names this watchdog.
@@ -277,7 +276,7 @@ impl Osps {
 
     pub fn wait_all_up(&self) {
         let slots = self.segment().slots().len();
-        let is_up = |slot| self.is_state(slot, "up");
+        let is_up = |slot| self.is_state(slot, State::Up);
         self.wait("all servers up", || (0..slots).all(is_up).then_some(()));
     }
 
@@ -297,11 +296,11 @@ impl Osps {
     pub fn wait_successor(&self, slot: usize, old: u32) -> (u32, Monotonic) {
         let segment = self.segment();
         self.wait(&format!("a successor of gen {old} in slot {slot}"), || {
-            let record = &segment.slots()[slot].record;
-            let generation = record.current_generation().0;
-            let baseline = record.baseline.load(Ordering::Relaxed);
+            let server = &segment.slots()[slot].server;
+            let generation = server.current_generation().0;
+            let baseline = server.baseline.load(Ordering::Relaxed);
             let sample = segment.hearts()[slot].sample();
-            let beats = generation != old && record.identity().is_some();
+            let beats = generation != old && server.identity().is_some();
             (beats && sample.count != baseline).then_some((generation, sample.stamp))
         })
     }
@@ -334,7 +333,7 @@ impl Osps {
     /// The address of a slot's listening socket.
     pub fn address(&self, slot: usize) -> SocketAddr {
         let segment = self.segment();
-        osps::segment::text::load(&segment.slots()[slot].record.listen).parse().unwrap()
+        osps_heart::segment::text::load(&segment.slots()[slot].server.listen).parse().unwrap()
     }
 
     /// A client of the server in a slot.

@@ -4,38 +4,24 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use osps::ids::{Epoch, SlotId};
-use osps::segment::{Event, Segment};
-use osps::sync::{Ordering, Word};
-
-/// Kinds of events, from docs/segment.md.
-pub mod kind {
-    pub const STARTED: u64 = 1;
-    pub const UP: u64 = 2;
-    pub const VERDICT: u64 = 4;
-    pub const HELD: u64 = 5;
-    pub const STOP_ORDER: u64 = 7;
-    pub const PRESSED: u64 = 8;
-    pub const DIED: u64 = 9;
-    pub const BACKOFF: u64 = 10;
-    pub const FAILED: u64 = 11;
-    pub const LATE_TURN: u64 = 12;
-    pub const SPARED: u64 = 13;
-    pub const WATCHDOG_STARTED: u64 = 15;
-}
+use osps_heart::ids::{Epoch, SlotId};
+use osps_heart::segment::layout::EVENTS;
+use osps_heart::segment::{Record, Segment, What};
+use osps_heart::sync::{Ordering, Word};
+use osps_heart::words::Event;
 
 /// All that the ring holds.
-pub fn events(segment: &Segment) -> Vec<Event> {
-    segment.events().latest(1024)
+pub fn events(segment: &Segment) -> Vec<Record> {
+    segment.events().latest(EVENTS)
 }
 
-pub fn verdicts(segment: &Segment) -> Vec<Event> {
-    events(segment).into_iter().filter(|event| event.kind == kind::VERDICT).collect()
+pub fn verdicts(segment: &Segment) -> Vec<Record> {
+    events(segment).into_iter().filter(|record| record.what.event() == Event::Verdict).collect()
 }
 
 /// One more limit, because the watchdog or a server got no processor.
-pub fn is_grant(event: &Event) -> bool {
-    matches!(event.kind, kind::LATE_TURN | kind::SPARED)
+pub fn is_extension(record: &Record) -> bool {
+    matches!(record.what, What::LateTurn { .. } | What::Spared { .. })
 }
 
 /// Ends everybody's work when its holder goes, also by a panic.

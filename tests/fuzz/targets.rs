@@ -10,25 +10,29 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::Duration;
 
-use osps::ids::{Epoch, Generation, Owner, SlotId};
-use osps::policy::dispatch::{Dispatcher, Expected, Kind as JobKind, Report};
-use osps::policy::ownership::{Arbiter, Arbitration, Holder, retired};
-use osps::policy::verdict::{Limits, Observation, Pulse, Turn};
-use osps::role::client::{self, read_reply};
-use osps::role::link::{announced, announcement};
-use osps::role::orphan::Orphan;
-use osps::role::status;
-use osps::segment::area::{Area, LEVEL_PIECE, Update};
-use osps::segment::layout::{EVENTS, PAGE, RANGES};
-use osps::segment::slot::Identity;
-use osps::segment::{Access, AttachError, Event, Founding, Geometry, Segment, text};
-use osps::store::commands::{self, Command, glob_match};
-use osps::store::execute;
-use osps::store::resp::{self, Decoded, MAX_REQUEST, MAX_WORDS};
-use osps::store::table::{CELL_OVERHEAD, KEY_MAX, Table};
-use osps::sync::{Ordering, Word};
-use osps::time::Monotonic;
-use osps::wire::{self, FRAME_SIZE, Frame};
+use osps::pair::client::{self, read_reply};
+use osps::pair::dispatch::{Dispatcher, Expected, JobProgress, JobType};
+use osps::pair::link::{announced, announcement};
+use osps::pair::store::commands::{self, Command, glob_match};
+use osps::pair::store::execute;
+use osps::pair::store::resp::{self, Decoded, MAX_REQUEST, MAX_WORDS};
+use osps::pair::wire::{self, FRAME_SIZE, Frame};
+use osps::view::snapshot::Snapshot;
+use osps::view::{json, table};
+use osps_heart::ids::{Epoch, Generation, Owner, SlotId};
+use osps_heart::orphan::Orphan;
+use osps_heart::ownership::{Arbiter, ArbiterAction, Holder, retired};
+use osps_heart::pulse::{Limits, Pulse, Turn};
+use osps_heart::segment::area::{Area, LEVEL_PIECE, Update};
+use osps_heart::segment::layout::{EVENTS, PAGE, RANGES};
+use osps_heart::segment::slot::Identity;
+use osps_heart::segment::{
+    Access, AttachError, CreateOptions, Geometry, Record, Segment, Times, What, text,
+};
+use osps_heart::sync::{Ordering, Word};
+use osps_heart::table::{CELL_OVERHEAD, KEY_MAX, Table};
+use osps_heart::time::Monotonic;
+use osps_heart::words::Cause;
 
 /// What takes foreign bytes, and panics if something is wrong.
 pub(crate) type Target = fn(&[u8]);
@@ -76,10 +80,10 @@ impl Books {
             assert_eq!(announced(&again, NOW), Some(job), "a job is its announcement");
             self.expected.announce(job);
             self.expected.claim(job.peer, NOW);
-            self.dispatcher.assign(&[], JobKind::Read, job.peer, NOW);
+            self.dispatcher.assign(&[], JobType::Read, job.peer, NOW);
         }
         let (slot, generation) = (frame.from, frame.from_generation);
-        for report in [Report::Begin, Report::Done, Report::Failed] {
+        for report in [JobProgress::Begin, JobProgress::Done, JobProgress::Failed] {
             self.dispatcher.report(frame.job, slot, generation, report);
         }
         self.dispatcher.sweep(NOW, |_| Some(generation));
@@ -98,11 +102,11 @@ impl Books {
         for step in 0.. {
             assert!(step < 4, "the arbiter does not come to rest: {word:?}");
             match self.arbiter.look(word, live, true) {
-                Some(Arbitration::Clear { from, to } | Arbitration::Grant { from, to }) => {
+                Some(ArbiterAction::Clear { from, to } | ArbiterAction::Grant { from, to }) => {
                     assert_eq!(from, word);
                     word = to;
                 }
-                Some(Arbitration::Recall { epoch, .. }) => {
+                Some(ArbiterAction::Recall { epoch, .. }) => {
                     assert_ne!(epoch, Epoch(0), "0 means that nothing is recalled");
                 }
                 None => break,
@@ -248,7 +252,7 @@ pub(crate) fn attach(bytes: &[u8]) {
     }
     if let Ok(Some(segment)) = Segment::refound(&file, &founding, |_| {}) {
         assert_eq!(segment.geometry(), &founding.geometry);
-        assert!(segment.slots().iter().all(|slot| slot.record.identity().is_none()));
+        assert!(segment.slots().iter().all(|slot| slot.server.identity().is_none()));
         assert_eq!((segment.owner().current().slot, segment.owner().recall()), (None, None));
         look(&segment);
     }
@@ -285,9 +289,9 @@ fn scrap_file() -> File {
     file
 }
 
-fn founding(geometry: Geometry) -> Founding {
+fn founding(geometry: Geometry) -> CreateOptions {
     let span = Duration::from_secs(4);
-    Founding {
+    CreateOptions {
         geometry,
         flags: 0,
         boot_id: [1, 2],
@@ -295,12 +299,14 @@ fn founding(geometry: Geometry) -> Founding {
         watchdog: (0, 0),
         now: NOW,
         unix_ns: 0,
-        hang_timeout: span,
-        check_interval: span,
-        beat_interval: span,
-        start_timeout: span,
-        stop_timeout: span,
-        orphan_timeout: span,
+        times: Times {
+            hang_timeout: span,
+            check_interval: span,
+            beat_interval: span,
+            start_timeout: span,
+            stop_timeout: span,
+            orphan_timeout: span,
+        },
     }
 }
 
@@ -321,8 +327,9 @@ fn assert_consistent(segment: &Segment) {
 
 /// Every look that somebody takes at a segment.
 fn look(segment: &Segment) {
+    let snapshot = Snapshot::of(segment, Path::new("/run"), NOW);
     for json in [true, false] {
-        let (shown, _) = status::view(segment, Path::new("/run"), json, NOW);
+        let shown = if json { json::render(&snapshot) } else { table::render(&snapshot) };
         assert!(shown.len() < 1000 * (2 + segment.slots().len()), "{shown}");
         if json {
             serde_json::from_str::<serde_json::Value>(&shown).unwrap();
@@ -332,8 +339,7 @@ fn look(segment: &Segment) {
         }
     }
     for heart in segment.hearts() {
-        let sample = heart.sample();
-        let seen = Observation { count: sample.count, stamp: sample.stamp };
+        let seen = heart.sample();
         let limits = Limits { hang: Duration::from_secs(4), start: Duration::from_secs(10) };
         let lateness = Duration::ZERO;
         let turn = Turn { now: NOW, previous: NOW - Duration::from_secs(1), lateness };
@@ -342,13 +348,13 @@ fn look(segment: &Segment) {
         assert!(pulse.last_beat() <= NOW && pulse.deadline() > NOW, "{seen:?}");
         assert!(text::load(&heart.name).len() <= 3 * 32);
     }
-    let mut orphan = Orphan::new(segment, NOW, "fuzz");
+    let mut orphan = Orphan::new(segment, NOW);
     orphan.look(segment, NOW, NOW);
     for slot in segment.slots() {
-        if let Some(identity) = slot.record.identity() {
+        if let Some(identity) = slot.server.identity() {
             assert!((2..1 << 22).contains(&identity.pid));
         }
-        let activity = slot.report.activity().unwrap_or_default();
+        let activity = slot.activity.text().unwrap_or_default();
         assert!(activity.len() <= 3 * 96 && !activity.contains(char::is_control));
     }
     assert!(segment.events().latest(usize::MAX).len() <= EVENTS);
@@ -373,19 +379,18 @@ fn use_words(segment: &Segment) {
     heart.beat(NOW);
     assert_eq!((heart.sample().count, heart.sample().stamp), (before.wrapping_add(1), NOW));
     let page = &segment.slots()[0];
-    page.report.set_activity("at work");
-    assert_eq!(page.report.activity().as_deref(), Some("at work"));
+    page.activity.set_text("at work");
+    assert_eq!(page.activity.text().as_deref(), Some("at work"));
     let identity = Identity { pid: 7, start_time: 8, generation: Generation(9) };
-    page.record.set_identity(identity);
-    assert_eq!(page.record.identity(), Some(identity));
+    page.server.set_identity(identity);
+    assert_eq!(page.server.identity(), Some(identity));
 
     let head = segment.events().head.load(Ordering::Relaxed);
-    let event = Event {
+    let event = Record {
         time: NOW,
         slot: Some(SlotId(0)),
         generation: Generation(9),
-        kind: 1,
-        arguments: [1, 2, 3],
+        what: What::Started { pid: 1, after: Some(Cause::Killed) },
     };
     segment.events().push(&event);
     if head != u64::MAX {

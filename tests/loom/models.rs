@@ -2,7 +2,7 @@
 //!
 //! Method: loom runs small programs over the real cells in every order of their steps and with
 //! every value that the memory model lets a load see, up to two preemptions (LOOM_MAX_PREEMPTIONS
-//! sets another bound). Then every acquire, release and fence of `src/segment` is taken out, one at
+//! sets another bound). Then every acquire, release and fence of `heart/src/segment` is taken out, one at
 //! a time: a model must fail. One that no model passes fails the test as well.
 //!
 //! A killed process is a thread that stops: what it stored may be seen in any order that its fences
@@ -14,19 +14,20 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use loom::sync::Mutex;
 use loom::thread;
-use osps::ids::{Epoch, Generation, Owner, SlotId};
-use osps::segment::Event;
-use osps::segment::area::{Area, LEVEL_PIECE, View};
-use osps::segment::layout::{EVENTS, EventCells, HeartCells, OwnerCells, RecordCells, RingCells};
-use osps::segment::slot::Identity;
-use osps::segment::text;
-use osps::sync::weaken::{self, Site};
-use osps::sync::{Ordering, Word, fence};
-use osps::time::Monotonic;
+use osps_heart::ids::{Epoch, Generation, Owner, SlotId};
+use osps_heart::segment::area::{Area, LEVEL_PIECE, View};
+use osps_heart::segment::layout::{EVENTS, EventCells, HeartCells, OwnerCells, RingCells, ServerCells};
+use osps_heart::segment::slot::Identity;
+use osps_heart::segment::{Record, What, text};
+use osps_heart::sync::{Ordering, Word, fence};
+use osps_heart::sync::weaken::{self, Site};
+use osps_heart::time::Monotonic;
 
 /// The models, and what each of them shows.
 const MODELS: [(&str, fn()); 14] = [
@@ -337,16 +338,16 @@ fn retired_by_watchdog() {
 /// server here, sees that and clears the word itself.
 fn retired_by_arbiter() {
     let shared = Shared::new();
-    let record = Arc::new(record());
-    record.generation.store(u64::from(FIRST.1.0), Ordering::Relaxed);
+    let server = Arc::new(server());
+    server.generation.store(u64::from(FIRST.1.0), Ordering::Relaxed);
     let first = {
         let shared = shared.clone();
         thread::spawn(move || shared.data.change(0..1, 9))
     };
     let arbiter = {
-        let (shared, record) = (shared.clone(), record.clone());
+        let (shared, server) = (shared.clone(), server.clone());
         thread::spawn(move || {
-            if record.current_generation() == SUCCESSOR {
+            if server.current_generation() == SUCCESSOR {
                 assert!(shared.exchange(owned(FIRST, 1), free(1)));
                 assert!(shared.exchange(free(1), owned(SECOND, 2)));
                 shared.second();
@@ -354,7 +355,7 @@ fn retired_by_arbiter() {
         })
     };
     first.join().unwrap();
-    record.set_identity(Identity { pid: 30, start_time: 300, generation: SUCCESSOR });
+    server.set_identity(Identity { pid: 30, start_time: 300, generation: SUCCESSOR });
     arbiter.join().unwrap();
 }
 
@@ -376,18 +377,24 @@ fn recall() {
 
 // --- events, identities, texts ----------------------------------------------------------------
 
-fn event(number: u64) -> Event {
-    Event {
+/// Three records that differ in every word, and of which every mixture is a record, too: a torn one
+/// is seen, not skipped.
+fn record(number: u64) -> Record {
+    let span = Duration::from_nanos(number);
+    Record {
         time: Monotonic(number),
         slot: None,
         generation: Generation(u32::try_from(number).unwrap()),
-        kind: number,
-        arguments: [number; 3],
+        what: match number {
+            1 => What::Late { silence: span },
+            2 => What::Spared { silence: span },
+            _ => What::LateTurn { by: span },
+        },
     }
 }
 
-/// The watchdog pushes this many events, and somebody reads; returns how many
-/// were counted before, and the kinds found.
+/// The watchdog pushes this many records, and somebody reads; returns how many
+/// were counted before, and the numbers found.
 fn push_and_read(events: u64) -> (u64, Vec<u64>) {
     let ring = Arc::new(RingCells {
         head: Word::new(0),
@@ -403,15 +410,15 @@ fn push_and_read(events: u64) -> (u64, Vec<u64>) {
     });
     let watchdog = {
         let ring = ring.clone();
-        thread::spawn(move || (1..=events).for_each(|number| ring.push(&event(number))))
+        thread::spawn(move || (1..=events).for_each(|number| ring.push(&record(number))))
     };
     let counted = ring.head.load(Ordering::Relaxed);
     let seen = ring.latest(EVENTS);
     watchdog.join().unwrap();
     for one in &seen {
-        assert_eq!(one, &event(one.kind), "torn");
+        assert_eq!(one, &record(one.time.0), "torn");
     }
-    (counted, seen.into_iter().map(|event| event.kind).collect())
+    (counted, seen.into_iter().map(|record| record.time.0).collect())
 }
 
 /// The ring has two entries here: the third event overwrites the first.
@@ -425,8 +432,8 @@ fn ring_before_it_is_full() {
     assert!(seen.starts_with(&counted), "counted {counted:?}, found {seen:?}");
 }
 
-fn record() -> RecordCells {
-    RecordCells {
+fn server() -> ServerCells {
+    ServerCells {
         name: zeros(),
         role: Word::new(0),
         state: Word::new(0),
@@ -449,17 +456,17 @@ fn record() -> RecordCells {
 }
 
 fn identity() {
-    let record = Arc::new(record());
+    let server = Arc::new(server());
     let of = |pid: u32| Identity {
         pid,
         start_time: u64::from(pid) * 10,
         generation: Generation(pid * 100),
     };
     let watchdog = {
-        let record = record.clone();
-        thread::spawn(move || [2, 3].map(|pid| record.set_identity(of(pid))))
+        let server = server.clone();
+        thread::spawn(move || [2, 3].map(|pid| server.set_identity(of(pid))))
     };
-    if let Some(seen) = record.identity() {
+    if let Some(seen) = server.identity() {
         assert_eq!(seen, of(seen.pid), "two processes in one");
     }
     watchdog.join().unwrap();
@@ -533,9 +540,9 @@ const EXEMPT: [(&str, &str); 1] = [(
     "no model can map files; `version`, stored last, is the pattern of the heart's count",
 )];
 
-/// Where `src/segment` names an ordering, in code: file and line.
+/// Where `heart/src/segment` names an ordering, in code: file and line.
 fn in_the_source() -> BTreeSet<(String, u32)> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../src/segment");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../heart/src/segment");
     let mut found = BTreeSet::new();
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();

@@ -12,8 +12,8 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use osps::ids::{Generation, Owner, SlotId};
-use osps::policy::ownership::{Arbitration, Plea};
+use osps_heart::ids::{Generation, Owner, SlotId};
+use osps_heart::ownership::{ArbiterAction, HolderAction};
 
 use super::world::{Message, SLOTS, Tube, World};
 
@@ -72,16 +72,16 @@ fn tell(world: &World, order: [usize; SLOTS], exact: bool, to: &mut impl Hasher)
     world.arbiter.hash(to);
     match world.decision {
         None => 0u8.hash(to),
-        Some(Arbitration::Clear { from, .. }) => {
+        Some(ArbiterAction::Clear { from, .. }) => {
             1u8.hash(to);
             owner(from, to);
         }
-        Some(Arbitration::Grant { from, to: next }) => {
+        Some(ArbiterAction::Grant { from, to: next }) => {
             2u8.hash(to);
             owner(from, to);
             owner(next, to);
         }
-        Some(Arbitration::Recall { slot, epoch }) => {
+        Some(ArbiterAction::Recall { slot, epoch }) => {
             3u8.hash(to);
             server(slot, world.processes[slot.index()].generation, to);
             epoch.hash(to);
@@ -106,8 +106,8 @@ fn tell(world: &World, order: [usize; SLOTS], exact: bool, to: &mut impl Hasher)
             match frame.message {
                 _ if unread && !exact => 0u8.hash(to),
                 Message::Other => 0u8.hash(to),
-                Message::Plea(Plea::Request) => 1u8.hash(to),
-                Message::Plea(Plea::Release(epoch)) | Message::Recall(epoch) => {
+                Message::HolderAction(HolderAction::Request) => 1u8.hash(to),
+                Message::HolderAction(HolderAction::Release(epoch)) | Message::Recall(epoch) => {
                     2u8.hash(to);
                     epoch.hash(to);
                 }

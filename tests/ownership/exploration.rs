@@ -17,8 +17,8 @@ use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Mutex;
 
-use osps::ids::{Epoch, Generation};
-use osps::sync::{Ordering, Word};
+use osps_heart::ids::{Epoch, Generation};
+use osps_heart::sync::{Ordering, Word};
 use stateright::{Checker, HasDiscoveries, Model, Property};
 
 use super::classes::{Exact, class};

@@ -3,8 +3,8 @@
 
 use std::sync::LazyLock;
 
-use osps::ids::{Epoch, Generation, Owner, SlotId};
-use osps::policy::ownership::Arbiter;
+use osps_heart::ids::{Epoch, Generation, Owner, SlotId};
+use osps_heart::ownership::Arbiter;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseResult, TestError, TestRng, TestRunner};
 

@@ -28,8 +28,8 @@
 
 use std::collections::VecDeque;
 
-use osps::ids::{Epoch, Generation, Owner, SlotId};
-use osps::policy::ownership::{Arbiter, Arbitration, Holder, Plea, names, retired};
+use osps_heart::ids::{Epoch, Generation, Owner, SlotId};
+use osps_heart::ownership::{Arbiter, ArbiterAction, Holder, HolderAction, names, retired};
 
 /// The primary and two secondaries.
 pub const SLOTS: usize = 3;
@@ -223,7 +223,7 @@ pub struct Process {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Message {
-    Plea(Plea),
+    HolderAction(HolderAction),
     Recall(Epoch),
     Other,
 }
@@ -242,7 +242,7 @@ pub struct World {
     pub recall: Option<Epoch>,
     pub arbiter: Arbiter,
     /// What the arbiter decided and did not carry out yet; the word may change meanwhile.
-    pub decision: Option<Arbitration>,
+    pub decision: Option<ArbiterAction>,
     pub processes: [Process; SLOTS],
     /// Of each secondary; those of the primary stay empty.
     up: [VecDeque<Frame>; SLOTS],
@@ -323,9 +323,9 @@ impl World {
             Step::Begin(slot) => self.processes[slot].writing = self.owns(slot),
             Step::End(slot) => self.end(slot),
             Step::Leave(slot) => {
-                let plea = self.processes[slot].holder.leave(self.word);
+                let action = self.processes[slot].holder.leave(self.word);
                 self.events.add(Event::GaveBackUnasked);
-                self.plead(slot, plea);
+                self.plead(slot, action);
             }
             Step::Take(tube) => self.take(tube),
             Step::Lose(tube) => drop(self.tube_mut(tube).pop_front()),
@@ -422,22 +422,22 @@ impl World {
             }
         }
         match (tube, frame.message) {
-            (Tube::Up(slot), Message::Plea(plea)) => self.hear(slot, frame.from, plea),
+            (Tube::Up(slot), Message::HolderAction(action)) => self.hear(slot, frame.from, action),
             (Tube::Down(slot), Message::Recall(epoch)) => {
-                let plea = self.processes[slot].holder.recalled(epoch, self.word);
-                self.plead(slot, plea);
+                let action = self.processes[slot].holder.recalled(epoch, self.word);
+                self.plead(slot, action);
             }
             _ => {}
         }
     }
 
     /// A holder says something: over its tube, or, in the primary, directly.
-    fn plead(&mut self, slot: usize, pleas: impl IntoIterator<Item = Plea>) {
-        for plea in pleas {
+    fn plead(&mut self, slot: usize, actions: impl IntoIterator<Item = HolderAction>) {
+        for action in actions {
             if slot == 0 {
-                self.hear(0, self.processes[0].generation, plea);
+                self.hear(0, self.processes[0].generation, action);
             } else {
-                self.send(Tube::Up(slot), Message::Plea(plea));
+                self.send(Tube::Up(slot), Message::HolderAction(action));
             }
         }
     }
@@ -449,11 +449,11 @@ impl World {
         let again = again && mutant != Mutant::NeverRepeats;
         let writing = process.writing.is_some() && mutant != Mutant::GivesBackInAnUpdate;
         let owned = process.holder.owns(word).is_some();
-        let pleas = process.holder.look(word, recall, wants, writing, again);
+        let actions = process.holder.look(word, recall, wants, writing, again);
         if owned && process.holder.owns(word).is_none() {
             self.events.add(Event::GaveBack);
         }
-        self.plead(slot, pleas);
+        self.plead(slot, actions);
     }
 
     fn end(&mut self, slot: usize) {
@@ -466,15 +466,15 @@ impl World {
         });
     }
 
-    /// A plea reaches the arbiter.
-    fn hear(&mut self, slot: usize, generation: Generation, plea: Plea) {
-        match plea {
-            Plea::Request => self.arbiter.request(id(slot), generation),
-            Plea::Release(epoch) => self.decision = self.released(slot, generation, epoch),
+    /// A action reaches the arbiter.
+    fn hear(&mut self, slot: usize, generation: Generation, action: HolderAction) {
+        match action {
+            HolderAction::Request => self.arbiter.request(id(slot), generation),
+            HolderAction::Release(epoch) => self.decision = self.released(slot, generation, epoch),
         }
     }
 
-    fn released(&self, slot: usize, generation: Generation, epoch: Epoch) -> Option<Arbitration> {
+    fn released(&self, slot: usize, generation: Generation, epoch: Epoch) -> Option<ArbiterAction> {
         let (generation, epoch) = match self.rules.mutant {
             Mutant::ReleasesAnyEpoch => (generation, self.word.epoch),
             Mutant::ReleasesForSuccessors => (self.processes[slot].generation, epoch),
@@ -496,12 +496,12 @@ impl World {
         let free = Owner { slot: None, generation: 0, ..word };
         let seen = if mutant == Mutant::GrantsTheHeld { free } else { word };
         self.decision = self.arbiter.look(seen, live, over);
-        if let Some(Arbitration::Grant { to, .. }) = self.decision
+        if let Some(ArbiterAction::Grant { to, .. }) = self.decision
             && !self.is_grantable(to)
         {
             self.broken = Some(FROM_THE_DEAD);
         }
-        if let Some(Arbitration::Grant { from, to }) = &mut self.decision {
+        if let Some(ArbiterAction::Grant { from, to }) = &mut self.decision {
             match mutant {
                 Mutant::GrantsTheHeld => *from = word,
                 Mutant::ReusesEpochs => to.epoch = from.epoch,
@@ -522,13 +522,13 @@ impl World {
     #[allow(clippy::collapsible_match, reason = "an exchange is a deed, no guard")]
     fn carry_out(&mut self) {
         match self.decision.take() {
-            Some(Arbitration::Clear { from, to }) => {
+            Some(ArbiterAction::Clear { from, to }) => {
                 let cleared = self.exchange(from, to);
                 if cleared && to.epoch != from.epoch {
                     self.broken = Some(SECOND_GRANT);
                 }
             }
-            Some(Arbitration::Grant { from, to }) => {
+            Some(ArbiterAction::Grant { from, to }) => {
                 if self.exchange(from, to) {
                     self.events.add(Event::Granted);
                     // The word has the youngest epoch of all, and every grant makes it younger.
@@ -537,7 +537,7 @@ impl World {
                     }
                 }
             }
-            Some(Arbitration::Recall { slot, epoch }) => {
+            Some(ArbiterAction::Recall { slot, epoch }) => {
                 self.events.add(Event::Recalled);
                 self.recall = Some(epoch);
                 if slot.index() != 0 {
@@ -621,7 +621,7 @@ impl World {
         arbiter.request(id(slot), former);
         let free = Owner { slot: None, generation: 0, ..self.word };
         let granted = match arbiter.look(free, self.live(), true) {
-            Some(Arbitration::Grant { to, .. }) => !self.is_grantable(to),
+            Some(ArbiterAction::Grant { to, .. }) => !self.is_grantable(to),
             _ => false,
         };
         let mut releases = epochs.iter().filter_map(|epoch| self.released(slot, former, *epoch));

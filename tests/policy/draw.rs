@@ -3,8 +3,8 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use osps::policy::verdict::{Limits, Turn};
-use osps::time::Monotonic;
+use osps_heart::pulse::{Limits, Turn};
+use osps_heart::time::Monotonic;
 use proptest::prelude::*;
 use proptest::sample::select;
 
@@ -19,7 +19,7 @@ pub fn config(cases: u32) -> ProptestConfig {
     ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
 }
 
-pub fn ms(count: u64) -> Duration {
+pub const fn ms(count: u64) -> Duration {
     Duration::from_millis(count)
 }
 

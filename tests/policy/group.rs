@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
-use osps::ids::SlotId;
-use osps::policy::group::{Action, Event, Group};
-use osps::policy::lifecycle::{Act, Death, State};
+use osps::policy::group::{Action, Group, Input};
+use osps::policy::lifecycle::{Act, Stage};
 use osps::policy::restart::Intensity;
-use osps::policy::verdict::{Class, Observation};
+use osps_heart::ids::SlotId;
+use osps_heart::pulse::Sample;
+use osps_heart::segment::Death;
+use osps_heart::words::Class;
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
@@ -14,7 +16,8 @@ use proptest::sample::select;
 
 use super::draw::{BOOT, CHECK, Stamp, any_moment, config, limits, ms, roomy, stamp};
 use super::kernel::{GOOD, Habit, beating, blind};
-use super::reference::{GRANTS, SPARED, slack};
+use super::reference::{EXTENSIONS, SPARED, slack};
+use super::rules::stage_after;
 use super::script::{Step, Trouble, class, span, specs, step};
 use super::world::World;
 
@@ -23,7 +26,7 @@ use super::world::World;
 enum End {
     Heal,
     Stop,
-    Hurry,
+    ForceStop,
 }
 
 proptest! {
@@ -36,25 +39,25 @@ proptest! {
         specs in specs(limits()),
         intensity in option::of((0..8_u32, 1..120_u64)),
         script in vec(step(), 1..40),
-        end in select(vec![End::Heal, End::Stop, End::Hurry]),
+        end in select(vec![End::Heal, End::Stop, End::ForceStop]),
     ) {
         let intensity =
             intensity.map(|(restarts, s)| Intensity { restarts, period: Duration::from_secs(s) });
         let mut world = World::new(intensity, specs, GOOD);
-        world.feed(Event::Boot)?;
+        world.feed(Input::Boot)?;
         for step in &script {
             world.play(step)?;
         }
         match end {
             End::Heal => world.heal(),
-            End::Stop => world.feed(Event::Stop)?,
-            End::Hurry => world.feed(Event::Hurry)?,
+            End::Stop => world.feed(Input::Stop)?,
+            End::ForceStop => world.feed(Input::ForceStop)?,
         }
         if !world.group.is_ending() {
             world.settle(world.time_to_heal())?;
             if !world.group.is_ending() {
-                let up = world.states().iter().all(|state| *state == State::Up);
-                prop_assert!(up, "{:?}", world.states());
+                let up = world.stages().iter().all(|stage| *stage == Stage::Up);
+                prop_assert!(up, "{:?}", world.stages());
                 // And there they stay.
                 let acts = world.acts.len();
                 world.settle(CHECK * 3)?;
@@ -63,7 +66,7 @@ proptest! {
             }
         }
         world.check_end()?;
-        if matches!(end, End::Hurry) {
+        if matches!(end, End::ForceStop) {
             prop_assert!(world.group.outcome().is_some(), "waits for what a kill does not end");
         }
     }
@@ -77,7 +80,7 @@ proptest! {
         lates in vec(prop_oneof![3 => Just(0), 1 => 0..3000_u64], 1..100),
     ) {
         let mut world = World::new(None, specs, GOOD);
-        world.feed(Event::Boot)?;
+        world.feed(Input::Boot)?;
         world.settle(ms(100))?;
         world.play(&Step::Freeze(slot, class))?;
         for late in lates {
@@ -85,15 +88,15 @@ proptest! {
         }
         world.settle(world.time_to_heal())?;
         if slot < world.specs.len() {
-            prop_assert_eq!(world.states()[slot], State::Held);
+            prop_assert_eq!(world.stages()[slot], Stage::Held);
             // Nor for what it keeps from the others.
-            world.feed(Event::NotReleasing { slot: SlotId(u8::try_from(slot)?) })?;
-            prop_assert_eq!(world.states()[slot], State::Held);
+            world.feed(Input::NotReleasing { slot: SlotId(u8::try_from(slot)?) })?;
+            prop_assert_eq!(world.stages()[slot], Stage::Held);
         }
         prop_assert!(!world.acts.iter().any(|(_, act)| *act == Act::Kill));
         world.play(&Step::Thaw(slot))?;
         world.settle(CHECK)?;
-        prop_assert!(world.states().iter().all(|state| *state == State::Up));
+        prop_assert!(world.stages().iter().all(|stage| *stage == Stage::Up));
     }
 
     /// The formula: from the last beat to the verdict the limit and the slack, with a count only
@@ -112,7 +115,8 @@ proptest! {
         let shortest = world.shortest(|spec| spec.limits.hang.min(spec.limits.start));
         let late = |part: &u32| Trouble::Watchdog(slack(shortest) * *part / 1000);
         let mut troubles = lates.iter().map(late).cycle();
-        world.feed(Event::Boot)?;
+        world.feed(Input::Boot)?;
+        world.wait_for_process(slot)?;
         for trouble in troubles.by_ref().take(turns) {
             world.turn(trouble)?;
         }
@@ -140,7 +144,8 @@ proptest! {
     ) {
         let habit = Habit { stamp, ..habit };
         let (slot, mut world) = (slot % specs.len(), World::new(None, specs, habit));
-        world.feed(Event::Boot)?;
+        world.feed(Input::Boot)?;
+        world.wait_for_process(slot)?;
         let mut troubles = lates.into_iter().map(Trouble::Watchdog);
         for trouble in troubles.by_ref().take(turns) {
             world.turn(trouble)?;
@@ -150,8 +155,8 @@ proptest! {
         let troubles = troubles.chain(std::iter::repeat(Trouble::None));
         let (silence, process) = world.wait_for_verdict(slot, troubles)?;
         let starved = if class == Class::Starved { SPARED } else { 0 };
-        prop_assert!(process.grants <= GRANTS && process.spared == starved);
-        let limits = u32::try_from(1 + process.grants + process.spared)?;
+        prop_assert!(process.extensions <= EXTENSIONS && process.spared == starved);
+        let limits = u32::try_from(1 + process.extensions + process.spared)?;
         let blind = blind(&habit, process.limits);
         let allowed = process.limit() * limits + process.lateness + blind;
         prop_assert!(silence <= allowed, "{silence:?} of {allowed:?}: {process:?}");
@@ -169,62 +174,70 @@ proptest! {
         let stamp = ahead.map_or(habit.stamp, Stamp::Ahead);
         let habit = Habit { stamp, every: habit.every.min(250), ..habit };
         let mut world = World::new(None, specs, habit);
-        world.feed(Event::Boot)?;
+        world.feed(Input::Boot)?;
         for (turns, from, span) in pauses {
             world.settle(ms(turns))?;
             world.turn(Trouble::Host(from, span))?;
-            // Until everybody has beaten again.
+            // Until everybody has started, and has beaten again.
+            if world.processes.iter().any(Option::is_none) {
+                world.settle(world.time_to_start())?;
+            }
             world.settle(world.longest(|spec| spec.limits.hang))?;
-            prop_assert!(world.states().iter().all(|state| *state == State::Up));
+            prop_assert!(world.stages().iter().all(|stage| *stage == Stage::Up));
         }
-        let hurt = world.acts.iter().any(|(_, act)| !matches!(act, Act::Spawn | Act::Baseline));
+        let hurt = world.acts.iter().any(|(_, act)| !matches!(act, Act::Spawn | Act::Look));
         prop_assert!(!hurt, "{:?}", world.acts);
     }
 
-    /// No event at no moment breaks the group, or makes it act on somebody who is not there.
+    /// No input at no moment breaks the group, or makes it act on somebody who is not there.
     #[test]
-    fn a_group_takes_every_event_at_every_moment(
+    fn a_group_takes_every_input_at_every_moment(
         specs in specs(limits()),
-        events in vec((any_moment(), any_event()), 1..100),
+        inputs in vec((any_moment(), any_input()), 1..100),
     ) {
-        let mut group = Group::new(BOOT, None, &specs);
-        for (now, event) in events {
-            let before: Vec<_> = group.slots().map(|slot| group.state(slot)).collect();
-            let mut states = before.clone();
-            for action in group.step(now, event) {
+        let mut group = Group::new(BOOT, None, &specs).expect("no circle");
+        for (now, input) in inputs {
+            let before: Vec<_> = group.slots().map(|slot| group.stage(slot)).collect();
+            let mut stages = before.clone();
+            for action in group.step(now, input) {
                 match action {
-                    Action::Changed { slot, from, to, .. } => {
-                        prop_assert_eq!(std::mem::replace(&mut states[slot.index()], to), from);
+                    Action::Changed(change) => {
+                        let to = stage_after(&change)?;
+                        let from = std::mem::replace(&mut stages[change.slot.index()], to);
+                        prop_assert_eq!((from.state(), to.state()), (change.from, change.to));
+                        prop_assert_ne!(from, to);
                     }
                     Action::Do { slot, act } => {
-                        prop_assert!(states[slot.index()].has_process(), "{:?} to nobody", act);
+                        prop_assert!(stages[slot.index()].has_process(), "{:?} to nobody", act);
                         let first = !before[slot.index()].has_process();
-                        let died = matches!(event, Event::Died { .. });
+                        let died = matches!(input, Input::Died { .. });
                         prop_assert!((act == Act::Spawn) <= (first || died), "a second process");
                     }
-                    Action::Examine { .. } | Action::LateTurn { .. } | Action::Spared { .. } => {}
+                    Action::Examine { .. } | Action::Told { .. } => {}
                 }
             }
-            let watched = states.iter().any(|state| state.is_watched());
+            let now: Vec<_> = group.slots().map(|slot| group.stage(slot)).collect();
+            prop_assert_eq!(&stages, &now, "a change that was not told");
+            let watched = stages.iter().any(|stage| stage.is_watched());
             prop_assert!(group.next_deadline().is_some() || !watched, "nobody would look again");
         }
     }
 }
 
-fn any_event() -> impl Strategy<Value = Event> {
+fn any_input() -> impl Strategy<Value = Input> {
     let slot = || prop_oneof![9 => 0..5_u8, 1 => Just(u8::MAX)].prop_map(SlotId);
-    let seen = || (0..3_u64, any_moment()).prop_map(|(count, stamp)| Observation { count, stamp });
+    let seen = || (0..3_u64, any_moment()).prop_map(|(count, stamp)| Sample { count, stamp });
     let death = select(vec![Death::Exited(0), Death::Killed(9), Death::NotSpawned, Death::Unknown]);
     prop_oneof![
-        1 => Just(Event::Boot),
-        4 => any_moment().prop_map(|planned| Event::Turn { planned }),
-        1 => select(vec![Event::Stop, Event::Hurry]),
-        2 => (slot(), any::<u64>()).prop_map(|(slot, count)| Event::Spawned { slot, count }),
-        2 => (slot(), death).prop_map(|(slot, death)| Event::Died { slot, death }),
-        6 => (slot(), seen()).prop_map(|(slot, seen)| Event::Sample { slot, seen }),
+        1 => Just(Input::Boot),
+        4 => any_moment().prop_map(|planned| Input::Turn { planned }),
+        1 => select(vec![Input::Stop, Input::ForceStop]),
+        2 => (slot(), any::<u64>()).prop_map(|(slot, count)| Input::Spawned { slot, count }),
+        2 => (slot(), death).prop_map(|(slot, death)| Input::Died { slot, death }),
+        6 => (slot(), seen()).prop_map(|(slot, seen)| Input::Sample { slot, seen }),
         4 => (slot(), seen(), class())
-            .prop_map(|(slot, seen, class)| Event::Examined { slot, seen, class }),
-        1 => slot().prop_map(|slot| Event::NotReleasing { slot }),
-        4 => Just(Event::Timers),
+            .prop_map(|(slot, seen, class)| Input::Examined { slot, seen, class }),
+        1 => slot().prop_map(|slot| Input::NotReleasing { slot }),
+        4 => Just(Input::Timers),
     ]
 }

@@ -2,15 +2,16 @@
 
 use std::time::Duration;
 
-use osps::policy::lifecycle::Death;
-use osps::policy::verdict::{Class, Limits, Observation, Turn};
-use osps::time::Monotonic;
+use osps_heart::pulse::{Limits, Sample, Turn};
+use osps_heart::segment::Death;
+use osps_heart::time::Monotonic;
+use osps_heart::words::Class;
 use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::select;
 
 use super::draw::{CHECK, Stamp, stamp, stride};
-use super::reference::{GRANTS, most_of, slack};
+use super::reference::{EXTENSIONS, most_of, slack};
 
 /// How the processes of a slot behave.
 #[derive(Clone, Copy, Debug)]
@@ -107,7 +108,7 @@ pub struct Process {
     /// The group saw it beat.
     pub beaten: bool,
     /// Late turns that this silence was forgiven, and limits that it got for being starved.
-    pub grants: usize,
+    pub extensions: usize,
     pub spared: usize,
     /// When its limit began to run again the last time.
     pub forgiven: Monotonic,
@@ -124,12 +125,10 @@ impl Process {
     }
 
     /// Beats so often, the last time at this moment.
-    pub fn beat(&mut self, heart: &mut Observation, times: u32, last: Monotonic) {
+    pub fn beat(&mut self, heart: &mut Sample, times: u32, last: Monotonic) {
         let moved = self.habit.stride.wrapping_mul(times.into());
-        *heart = Observation {
-            count: heart.count.wrapping_add(moved),
-            stamp: self.habit.stamp.at(last),
-        };
+        *heart =
+            Sample { count: heart.count.wrapping_add(moved), stamp: self.habit.stamp.at(last) };
         self.next_beat = last + self.every();
         (self.last_beat, self.stamp) = (last, self.habit.stamp);
         self.innocent = true;
@@ -143,10 +142,10 @@ impl Process {
             self.lie = self.stamp.lie(self.limits, self.limit(), turn);
             (self.heard, self.beaten) = (count, true);
             self.heard_at = self.last_beat.min(turn.now);
-            (self.grants, self.spared) = (0, 0);
+            (self.extensions, self.spared) = (0, 0);
         }
-        if late && self.grants < GRANTS {
-            self.grants += 1;
+        if late && self.extensions < EXTENSIONS {
+            self.extensions += 1;
             self.forgiven = turn.now;
         }
     }

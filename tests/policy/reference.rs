@@ -3,8 +3,8 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use osps::policy::verdict::{Limits, Observation, Reading, Turn};
-use osps::time::Monotonic;
+use osps_heart::pulse::{Limits, Reading, Sample, Turn};
+use osps_heart::time::Monotonic;
 
 use super::draw::ms;
 
@@ -12,7 +12,7 @@ use super::draw::ms;
 // what is promised, and a test that took them from there would not notice.
 
 /// Late turns that one silence is forgiven.
-pub const GRANTS: usize = 5;
+pub const EXTENSIONS: usize = 5;
 /// Further limits of a starved server in one silence.
 pub const SPARED: usize = 2;
 
@@ -30,7 +30,7 @@ pub fn most_of(limit: Duration) -> Duration {
 #[derive(Clone, Copy, Debug)]
 pub struct Seen {
     pub turn: Turn,
-    pub heart: Observation,
+    pub heart: Sample,
     pub beat: bool,
     /// The limit that was in force before it.
     pub limit: Duration,
@@ -61,7 +61,7 @@ pub struct Reference {
 }
 
 impl Reference {
-    pub fn look(&mut self, turn: Turn, heart: Observation) {
+    pub fn look(&mut self, turn: Turn, heart: Sample) {
         let before = self.looks.last().map_or(self.baseline, |look| look.heart.count);
         let beaten = self.looks.iter().any(|look| look.beat);
         let limit = if beaten { self.limits.hang } else { self.limits.start };
@@ -73,10 +73,10 @@ impl Reference {
         (0..=i).rev().find(|j| self.looks[*j].beat).unwrap_or(0)..i
     }
 
-    /// Whether look `i` is forgiven, since it came late and the silence has a grant left.
-    pub fn is_granted(&self, i: usize) -> bool {
+    /// Whether look `i` is forgiven, since it came late and the silence has an extension left.
+    pub fn is_renewed(&self, i: usize) -> bool {
         let late = self.silence(i).filter(|j| self.looks[*j].is_late()).count();
-        self.looks[i].is_late() && late < GRANTS
+        self.looks[i].is_late() && late < EXTENSIONS
     }
 
     /// Whether a starved server gets another limit after look `i`.
@@ -93,8 +93,8 @@ impl Reference {
             let oldest = now - most_of(self.limits.hang);
             let beat = look.beat.then(|| look.when().max(oldest));
             let given = j < i && (self.spared.contains(&j) || self.pardoned.contains(&j));
-            let grant = (given || self.is_granted(j)).then_some(now);
-            for moment in [beat, grant].into_iter().flatten() {
+            let renewed = (given || self.is_renewed(j)).then_some(now);
+            for moment in [beat, renewed].into_iter().flatten() {
                 from = (from.0.max(moment), j + 1);
             }
         }
@@ -114,7 +114,7 @@ impl Reference {
         if beat {
             return Reading::Beat { first: !self.looks[..last].iter().any(|look| look.beat) };
         }
-        if self.is_granted(last) {
+        if self.is_renewed(last) {
             return Reading::Quiet;
         }
         let (from, looks) = self.from(last);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use osps::policy::restart::{
     DELAY_MAX, DELAY_MIN, Decision, FREE, FREE_PERIOD, HEALTHY, Intensity, Tally, UP_LONG_ENOUGH,
 };
-use osps::time::Monotonic;
+use osps_heart::time::Monotonic;
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;

@@ -1,111 +1,229 @@
 //! What must hold after every step of a group.
 
-use osps::ids::SlotId;
-use osps::policy::group::{Action, Event, Outcome, Why};
-use osps::policy::lifecycle::{Act, Cause, State};
-use osps::policy::verdict::Class;
+use osps::policy::group::{Action, Change, Input, Note, Outcome, cause_of};
+use osps::policy::lifecycle::{Act, Stage};
+use osps_heart::ids::SlotId;
+use osps_heart::segment::What;
+use osps_heart::words::{Cause, Class, Press, State};
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseResult;
 
+use super::edges::{goes_with, needs};
 use super::lifecycle::height;
 use super::reference::{SPARED, slack};
 use super::world::{World, is_for_silence};
+
+/// The stage that a change leads to, by what was written down about it.
+pub fn stage_after(change: &Change) -> Result<Stage, TestCaseError> {
+    Ok(match change.what {
+        What::Started { .. } => Stage::Starting,
+        What::FirstBeat { .. } | What::Beat { .. } => Stage::Up,
+        What::Late { .. } | What::Pardoned => Stage::Late,
+        What::Held { .. } => Stage::Held,
+        // A stop calls off who waits for its start, and asks the others.
+        What::StopOrder if change.from == State::Backoff => Stage::Down,
+        What::StopOrder => Stage::Asked,
+        What::Pressed { press: Press::Terminate } => Stage::Terminating,
+        What::Pressed { press: Press::Kill } | What::Verdict { .. } => Stage::Killing,
+        What::Alarm => Stage::Unkillable,
+        What::Died { .. } => Stage::Down,
+        What::Backoff { .. } => Stage::Backoff,
+        What::Failed { .. } => Stage::Failed,
+        What::LateTurn { .. }
+        | What::Spared { .. }
+        | What::WatchdogStarted
+        | What::WatchdogStopping => {
+            return Err(TestCaseError::fail(format!("no change of a state: {change:?}")));
+        }
+    })
+}
 
 impl World {
     /// What must hold after every step.
     pub fn check(
         &self,
-        event: Event,
-        before: &[State],
+        input: Input,
+        before: &[Stage],
         ended: bool,
         actions: &[Action],
     ) -> TestCaseResult {
-        let mut states = before.to_vec();
+        let mut stages = before.to_vec();
         let mut changed = vec![false; before.len()];
         let mut killed = vec![false; before.len()];
         for action in actions {
             match *action {
-                Action::Changed { slot, from, to, why } => {
-                    prop_assert_eq!(states[slot.index()], from, "a gap in the record");
+                Action::Changed(change) => {
+                    let index = change.slot.index();
+                    let (from, to) = (stages[index], stage_after(&change)?);
+                    prop_assert_eq!(from.state(), change.from, "a gap in the record");
+                    prop_assert_eq!(to.state(), change.to, "{:?}", change);
                     prop_assert_ne!(from, to);
-                    states[slot.index()] = to;
-                    changed[slot.index()] = true;
-                    self.check_reason(event, from, slot, why)?;
+                    stages[index] = to;
+                    changed[index] = true;
+                    self.check_reason(input, from, &change)?;
+                    check_note(&change)?;
                 }
                 Action::Do { slot, act: Act::Kill } => {
                     prop_assert!(changed[slot.index()], "killed before it was written down");
-                    prop_assert_eq!(height(states[slot.index()]), 3);
+                    prop_assert_eq!(height(stages[slot.index()]), 3);
                     killed[slot.index()] = true;
                 }
                 Action::Do { slot, act: Act::Spawn } => {
                     prop_assert!(!self.group.is_ending(), "spawned {} while stopping", slot);
-                    prop_assert_eq!(states[slot.index()], State::Starting);
+                    prop_assert_eq!(stages[slot.index()], Stage::Starting);
+                    self.check_start(slot)?;
+                }
+                Action::Do { slot, act: Act::Ask } => {
+                    let needed = self.needed_by(slot, &stages);
+                    prop_assert_eq!(needed, None, "{} was told to stop before that", slot);
                 }
                 Action::Do { .. } | Action::Examine { .. } => {}
-                Action::LateTurn { by } => prop_assert_eq!(by, self.turn.lateness),
-                Action::Spared { slot, .. } => {
+                Action::Told { slot: None, what: What::LateTurn { by } } => {
+                    prop_assert_eq!(by, self.turn.lateness);
+                }
+                Action::Told { slot: Some(slot), what: What::Spared { .. } } => {
                     prop_assert!(!changed[slot.index()]);
                     let spared = self.processes[slot.index()].as_ref().map(|p| p.spared);
                     prop_assert!(spared < Some(SPARED), "spared too often: {spared:?}");
                 }
+                Action::Told { .. } => {
+                    return Err(TestCaseError::fail(format!("told as no change: {action:?}")));
+                }
             }
         }
-        if matches!(event, Event::Turn { .. }) {
-            let told = actions.iter().any(|action| matches!(action, Action::LateTurn { .. }));
+        if matches!(input, Input::Turn { .. }) {
+            let late = |action: &Action| {
+                matches!(action, Action::Told { what: What::LateTurn { .. }, .. })
+            };
+            let told = actions.iter().any(late);
             let watched =
-                before.iter().zip(&self.processes).filter(|(state, _)| state.is_watched());
+                before.iter().zip(&self.processes).filter(|(stage, _)| stage.is_watched());
             let mut limits = watched.filter_map(|(_, process)| Some(process.as_ref()?.limit()));
             let late = limits.any(|limit| self.turn.lateness > slack(limit));
             prop_assert_eq!(told, late, "{:?} late", self.turn.lateness);
         }
-        prop_assert_eq!(&states, &self.states(), "a change that was not told");
+        prop_assert_eq!(&stages, &self.stages(), "a change that was not told");
         prop_assert!(self.group.is_ending() || !ended, "the end was called off");
-        if states.iter().any(|state| state.is_watched()) {
+        if stages.iter().any(|stage| stage.is_watched()) {
             prop_assert!(self.group.next_deadline().is_some(), "nobody would look again");
         }
         if self.group.outcome() == Some(Outcome::Clean) {
             prop_assert!(self.processes.iter().all(Option::is_none), "left a process behind");
         }
-        // A server that failed takes its dependents with it.
-        let failed = actions.iter().find_map(|action| match *action {
-            Action::Changed { slot, why: Why::Died { cause, .. }, .. }
-                if cause.is_some_and(|cause| cause != Cause::Primary) =>
-            {
-                Some(slot)
+        self.check_failure(input, before, actions, &killed)?;
+        if self.group.is_ending() {
+            // Whoever nobody needs any more was told so at once.
+            for slot in self.group.slots().filter(|slot| stages[slot.index()].is_watched()) {
+                let needed = self.needed_by(slot, &stages);
+                prop_assert!(needed.is_some(), "{} was not told to stop: {:?}", slot, stages);
             }
-            _ => None,
-        });
-        if let Some(failed) = failed.filter(|_| !self.group.is_ending()) {
-            for slot in self.group.slots() {
-                if self.specs[slot.index()].depends_on == Some(failed) {
-                    let up = before[slot.index()].is_watched();
-                    prop_assert!(killed[slot.index()] || !up, "{} outlived {}", slot, failed);
-                }
+        } else if self.booted {
+            // Whoever waits for nobody any more was started at once.
+            let down = |slot: &SlotId| stages[slot.index()] == Stage::Down;
+            for slot in self.group.slots().filter(down) {
+                let mut on = self.specs[slot.index()].edges.depends_on.iter();
+                let waits = on.any(|on| !stages[on.index()].is_watched() || !self.has_beaten(*on));
+                prop_assert!(waits, "{} waits for nobody: {:?}", slot, stages);
             }
         }
         Ok(())
     }
 
-    /// Nobody is killed for a reason that is not so.
-    fn check_reason(&self, event: Event, from: State, slot: SlotId, why: Why) -> TestCaseResult {
-        match why {
-            Why::Condemned { cause: Cause::Primary, .. } => {
-                let on = self.specs[slot.index()].depends_on;
-                let confirmed = matches!(event, Event::Died { slot, .. } if Some(slot) == on);
+    /// Who keeps a server from being told to stop: a process that may still die needs it.
+    fn needed_by(&self, slot: SlotId, stages: &[Stage]) -> Option<SlotId> {
+        let leaves = |stage: Stage| stage.has_process() && stage != Stage::Unkillable;
+        self.group.slots().find(|other| {
+            leaves(stages[other.index()]) && needs(&self.specs[other.index()].edges, slot)
+        })
+    }
+
+    /// Whether the group heard a beat of the process in this slot.
+    fn has_beaten(&self, slot: SlotId) -> bool {
+        self.processes[slot.index()].as_ref().is_some_and(|process| process.beaten)
+    }
+
+    /// The first process of a slot waits for all that it depends on; its successors for nobody.
+    fn check_start(&self, slot: SlotId) -> TestCaseResult {
+        if self.acts.contains(&(slot, Act::Spawn)) {
+            return Ok(());
+        }
+        prop_assert!(self.booted, "{} started by itself", slot);
+        for on in &self.specs[slot.index()].edges.depends_on {
+            prop_assert!(self.has_beaten(*on), "{} started before {}", slot, on);
+        }
+        Ok(())
+    }
+
+    /// A server that failed for its own reason takes exactly those with it that restart with it,
+    /// directly or through others, and have a process. (Whoever goes already keeps its reason.)
+    fn check_failure(
+        &self,
+        input: Input,
+        before: &[Stage],
+        actions: &[Action],
+        killed: &[bool],
+    ) -> TestCaseResult {
+        let died = match input {
+            Input::Died { slot, .. }
+                if before.get(slot.index()).is_some_and(|s| s.has_process()) =>
+            {
+                Some(slot)
+            }
+            _ => None,
+        };
+        let own = |slot: &SlotId| self.reasons[slot.index()] != Some(Cause::Dependency);
+        let failed = died.filter(own).filter(|_| !self.group.is_ending());
+        let goes = |slot: &SlotId| {
+            before[slot.index()].is_watched()
+                && failed.is_some_and(|failed| goes_with(&self.specs, *slot, failed))
+        };
+        let expected: Vec<_> = self.group.slots().filter(goes).collect();
+        let condemned = actions.iter().filter_map(|action| match action {
+            Action::Changed(Change {
+                slot,
+                what: What::Verdict { cause: Cause::Dependency, .. },
+                ..
+            }) => Some(*slot),
+            _ => None,
+        });
+        let mut condemned: Vec<_> = condemned.collect();
+        condemned.sort_unstable();
+        prop_assert_eq!(&condemned, &expected, "go down with {:?}", failed);
+        for slot in expected {
+            prop_assert!(killed[slot.index()], "{} outlived {:?}", slot, failed);
+        }
+        Ok(())
+    }
+
+    /// Nobody is killed for a reason that is not so, and nobody dies of one.
+    fn check_reason(&self, input: Input, from: Stage, change: &Change) -> TestCaseResult {
+        let &Change { slot, what, note, .. } = change;
+        if let What::Verdict { cause, class, .. } = what {
+            prop_assert_eq!(class.is_some(), cause == Cause::Frozen, "{:?}", change);
+        }
+        match what {
+            What::Verdict { cause: Cause::Dependency, .. } => {
+                let with = |of| goes_with(&self.specs, slot, of);
+                let confirmed = matches!(input, Input::Died { slot: of, .. } if with(of));
                 prop_assert!(confirmed, "{} killed though nobody it needs died", slot);
             }
-            Why::Condemned { cause: Cause::Frozen(Class::NotReleasing), .. } => {
-                let asked = matches!(event, Event::NotReleasing { .. });
-                prop_assert!(asked, "{:?}", event);
-                prop_assert_ne!(from, State::Held);
+            What::Verdict { cause: Cause::Requested, .. } => {
+                prop_assert!(matches!(input, Input::ForceStop), "{:?}", input);
             }
-            Why::Condemned { cause, silence, limit } if is_for_silence(why) => {
-                let looked = matches!(event, Event::Examined { .. });
+            What::Verdict { class: Some(Class::NotReleasing), .. } => {
+                let asked = matches!(input, Input::NotReleasing { .. });
+                prop_assert!(asked, "{:?}", input);
+                prop_assert_ne!(from, Stage::Held);
+                prop_assert_eq!(note, Note::Limit(self.specs[slot.index()].limits.hang));
+            }
+            What::Verdict { cause, class, silence } if is_for_silence(what) => {
+                let looked = matches!(input, Input::Examined { .. });
                 prop_assert!(looked, "killed without a second look");
                 let Some(process) = &self.processes[slot.index()] else {
                     return Err(TestCaseError::fail(format!("nobody to convict in slot {slot}")));
                 };
-                prop_assert_eq!(limit, process.limit());
+                let limit = process.limit();
+                prop_assert_eq!(note, Note::Limit(limit));
                 prop_assert!(silence >= limit, "{silence:?} of {limit:?}");
                 let lie = process.lie;
                 let counted = self.now.since(process.heard_at.max(process.forgiven)) + lie;
@@ -114,15 +232,42 @@ impl World {
                 let innocent = process.innocent && due + lie < limit;
                 prop_assert!(!innocent, "slot {} beat in time: {:?}", slot, process);
                 prop_assert_eq!(cause == Cause::StartTimeout, !process.beaten);
-                if let Cause::Frozen(class) = cause {
+                if let Some(class) = class {
                     prop_assert!(!class.is_intention(), "killed what somebody holds");
                     let spared = class != Class::Starved || process.spared == SPARED;
                     prop_assert!(spared, "starved, and not spared: {process:?}");
                 }
             }
-            Why::Held { class } => prop_assert!(class.is_intention()),
+            What::Verdict { .. } => {
+                return Err(TestCaseError::fail(format!("no reason to kill: {change:?}")));
+            }
+            What::Held { class } => prop_assert!(class.is_intention()),
+            What::Died { death, cause } => {
+                let itself = from.is_watched().then(|| cause_of(death));
+                let expected = self.reasons[slot.index()].or(itself);
+                prop_assert_eq!(cause, expected, "{:?}", change);
+            }
+            What::Backoff { .. } | What::Failed { .. } => {
+                let reason = self.reasons[slot.index()];
+                let own = !matches!(reason, Some(Cause::Dependency | Cause::Requested));
+                prop_assert!(own, "counted for another's fault: {:?}", change);
+                prop_assert!(from.is_watched() || reason.is_some(), "it was told to: {change:?}");
+            }
             _ => {}
         }
         Ok(())
     }
+}
+
+/// What the ring has no room for is told with what it belongs to.
+fn check_note(change: &Change) -> TestCaseResult {
+    let fits = match change.what {
+        What::Late { .. } | What::Verdict { .. } => matches!(change.note, Note::Limit(_)),
+        What::Died { .. } | What::Backoff { .. } | What::Failed { .. } => {
+            matches!(change.note, Note::Death { .. })
+        }
+        _ => change.note == Note::Nothing,
+    };
+    prop_assert!(fits, "{:?}", change);
+    Ok(())
 }

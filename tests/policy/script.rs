@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
-use osps::ids::SlotId;
-use osps::policy::group::{Event, Spec};
-use osps::policy::lifecycle::{Death, Patience};
-use osps::policy::verdict::{Class, Limits, Observation};
+use osps::policy::graph::Edges;
+use osps::policy::group::{Input, Spec};
+use osps::policy::lifecycle::Patience;
+use osps_heart::ids::SlotId;
+use osps_heart::pulse::{Limits, Sample};
+use osps_heart::segment::Death;
+use osps_heart::words::Class;
 use proptest::collection::vec;
-use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::select;
 use proptest::test_runner::TestCaseResult;
@@ -54,10 +56,10 @@ pub enum Step {
     Habit(usize, Habit),
     Stray(Stray),
     Stop,
-    Hurry,
+    ForceStop,
 }
 
-/// Events that the performer would not send, or not now.
+/// Inputs that the performer would not send, or not now.
 #[derive(Clone, Copy, Debug)]
 pub enum Stray {
     Boot,
@@ -72,8 +74,8 @@ pub enum Stray {
 
 /// What a look at `/proc` may find.
 pub fn class() -> impl Strategy<Value = Class> {
-    let all = Class::ALL.into_iter().map(|(class, ..)| class);
-    select(all.filter(|class| *class != Class::NotReleasing).collect::<Vec<_>>())
+    let seen = Class::ALL.into_iter().filter(|class| *class != Class::NotReleasing);
+    select(seen.collect::<Vec<_>>())
 }
 
 pub fn step() -> impl Strategy<Value = Step> {
@@ -100,22 +102,48 @@ pub fn step() -> impl Strategy<Value = Step> {
         8 => (slot, habit()).prop_map(|(slot, habit)| Step::Habit(slot, habit)),
         10 => stray.prop_map(Step::Stray),
         1 => Just(Step::Stop),
-        1 => Just(Step::Hurry),
+        1 => Just(Step::ForceStop),
     ]
 }
 
-/// One to four servers; each may depend on one before it.
+/// What one server needs of another: that it is up at the start; that both fail together.
+#[derive(Clone, Copy, Debug)]
+struct Need {
+    starts_after: bool,
+    fails_with: bool,
+}
+
+fn need() -> impl Strategy<Value = Need> {
+    let need = |starts_after, fails_with| Just(Need { starts_after, fails_with });
+    prop_oneof![
+        3 => need(false, false),
+        2 => need(false, true),
+        1 => need(true, false),
+        1 => need(true, true),
+    ]
+}
+
+/// One to four servers; who needs whom is any graph without circles: in some order, each may need
+/// any of those before it.
 pub fn specs(limits: impl Strategy<Value = Limits>) -> impl Strategy<Value = Vec<Spec>> {
     let patience = (1..3000_u64, 1..1000_u64, 400..3000_u64)
         .prop_map(|(ask, term, kill)| Patience { ask: ms(ask), term: ms(term), kill: ms(kill) });
-    let spec = (option::of(0..4_u8), limits, patience);
-    vec(spec, 1..=4).prop_map(|specs| {
-        let spec = |(i, (on, limits, patience)): (usize, (Option<u8>, Limits, Patience))| Spec {
-            depends_on: on.map(SlotId).filter(|on| on.index() < i),
-            limits,
-            patience,
-        };
-        specs.into_iter().enumerate().map(spec).collect()
+    let order = Just(vec![0_u8, 1, 2, 3]).prop_shuffle();
+    let needs = vec(need(), 6);
+    (vec((limits, patience), 1..=4), order, needs).prop_map(|(servers, order, needs)| {
+        let spec = |(limits, patience)| Spec { edges: Edges::default(), limits, patience };
+        let mut specs: Vec<_> = servers.into_iter().map(spec).collect();
+        let pairs = (1..4).flat_map(|later| (0..later).map(move |earlier| (later, earlier)));
+        for ((later, earlier), need) in pairs.zip(needs) {
+            let (slot, on) = (SlotId(order[later]), SlotId(order[earlier]));
+            let count = specs.len();
+            let Some(spec) = specs.get_mut(slot.index()).filter(|_| on.index() < count) else {
+                continue;
+            };
+            spec.edges.depends_on.extend(need.starts_after.then_some(on));
+            spec.edges.restart_with.extend(need.fails_with.then_some(on));
+        }
+        specs
     })
 }
 
@@ -170,42 +198,42 @@ impl World {
                 }
             }
             Step::Stray(stray) => self.stray(stray)?,
-            Step::Stop => self.feed(Event::Stop)?,
-            Step::Hurry => self.feed(Event::Hurry)?,
+            Step::Stop => self.feed(Input::Stop)?,
+            Step::ForceStop => self.feed(Input::ForceStop)?,
         }
         Ok(())
     }
 
-    /// A stray event is one that lies about nothing: no death of a living process, no beat of one
+    /// A stray input is one that lies about nothing: no death of a living process, no beat of one
     /// that did not beat.
     fn stray(&mut self, stray: Stray) -> TestCaseResult {
         let empty = |slot: u8| self.processes.get(usize::from(slot)).is_none_or(Option::is_none);
         let heart = |slot: u8| self.hearts.get(usize::from(slot)).copied();
-        let event = match stray {
-            Stray::Boot => Event::Boot,
-            Stray::Turn => Event::Turn { planned: self.now },
-            Stray::Timers => Event::Timers,
+        let input = match stray {
+            Stray::Boot => Input::Boot,
+            Stray::Turn => Input::Turn { planned: self.now },
+            Stray::Timers => Input::Timers,
             Stray::Spawned(slot, count) if empty(slot) => {
-                Event::Spawned { slot: SlotId(slot), count }
+                Input::Spawned { slot: SlotId(slot), count }
             }
             Stray::Died(slot) if empty(slot) => {
-                Event::Died { slot: SlotId(slot), death: Death::Unknown }
+                Input::Died { slot: SlotId(slot), death: Death::Unknown }
             }
             Stray::Sample(slot, count) => {
-                let made_up = Observation { count, stamp: self.now };
+                let made_up = Sample { count, stamp: self.now };
                 let seen = if empty(slot) { made_up } else { heart(slot).unwrap_or(made_up) };
-                Event::Sample { slot: SlotId(slot), seen }
+                Input::Sample { slot: SlotId(slot), seen }
             }
             Stray::Examined(slot, class) => {
                 let seen = heart(slot).unwrap_or_default();
                 let held = self.processes.get(usize::from(slot)).and_then(Option::as_ref);
                 let class = held.and_then(|process| process.frozen).unwrap_or(class);
-                Event::Examined { slot: SlotId(slot), seen, class }
+                Input::Examined { slot: SlotId(slot), seen, class }
             }
-            Stray::NotReleasing(slot) => Event::NotReleasing { slot: SlotId(slot) },
+            Stray::NotReleasing(slot) => Input::NotReleasing { slot: SlotId(slot) },
             Stray::Spawned(..) | Stray::Died(_) => return Ok(()),
         };
-        self.feed(event)
+        self.feed(input)
     }
 
     /// No more faults: what is frozen stays so, but nobody wants it; whatever starts, beats.

@@ -3,12 +3,14 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use osps::ids::SlotId;
-use osps::policy::group::{Action, Event, Group, Outcome, Spec, Why};
-use osps::policy::lifecycle::{Act, Cause, Death, State};
+use osps::policy::group::{Action, Change, Group, Input, Outcome, Spec};
+use osps::policy::lifecycle::{Act, Stage};
 use osps::policy::restart::{DELAY_MAX, Intensity};
-use osps::policy::verdict::{Class, Observation, Turn};
-use osps::time::Monotonic;
+use osps_heart::ids::SlotId;
+use osps_heart::pulse::{Sample, Turn};
+use osps_heart::segment::{Death, What};
+use osps_heart::time::Monotonic;
+use osps_heart::words::{Cause, Class, State};
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseResult;
 
@@ -18,12 +20,12 @@ use super::reference::slack;
 use super::script::Trouble;
 
 /// Whether it is killed since it did not beat.
-pub fn is_for_silence(why: Why) -> bool {
-    let Why::Condemned { cause, .. } = why else { return false };
+pub fn is_for_silence(what: What) -> bool {
+    let What::Verdict { cause, class, .. } = what else { return false };
     match cause {
-        Cause::Frozen(class) => class != Class::NotReleasing,
+        Cause::Frozen => class != Some(Class::NotReleasing),
         Cause::StartTimeout => true,
-        Cause::Exited | Cause::Killed | Cause::Primary | Cause::Requested => false,
+        Cause::Exited | Cause::Killed | Cause::Dependency | Cause::Requested => false,
     }
 }
 
@@ -33,10 +35,15 @@ pub struct World {
     pub group: Group,
     pub specs: Vec<Spec>,
     pub habits: Vec<Habit>,
-    pub hearts: Vec<Observation>,
+    pub hearts: Vec<Sample>,
     pub processes: Vec<Option<Process>>,
     /// The kernel refused to start it, and the group has not been told yet.
     refused: Vec<bool>,
+    /// Why the process in each slot has to go, or the last one went; `None` = it was told to, or
+    /// nobody said so.
+    pub reasons: Vec<Option<Cause>>,
+    /// Everything shall run.
+    pub booted: bool,
     /// The last turn.
     pub turn: Turn,
     /// Turns without a moment between them.
@@ -51,15 +58,17 @@ impl World {
     pub fn new(intensity: Option<Intensity>, specs: Vec<Spec>, habit: Habit) -> World {
         let count = specs.len();
         // Every count wraps soon.
-        let heart = Observation { count: u64::MAX - 2, stamp: Monotonic(0) };
+        let heart = Sample { count: u64::MAX - 2, stamp: Monotonic(0) };
         World {
             now: BOOT,
-            group: Group::new(BOOT, intensity, &specs),
+            group: Group::new(BOOT, intensity, &specs).expect("no circle"),
             specs,
             habits: vec![habit; count],
             hearts: vec![heart; count],
             processes: vec![None; count],
             refused: vec![false; count],
+            reasons: vec![None; count],
+            booted: false,
             turn: Turn { now: BOOT, previous: BOOT, lateness: Duration::ZERO },
             spins: 0,
             acts: Vec::new(),
@@ -71,8 +80,8 @@ impl World {
         self.processes.get_mut(slot).and_then(Option::as_mut)
     }
 
-    pub fn states(&self) -> Vec<State> {
-        self.group.slots().map(|slot| self.group.state(slot)).collect()
+    pub fn stages(&self) -> Vec<Stage> {
+        self.group.slots().map(|slot| self.group.stage(slot)).collect()
     }
 
     /// Lets the machine run until `until`: those that beat, beat.
@@ -126,8 +135,8 @@ impl World {
             self.run(self.now + span);
         }
         self.spins = if self.now == start { self.spins + 1 } else { 0 };
-        prop_assert!(self.spins <= 8, "busy loop: {:?}", self.states());
-        self.feed(Event::Turn { planned })?;
+        prop_assert!(self.spins <= 8, "busy loop: {:?}", self.stages());
+        self.feed(Input::Turn { planned })?;
         for process in self.processes.iter_mut().flatten() {
             process.lateness += self.now.since(planned.max(process.last_beat));
         }
@@ -135,15 +144,15 @@ impl World {
             let dies = self.process(slot.index()).and_then(|process| process.dies);
             if let Some((_, death)) = dies.filter(|(at, _)| *at <= self.now) {
                 self.processes[slot.index()] = None;
-                self.feed(Event::Died { slot, death })?;
+                self.feed(Input::Died { slot, death })?;
             }
         }
         for slot in self.group.slots() {
             if self.processes[slot.index()].is_some() {
-                self.feed(Event::Sample { slot, seen: self.hearts[slot.index()] })?;
+                self.feed(Input::Sample { slot, seen: self.hearts[slot.index()] })?;
             }
         }
-        self.feed(Event::Timers)
+        self.feed(Input::Timers)
     }
 
     /// On-time turns for this long.
@@ -155,41 +164,42 @@ impl World {
         Ok(())
     }
 
-    /// Feeds an event and all that follows from it at once, checking every step.
-    pub fn feed(&mut self, event: Event) -> TestCaseResult {
-        let mut events = VecDeque::from([event]);
-        while let Some(event) = events.pop_front() {
-            let before = self.states();
+    /// Feeds an input and all that follows from it at once, checking every step.
+    pub fn feed(&mut self, input: Input) -> TestCaseResult {
+        let mut inputs = VecDeque::from([input]);
+        while let Some(input) = inputs.pop_front() {
+            let before = self.stages();
             let ended = self.group.is_ending();
-            if let Event::Died { slot, .. } = event
+            if let Input::Died { slot, .. } = input
                 && let Some(refused) = self.refused.get_mut(slot.index())
             {
                 *refused = false;
             }
-            let beats = self.hear(event);
-            let actions = self.group.step(self.now, event);
-            self.check(event, &before, ended, &actions)?;
+            self.booted |= matches!(input, Input::Boot);
+            let beats = self.hear(input);
+            let actions = self.group.step(self.now, input);
+            self.check(input, &before, ended, &actions)?;
             if let Some(slot) = beats {
                 let saved = before[slot.index()].is_watched();
-                let up = self.group.state(slot) == State::Up;
-                prop_assert!(up || !saved, "a beat did not save {slot}: {event:?}");
+                let up = self.group.stage(slot) == Stage::Up;
+                prop_assert!(up || !saved, "a beat did not save {slot}: {input:?}");
             }
             for action in actions {
-                events.extend(self.perform(action)?);
+                inputs.extend(self.perform(action)?);
             }
         }
         Ok(())
     }
 
     /// Keeps the books of what the group is told; says whose beat it is.
-    fn hear(&mut self, event: Event) -> Option<SlotId> {
+    fn hear(&mut self, input: Input) -> Option<SlotId> {
         let turn = self.turn;
-        match event {
-            Event::Turn { planned } => {
+        match input {
+            Input::Turn { planned } => {
                 let (now, lateness) = (self.now, self.now.since(planned));
                 self.turn = Turn { now, previous: turn.now, lateness };
             }
-            Event::Sample { slot, seen } | Event::Examined { slot, seen, .. } => {
+            Input::Sample { slot, seen } | Input::Examined { slot, seen, .. } => {
                 let process = self.process(slot.index())?;
                 let beats = process.heard != seen.count;
                 process.hear(seen.count, &turn);
@@ -201,7 +211,7 @@ impl World {
     }
 
     /// What the kernel does, and what the performer tells the group about it.
-    fn perform(&mut self, action: Action) -> Result<Option<Event>, TestCaseError> {
+    fn perform(&mut self, action: Action) -> Result<Option<Input>, TestCaseError> {
         let now = self.now;
         let (slot, act) = match action {
             Action::Do { slot, act } => (slot, act),
@@ -214,36 +224,45 @@ impl World {
                     process.beat(heart, 1, now);
                 }
                 let class = class.unwrap_or(Class::Blocked);
-                return Ok(Some(Event::Examined { slot, seen: *heart, class }));
+                return Ok(Some(Input::Examined { slot, seen: *heart, class }));
             }
-            Action::Spared { slot, .. } => {
-                if let Some(process) = self.process(slot.index()) {
+            Action::Told { slot, what } => {
+                let spared = slot.filter(|_| matches!(what, What::Spared { .. }));
+                if let Some(slot) = spared
+                    && let Some(process) = self.process(slot.index())
+                {
                     process.spared += 1;
                     process.forgiven = now;
                 }
                 return Ok(None);
             }
-            Action::Changed { slot, why, .. } => {
+            Action::Changed(Change { slot, from, what, .. }) => {
+                if let What::Verdict { cause, .. } = what
+                    && from != State::Stopping
+                {
+                    // Whoever goes already keeps the reason for it.
+                    self.reasons[slot.index()] = Some(cause);
+                }
                 if let Some(process) = self.process(slot.index()) {
-                    if matches!(why, Why::Held { .. } | Why::Pardoned) {
+                    if matches!(what, What::Held { .. } | What::Pardoned) {
                         process.forgiven = now;
                     }
                     let process = process.clone();
-                    self.verdicts.extend(is_for_silence(why).then_some((now, slot, process)));
+                    self.verdicts.extend(is_for_silence(what).then_some((now, slot, process)));
                 }
                 return Ok(None);
             }
-            Action::LateTurn { .. } => return Ok(None),
         };
         let index = slot.index();
         self.acts.push((slot, act));
         if act == Act::Spawn {
             let habit = self.habits[index];
+            self.reasons[index] = None;
             prop_assert!(self.processes[index].is_none(), "two processes in slot {}", slot);
             prop_assert!(!self.refused[index]);
             if !habit.starts {
                 self.refused[index] = true;
-                return Ok(Some(Event::Died { slot, death: Death::NotSpawned }));
+                return Ok(Some(Input::Died { slot, death: Death::NotSpawned }));
             }
             let count = self.hearts[index].count;
             let limits = self.specs[index].limits;
@@ -264,11 +283,11 @@ impl World {
                 heard_at: now,
                 lie: Duration::ZERO,
                 beaten: false,
-                grants: 0,
+                extensions: 0,
                 spared: 0,
                 forgiven: now,
             });
-            return Ok(Some(Event::Spawned { slot, count }));
+            return Ok(Some(Input::Spawned { slot, count }));
         }
         let refused = self.refused[index];
         let Some(process) = self.process(index) else {
@@ -307,6 +326,29 @@ impl World {
         self.specs.iter().map(of).min().unwrap_or_default()
     }
 
+    /// How many servers there are.
+    fn count(&self) -> u32 {
+        u32::try_from(self.specs.len()).expect("few")
+    }
+
+    /// On-time turns until all that it waits for is up, and it has a process.
+    pub fn wait_for_process(&mut self, slot: usize) -> TestCaseResult {
+        for _ in 0..400 {
+            if self.processes[slot].is_some() {
+                return Ok(());
+            }
+            self.turn(Trouble::None)?;
+        }
+        Err(TestCaseError::fail("never started"))
+    }
+
+    /// Long enough for everybody to be up after the start, one after the other: a look comes later
+    /// than a first beat by half of its time at most.
+    pub fn time_to_start(&self) -> Duration {
+        let first_beat = self.habits.iter().map(|habit| habit.first_beat).max();
+        ms(first_beat.unwrap_or_default() * 2) * self.count()
+    }
+
     /// Turns until a server is convicted of silence; how long that was, and what was true of it.
     pub fn wait_for_verdict(
         &mut self,
@@ -323,13 +365,14 @@ impl World {
         Err(TestCaseError::fail("never convicted"))
     }
 
-    /// Long enough for everybody to be up again once faults have stopped: a limit that was granted
-    /// just now to a held server, then the one of its pardon; the kill; the longest delay; the
-    /// first beat. A dependent may go once more with what it depends on.
+    /// Long enough for everybody to be up again once faults have stopped: a limit that was renewed
+    /// just now for a held server, then the one of its pardon; the kill; the longest delay; the
+    /// first beat. Who restarts with another may go once more; and where one waits for the other,
+    /// one first beat comes after the other.
     pub fn time_to_heal(&self) -> Duration {
         let limit = self.longest(|spec| spec.limits.hang.max(spec.limits.start));
         let fresh = ms(GOOD.dies + GOOD.first_beat);
-        (limit + slack(limit)) * 2 + DELAY_MAX + fresh * 2 + CHECK
+        (limit + slack(limit)) * 2 + DELAY_MAX + fresh * (self.count() + 1) + CHECK
     }
 
     /// Long enough for a whole stop: one ladder after the other.
@@ -338,7 +381,7 @@ impl World {
             let patience = spec.patience;
             patience.ask + patience.term + patience.kill * 2
         });
-        ladder * u32::try_from(self.specs.len()).expect("few") + CHECK
+        ladder * self.count() + CHECK
     }
 
     /// After a stop order, everything that can die is dead in time, and that is said.
@@ -347,7 +390,7 @@ impl World {
         let left: Vec<_> = self.processes.iter().flatten().collect();
         prop_assert!(left.iter().all(|process| process.unkillable), "alive: {left:?}");
         if left.is_empty() {
-            prop_assert!(self.group.outcome().is_some(), "{:?}", self.states());
+            prop_assert!(self.group.outcome().is_some(), "{:?}", self.stages());
         } else {
             let allowed = |end| matches!(end, Outcome::Forced | Outcome::GaveUp);
             prop_assert!(self.group.outcome().is_none_or(allowed), "clean with {left:?}");

@@ -1,0 +1,234 @@
+//! A heartbeat for programs of the user's own.
+
+use std::cell::Cell;
+use std::fmt;
+use std::marker::PhantomData;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::clock::SystemClock;
+use crate::ids::{Generation, SlotId};
+use crate::orphan::{Orphan, Standing};
+use crate::segment::area::{Busy, OutOfBounds};
+use crate::segment::{Access, AttachError, Segment};
+use crate::sync::Ordering;
+use crate::time::{Clock, Monotonic};
+use crate::words::env;
+
+/// A program's heart: beat it once per turn of the loop that does the work.
+///
+/// Never from a helper thread: a beat must prove that the main loop still turns. A beat costs
+/// about one reading of the clock and is never a system call. The mapping is not inherited by
+/// children, so that none of them can beat in the program's name.
+///
+/// ```no_run
+/// fn main() -> Result<(), Box<dyn std::error::Error>> {
+///     let mut heart = osps_heart::Heart::from_env()?; // started by: osps run -- this-program
+///     while !heart.should_stop() {
+///         // ... one turn of work, shorter than the hang timeout ...
+///         heart.beat();
+///         std::thread::sleep(heart.beat_interval());
+///     }
+///     Ok(())
+/// }
+/// ```
+///
+/// Whoever maps the segment sees it beat:
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let dir = tempfile::tempdir_in("/dev/shm")?;
+/// # osps_heart::example::create_segment(dir.path())?;
+/// # use osps_heart::{ids::{Generation, SlotId}, segment::{Access, Segment}};
+/// # let heart = osps_heart::Heart::open(dir.path(), SlotId(0), Generation(0))?;
+/// # let view = Segment::open(dir.path(), Access::ReadOnly)?;
+/// let before = view.hearts()[0].sample();
+/// heart.beat();
+/// let after = view.hearts()[0].sample();
+/// assert_eq!(after.count, before.count + 1);
+/// assert!(after.stamp > before.stamp);
+/// # Ok(())
+/// # }
+/// ```
+///
+/// A heart has one writer: it may move to another thread, but two threads cannot share it.
+///
+/// ```compile_fail,E0277
+/// fn shared<T: Sync>(_: &T) {}
+/// fn beat_from_two_threads(heart: &osps_heart::Heart) {
+///     shared(heart);
+/// }
+/// ```
+#[derive(Debug)]
+pub struct Heart {
+    run_dir: PathBuf,
+    segment: Segment,
+    slot: SlotId,
+    generation: Generation,
+    clock: SystemClock,
+    orphan: Orphan,
+    looked: Monotonic,
+    /// A beat is a load and a store: a second writer's beat would be lost.
+    one_writer: PhantomData<Cell<()>>,
+}
+
+/// Why there is no heart, or no data. The text says what was tried, on what, and what to do.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum HeartError {
+    /// The program was not started by osps: this variable is not set.
+    NotSupervised(&'static str),
+    /// The environment makes no sense.
+    Environment {
+        /// The variable.
+        name: &'static str,
+        /// Its value.
+        value: String,
+    },
+    /// The segment cannot be used.
+    Segment {
+        /// The run directory.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// Another process runs in this slot: the generation that was asked for is over.
+    Superseded(u32),
+    /// Commits kept coming while the data was read: try again.
+    Busy,
+    /// Outside of the data area.
+    OutOfBounds {
+        /// First byte.
+        offset: usize,
+        /// Number of bytes.
+        length: usize,
+    },
+    /// Somebody else owns the data area, or another process runs in this slot.
+    NotOwner,
+    /// Only a program that is alone in its instance owns the data area by itself.
+    NotAlone,
+}
+
+impl fmt::Display for HeartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            HeartError::NotSupervised(name) => write!(
+                f,
+                "not started by osps ({name} is not set); start it with `osps run -- COMMAND`"
+            ),
+            HeartError::Environment { name, value } => {
+                write!(f, "{name} is {value:?}, not a number of osps's")
+            }
+            HeartError::Segment { path, why } => write!(f, "{}: {why}", path.display()),
+            HeartError::Superseded(generation) => {
+                write!(f, "generation {generation} of this slot was replaced")
+            }
+            HeartError::Busy => Busy.fmt(f),
+            HeartError::OutOfBounds { offset, length } => {
+                OutOfBounds { offset: *offset, length: *length }.fmt(f)
+            }
+            HeartError::NotOwner => f.write_str("the data area belongs to somebody else"),
+            HeartError::NotAlone => {
+                f.write_str("only the program of an `osps run` instance can own the data area")
+            }
+        }
+    }
+}
+
+impl std::error::Error for HeartError {}
+
+impl From<Busy> for HeartError {
+    fn from(_: Busy) -> HeartError {
+        HeartError::Busy
+    }
+}
+
+impl From<OutOfBounds> for HeartError {
+    fn from(OutOfBounds { offset, length }: OutOfBounds) -> HeartError {
+        HeartError::OutOfBounds { offset, length }
+    }
+}
+
+impl HeartError {
+    /// For `map_err` of an attempt to attach the segment in a run directory.
+    pub(crate) fn in_dir(path: &Path) -> impl FnOnce(AttachError) -> HeartError {
+        move |error| HeartError::Segment { path: path.to_owned(), why: error.to_string() }
+    }
+}
+
+impl Heart {
+    /// The heart of a program that osps started, found through its environment.
+    pub fn from_env() -> Result<Heart, HeartError> {
+        let text = |name| std::env::var(name).map_err(|_| HeartError::NotSupervised(name));
+        let slot = number(env::SLOT, &text(env::SLOT)?)?;
+        let generation = number(env::GENERATION, &text(env::GENERATION)?)?;
+        Heart::open(Path::new(&text(env::RUN_DIR)?), SlotId(slot), Generation(generation))
+    }
+
+    /// The heart of a slot in a run directory.
+    #[doc(hidden)]
+    pub fn open(run_dir: &Path, slot: SlotId, generation: Generation) -> Result<Heart, HeartError> {
+        let segment =
+            Segment::open(run_dir, Access::ReadWrite).map_err(HeartError::in_dir(run_dir))?;
+        let value = || slot.to_string();
+        let page = segment
+            .slots()
+            .get(slot.index())
+            .ok_or_else(|| HeartError::Environment { name: env::SLOT, value: value() })?;
+        if page.server.current_generation() != generation {
+            return Err(HeartError::Superseded(generation.0));
+        }
+        let clock = SystemClock;
+        let now = clock.now();
+        let orphan = Orphan::new(&segment, now);
+        Ok(Heart {
+            run_dir: run_dir.to_owned(),
+            segment,
+            slot,
+            generation,
+            clock,
+            orphan,
+            looked: now,
+            one_writer: PhantomData,
+        })
+    }
+
+    /// Beats: a fresh stamp, then the count.
+    pub fn beat(&self) {
+        self.segment.hearts()[self.slot.index()].beat(self.clock.now());
+    }
+
+    /// Beats without a stamp, for loops that cannot afford a clock. A freeze is then noticed up to
+    /// a check interval later.
+    pub fn tick(&self) {
+        self.segment.hearts()[self.slot.index()].tick();
+    }
+
+    /// Whether to finish and exit: osps said so, another process runs in this slot, or osps has
+    /// been gone for the orphan timeout. Look at it once per turn, like beating.
+    pub fn should_stop(&mut self) -> bool {
+        let server = &self.segment.slots()[self.slot.index()].server;
+        if server.stop_wanted() || server.current_generation() != self.generation {
+            return true;
+        }
+        // A look that comes more than a second after the last one is a late one: no time in which
+        // this program was stopped itself counts against the watchdog.
+        let (now, planned) = (self.clock.now(), self.looked + Duration::from_secs(1));
+        self.looked = now;
+        matches!(self.orphan.look(&self.segment, now, planned), Standing::Orphaned(_))
+    }
+
+    /// Where this heart beats.
+    pub(crate) fn place(&self) -> (&Path, SlotId, Generation) {
+        (&self.run_dir, self.slot, self.generation)
+    }
+
+    /// The longest time between two beats that this program promises.
+    pub fn beat_interval(&self) -> Duration {
+        Duration::from_nanos(self.segment.header().beat_interval_ns.load(Ordering::Relaxed))
+    }
+}
+
+fn number<T: std::str::FromStr>(name: &'static str, value: &str) -> Result<T, HeartError> {
+    value.parse().map_err(|_| HeartError::Environment { name, value: value.to_owned() })
+}

@@ -1,0 +1,317 @@
+//! Is this heart alive? The rule of docs/verdicts.md, run by the watchdog on its servers and by
+//! servers on their watchdog.
+//!
+//! A beat happened iff the *count* moved; the stamp only says when, and only within a window that
+//! the watchdog knows itself. Silence counts only over time in which the watchdog was on time: a
+//! late turn renews the full limit, a few times. So neither a scribbled stamp nor a paused
+//! host convicts an innocent, and neither saves a frozen server for ever.
+
+use std::time::Duration;
+
+use crate::time::Monotonic;
+
+/// Late turns that one silence may be forgiven for. More would let a host that is always late
+/// hide a freeze for ever; fewer would convict during a bumpy resume from suspend.
+pub const RENEWALS_MAX: u8 = 5;
+
+/// Further limits that a starved server gets. The host is overloaded then: killing would add work.
+pub const STARVED_MAX: u8 = 2;
+
+/// The allowance for scheduling: an eighth of the limit, within 50..500 ms. Smaller, and ordinary
+/// jitter counts as a late watchdog; larger, and a pause as long as the limit goes unnoticed.
+pub fn slack(limit: Duration) -> Duration {
+    (limit / 8).clamp(Duration::from_millis(50), Duration::from_millis(500))
+}
+
+/// From here on a silent server is `late`: 60 % of the limit, early enough that evidence taken
+/// now and at the deadline spans a telling time.
+fn late_after(limit: Duration) -> Duration {
+    limit / 5 * 3
+}
+
+/// What one look at a heart shows. An allegation: the server may have written anything.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sample {
+    /// Beats so far.
+    pub count: u64,
+    /// When the last one was, as the server says.
+    pub stamp: Monotonic,
+}
+
+/// One turn of the watchdog's loop, as far as verdicts care.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Turn {
+    /// The moment of this turn.
+    pub now: Monotonic,
+    /// The moment of the turn before.
+    pub previous: Monotonic,
+    /// How much later than planned this turn came.
+    pub lateness: Duration,
+}
+
+/// What one observation means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reading {
+    /// The server beat since the last look; `first` of its life?
+    Beat {
+        /// The first beat since it was spawned.
+        first: bool,
+    },
+    /// Silent, and that is still fine.
+    Quiet,
+    /// Silent for 60 % of the limit, told once: take a first look.
+    Late,
+    /// Silent for the limit: take evidence, read once more, then decide.
+    Overdue,
+}
+
+/// Limits of one heart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Silence that convicts.
+    pub hang: Duration,
+    /// Time to the first beat.
+    pub start: Duration,
+}
+
+/// The history of one heart, from one spawn to the death of that process.
+#[derive(Clone, Debug)]
+pub struct Pulse {
+    limits: Limits,
+    count: u64,
+    beaten: bool,
+    last_beat: Monotonic,
+    counted_from: Monotonic,
+    late: bool,
+    renewals: u8,
+    starved: u8,
+}
+
+impl Pulse {
+    /// A process spawned at `now`, when its heart's count stood at `count`.
+    pub fn new(limits: Limits, now: Monotonic, count: u64) -> Pulse {
+        Pulse {
+            limits,
+            count,
+            beaten: false,
+            last_beat: now,
+            counted_from: now,
+            late: false,
+            renewals: 0,
+            starved: 0,
+        }
+    }
+
+    /// Judges one observation. Call it once a turn.
+    pub fn observe(&mut self, turn: &Turn, seen: Sample) -> Reading {
+        let slack = slack(self.limit());
+        let late = turn.lateness > slack;
+        if seen.count != self.count {
+            let first = !self.beaten;
+            let trusted = seen.stamp > turn.previous - slack && seen.stamp <= turn.now;
+            let at = if trusted { seen.stamp.max(self.last_beat) } else { turn.now };
+            // Silence before this look counts up to the point where it would have been late: in
+            // time, turns are never further apart, so an older stamp is a slip or a lie. Nor does a
+            // stamp take back what was renewed. A late turn renews the limit of those who beat
+            // before it as well: they were paused with us.
+            let counted_from = if late {
+                turn.now
+            } else {
+                at.max(turn.now - late_after(self.limits.hang)).max(self.counted_from)
+            };
+            *self = Pulse {
+                beaten: true,
+                last_beat: at,
+                renewals: u8::from(late),
+                ..Pulse::new(self.limits, counted_from, seen.count)
+            };
+            return Reading::Beat { first };
+        }
+        if late && self.renewals < RENEWALS_MAX {
+            self.renewals += 1;
+            self.renew(turn.now);
+            return Reading::Quiet;
+        }
+        let counted = turn.now.since(self.counted_from);
+        if counted >= self.limit() {
+            Reading::Overdue
+        } else if counted >= late_after(self.limit()) && !self.late {
+            self.late = true;
+            Reading::Late
+        } else {
+            Reading::Quiet
+        }
+    }
+
+    /// Counts silence from `now` on: one full limit again.
+    pub fn renew(&mut self, now: Monotonic) {
+        self.counted_from = now;
+        self.late = false;
+    }
+
+    /// Another limit for a starved server, while there is one left.
+    pub fn renew_starved(&mut self, now: Monotonic) -> bool {
+        let left = self.starved < STARVED_MAX;
+        if left {
+            self.starved += 1;
+            self.renew(now);
+        }
+        left
+    }
+
+    /// When this heart wants to be looked at next, if it stays silent.
+    pub fn deadline(&self) -> Monotonic {
+        let limit = self.limit();
+        self.counted_from + if self.late { limit } else { late_after(limit) }
+    }
+
+    /// The limit in force: until the first beat it is the start timeout.
+    pub fn limit(&self) -> Duration {
+        if self.beaten { self.limits.hang } else { self.limits.start }
+    }
+
+    /// Whether it ever beat.
+    pub fn has_beaten(&self) -> bool {
+        self.beaten
+    }
+
+    /// The last beat, or the spawn.
+    pub fn last_beat(&self) -> Monotonic {
+        self.last_beat
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits { hang: Duration::from_secs(4), start: Duration::from_secs(10) };
+
+    fn at(ms: u64) -> Monotonic {
+        Monotonic(ms * 1_000_000)
+    }
+
+    fn turn(previous: u64, now: u64) -> Turn {
+        Turn { now: at(now), previous: at(previous), lateness: Duration::ZERO }
+    }
+
+    fn seen(count: u64, stamp: u64) -> Sample {
+        Sample { count, stamp: at(stamp) }
+    }
+
+    /// A pulse whose first beat was at 1000 ms.
+    fn beating() -> Pulse {
+        let mut pulse = Pulse::new(LIMITS, at(0), 7);
+        assert_eq!(pulse.observe(&turn(0, 1000), seen(8, 1000)), Reading::Beat { first: true });
+        pulse
+    }
+
+    #[test]
+    fn slack_is_an_eighth_within_bounds() {
+        for (limit, expected) in [(100, 50), (400, 50), (800, 100), (4000, 500), (60_000, 500)] {
+            assert_eq!(slack(Duration::from_millis(limit)), Duration::from_millis(expected));
+        }
+    }
+
+    #[test]
+    fn the_stamp_says_when_only_inside_its_window() {
+        // previous turn 2000, slack 500: the window is (1500, 3000].
+        for (name, stamp, expected) in [
+            ("fresh", 2900, 2900),
+            ("just now", 3000, 3000),
+            ("just inside", 1501, 1501),
+            ("stale", 1500, 3000),
+            ("another time namespace, behind", 3, 3000),
+            ("another time namespace, ahead", 9_000_000, 3000),
+            ("counter only", 0, 3000),
+        ] {
+            let mut pulse = beating();
+            let reading = pulse.observe(&turn(2000, 3000), seen(9, stamp));
+            assert_eq!(reading, Reading::Beat { first: false }, "{name}");
+            assert_eq!(pulse.last_beat(), at(expected), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_moving_stamp_without_a_count_is_silence() {
+        let mut pulse = beating();
+        assert_eq!(pulse.observe(&turn(4900, 5000), seen(8, 4990)), Reading::Overdue);
+    }
+
+    #[test]
+    fn a_counter_that_wraps_or_runs_backwards_still_beats() {
+        let mut pulse = beating();
+        for (i, count) in [u64::MAX, 0, 8, 3].into_iter().enumerate() {
+            let now = 2000 + i as u64 * 100;
+            let reading = pulse.observe(&turn(now - 100, now), seen(count, now));
+            assert_eq!(reading, Reading::Beat { first: false });
+        }
+    }
+
+    #[test]
+    fn silence_is_late_once_then_overdue_at_the_limit_exactly() {
+        let mut pulse = beating();
+        for (now, expected) in [
+            (3399, Reading::Quiet),
+            (3400, Reading::Late),
+            (3401, Reading::Quiet),
+            (4999, Reading::Quiet),
+            (5000, Reading::Overdue),
+            (5001, Reading::Overdue),
+        ] {
+            assert_eq!(pulse.observe(&turn(now - 1, now), seen(8, 1000)), expected, "at {now}");
+        }
+    }
+
+    #[test]
+    fn the_deadline_names_the_next_change() {
+        let mut pulse = beating();
+        assert_eq!(pulse.deadline(), at(3400));
+        pulse.observe(&turn(3000, 3400), seen(8, 1000));
+        assert_eq!(pulse.deadline(), at(5000));
+    }
+
+    #[test]
+    fn until_the_first_beat_the_start_timeout_applies() {
+        let mut pulse = Pulse::new(LIMITS, at(0), 7);
+        assert_eq!(pulse.observe(&turn(0, 5000), seen(7, 4000)), Reading::Quiet);
+        assert_eq!(pulse.observe(&turn(5000, 6000), seen(7, 4000)), Reading::Late);
+        assert_eq!(pulse.observe(&turn(6000, 10_000), seen(7, 4000)), Reading::Overdue);
+    }
+
+    #[test]
+    fn late_turns_renew_the_limit_five_times_in_one_silence() {
+        let late = |now: u64| Turn {
+            now: at(now),
+            previous: at(now - 4000),
+            lateness: Duration::from_millis(501),
+        };
+        let mut pulse = beating();
+        for i in 1..=5 {
+            assert_eq!(pulse.observe(&late(1000 + i * 4000), seen(8, 1000)), Reading::Quiet);
+        }
+        assert_eq!(pulse.observe(&late(25_000), seen(8, 1000)), Reading::Overdue);
+        assert_eq!(pulse.observe(&late(26_000), seen(9, 0)), Reading::Beat { first: false });
+        assert_eq!(
+            pulse.observe(&late(30_000), seen(9, 0)),
+            Reading::Quiet,
+            "a beat starts afresh"
+        );
+    }
+
+    #[test]
+    fn lateness_within_the_slack_renews_nothing() {
+        let mut pulse = beating();
+        let turn = Turn { lateness: Duration::from_millis(500), ..turn(1000, 5000) };
+        assert_eq!(pulse.observe(&turn, seen(8, 1000)), Reading::Overdue);
+    }
+
+    #[test]
+    fn starvation_earns_two_more_limits() {
+        let mut pulse = beating();
+        assert!(pulse.renew_starved(at(5000)));
+        assert_eq!(pulse.observe(&turn(8999, 9000), seen(8, 0)), Reading::Overdue);
+        assert!(pulse.renew_starved(at(9000)));
+        assert!(!pulse.renew_starved(at(13_000)));
+    }
+}

@@ -1,0 +1,392 @@
+//! The event ring: the last 1024 things that happened, readable after everybody died.
+//!
+//! Writer: the watchdog alone. An entry's ticket is cleared first and stored last, so a reader
+//! that meets a writer (or its corpse) skips that entry and never shows a torn one. A [`Record`] is
+//! one happening in its only form: log line, events, JSON and metrics are renderings of it. What
+//! is read is an allegation: numbers that no record has are skipped.
+
+use std::fmt;
+use std::time::Duration;
+
+use super::layout::{EVENTS, EventCells, RingCells};
+use crate::ids::{Generation, SlotId};
+use crate::sync::{Ordering, fence};
+use crate::time::{Monotonic, nanos};
+use crate::words::{Cause, Class, DeathKind, Event, Press};
+
+/// One happening.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// When.
+    pub time: Monotonic,
+    /// Which server; `None` = the watchdog itself.
+    pub slot: Option<SlotId>,
+    /// Which incarnation of it.
+    pub generation: Generation,
+    /// What.
+    pub what: What,
+}
+
+/// What happened. Durations have the resolution of a nanosecond; those that may be absent are
+/// never zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum What {
+    /// A process was started.
+    Started {
+        /// Its pid; 0 = not known yet.
+        pid: u32,
+        /// Why its predecessor went; `None` = it is the first one.
+        after: Option<Cause>,
+    },
+    /// It beats for the first time.
+    FirstBeat {
+        /// Time since it was started.
+        after: Duration,
+        /// Time without a live predecessor, if there was one.
+        down_for: Option<Duration>,
+    },
+    /// It beats again.
+    Beat {
+        /// After this silence.
+        silence: Duration,
+    },
+    /// It has been silent for 60 % of its limit.
+    Late {
+        /// For so long.
+        silence: Duration,
+    },
+    /// It is silent and somebody wants it so.
+    Held {
+        /// In which way.
+        class: Class,
+    },
+    /// Nobody holds it any more; its limit runs again.
+    Pardoned,
+    /// It is killed now.
+    Verdict {
+        /// For this.
+        cause: Cause,
+        /// In which way it was silent, for a freeze.
+        class: Option<Class>,
+        /// Time since its last beat.
+        silence: Duration,
+    },
+    /// An orderly stop: its desired word says so.
+    StopOrder,
+    /// It did not leave in time.
+    Pressed {
+        /// What was sent.
+        press: Press,
+    },
+    /// It does not die; its slot stays closed.
+    Alarm,
+    /// Its death is confirmed; a successor may start at once.
+    Died {
+        /// How.
+        death: Death,
+        /// What made it go; `None` = it was told to.
+        cause: Option<Cause>,
+    },
+    /// Its death is confirmed; the next one waits.
+    Backoff {
+        /// How it died.
+        death: Death,
+        /// Not before this moment.
+        until: Monotonic,
+    },
+    /// Its death is confirmed; restarted too often, so there is no next one.
+    Failed {
+        /// How it died.
+        death: Death,
+    },
+    /// The watchdog itself was late: every silent server's limit runs again.
+    LateTurn {
+        /// By this much.
+        by: Duration,
+    },
+    /// Overdue, but its limit runs again, since the host starves it.
+    Spared {
+        /// Its silence so far.
+        silence: Duration,
+    },
+    /// The watchdog runs.
+    WatchdogStarted,
+    /// An orderly stop of everything begins.
+    WatchdogStopping,
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Death {
+    /// With this exit status.
+    Exited(i32),
+    /// By this signal.
+    Killed(i32),
+    /// It never ran: the kernel refused to start it.
+    NotSpawned,
+    /// Confirmed, but somebody else got the status.
+    Unknown,
+}
+
+impl fmt::Display for Death {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.encode() {
+            (kind @ (DeathKind::Exited | DeathKind::Killed), value) => write!(f, "{kind} {value}"),
+            (kind @ (DeathKind::NotSpawned | DeathKind::Unknown), _) => kind.fmt(f),
+        }
+    }
+}
+
+impl Death {
+    fn encode(self) -> (DeathKind, u64) {
+        let value = |number: i32| u64::from(number.unsigned_abs());
+        match self {
+            Death::Exited(status) => (DeathKind::Exited, value(status)),
+            Death::Killed(signal) => (DeathKind::Killed, value(signal)),
+            Death::NotSpawned => (DeathKind::NotSpawned, 0),
+            Death::Unknown => (DeathKind::Unknown, 0),
+        }
+    }
+
+    fn decode(kind: u64, value: u64) -> Option<Death> {
+        let number = || i32::try_from(value).ok();
+        Some(match DeathKind::from_code(kind)? {
+            DeathKind::Exited => Death::Exited(number()?),
+            DeathKind::Killed => Death::Killed(number()?),
+            DeathKind::NotSpawned => Death::NotSpawned,
+            DeathKind::Unknown => Death::Unknown,
+        })
+    }
+}
+
+impl What {
+    /// Which event of the ring it is.
+    pub fn event(&self) -> Event {
+        self.encode().0
+    }
+
+    /// The event and its arguments, as docs/segment.md lists them.
+    pub fn encode(&self) -> (Event, [u64; 3]) {
+        // 0 stands for "absent".
+        let present = |span: Duration| nanos(span).max(1);
+        match *self {
+            What::Started { pid, after } => {
+                (Event::Started, [u64::from(pid), after.map_or(0, Cause::code), 0])
+            }
+            What::FirstBeat { after, down_for } => {
+                (Event::Up, [nanos(after), down_for.map_or(0, present), 0])
+            }
+            What::Beat { silence } => (Event::Up, [0, 0, present(silence)]),
+            What::Late { silence } => (Event::Late, [nanos(silence), 0, 0]),
+            What::Verdict { cause, class, silence } => {
+                let class = class.map_or(0, Class::code);
+                (Event::Verdict, [cause.code(), class, nanos(silence)])
+            }
+            What::Held { class } => (Event::Held, [class.code(), 0, 0]),
+            What::Pardoned => (Event::Pardoned, [0; 3]),
+            What::StopOrder => (Event::StopOrder, [0; 3]),
+            What::Pressed { press } => (Event::Pressed, [press.code(), 0, 0]),
+            What::Alarm => (Event::Alarm, [0; 3]),
+            What::Died { death, cause } => {
+                let (kind, value) = death.encode();
+                (Event::Died, [kind.code(), value, cause.map_or(0, Cause::code)])
+            }
+            What::Backoff { death, until } => {
+                let (kind, value) = death.encode();
+                (Event::Backoff, [until.0, kind.code(), value])
+            }
+            What::Failed { death } => {
+                let (kind, value) = death.encode();
+                (Event::Failed, [kind.code(), value, 0])
+            }
+            What::LateTurn { by } => (Event::LateTurn, [nanos(by), 0, 0]),
+            What::Spared { silence } => (Event::Spared, [nanos(silence), 0, 0]),
+            What::WatchdogStarted => (Event::WatchdogStarted, [0; 3]),
+            What::WatchdogStopping => (Event::WatchdogStopping, [0; 3]),
+        }
+    }
+
+    /// What these words say; `None` = nothing that a watchdog of this version writes.
+    pub fn decode(event: u64, [a, b, c]: [u64; 3]) -> Option<What> {
+        let span = Duration::from_nanos;
+        // 0 = absent; another code must be one.
+        let cause = |code| match code {
+            0 => Some(None),
+            code => Cause::from_code(code).map(Some),
+        };
+        let class = |code| match code {
+            0 => Some(None),
+            code => Class::from_code(code).map(Some),
+        };
+        Some(match Event::from_code(event)? {
+            Event::Started => What::Started { pid: u32::try_from(a).ok()?, after: cause(b)? },
+            Event::Up if c != 0 => What::Beat { silence: span(c) },
+            Event::Up => What::FirstBeat { after: span(a), down_for: (b != 0).then(|| span(b)) },
+            Event::Late => What::Late { silence: span(a) },
+            Event::Verdict => {
+                What::Verdict { cause: Cause::from_code(a)?, class: class(b)?, silence: span(c) }
+            }
+            Event::Held => What::Held { class: Class::from_code(a)? },
+            Event::Pardoned => What::Pardoned,
+            Event::StopOrder => What::StopOrder,
+            Event::Pressed => What::Pressed { press: Press::from_code(a)? },
+            Event::Alarm => What::Alarm,
+            Event::Died => What::Died { death: Death::decode(a, b)?, cause: cause(c)? },
+            Event::Backoff => What::Backoff { until: Monotonic(a), death: Death::decode(b, c)? },
+            Event::Failed => What::Failed { death: Death::decode(a, b)? },
+            Event::LateTurn => What::LateTurn { by: span(a) },
+            Event::Spared => What::Spared { silence: span(a) },
+            Event::WatchdogStarted => What::WatchdogStarted,
+            Event::WatchdogStopping => What::WatchdogStopping,
+        })
+    }
+}
+
+impl RingCells {
+    /// Appends a record, overwriting the oldest.
+    pub fn push(&self, record: &Record) {
+        let number = self.head.load(Ordering::Relaxed);
+        let (event, arguments) = record.what.encode();
+        let entry = self.entry(number);
+        entry.ticket.store(0, Ordering::Relaxed);
+        // Release fence: the cleared ticket is visible before any new word; pairs with the
+        // acquire fence in `read`.
+        fence(Ordering::Release);
+        entry.time_ns.store(record.time.0, Ordering::Relaxed);
+        let slot = record.slot.map_or(0, |slot| u64::from(slot.0) + 1);
+        entry.slot.store(slot, Ordering::Relaxed);
+        entry.generation.store(u64::from(record.generation.0), Ordering::Relaxed);
+        entry.kind.store(event.code(), Ordering::Relaxed);
+        for (cell, value) in entry.arguments.iter().zip(arguments) {
+            cell.store(value, Ordering::Relaxed);
+        }
+        entry.ticket.store(number.wrapping_add(1), Ordering::Relaxed);
+        // Release: pairs with the acquire in `latest`: what is counted is there, and whole.
+        self.head.store(number.wrapping_add(1), Ordering::Release);
+    }
+
+    /// The newest records, oldest first, at most `most`.
+    pub fn latest(&self, most: usize) -> Vec<Record> {
+        let head = self.head.load(Ordering::Acquire);
+        let span = (most.min(EVENTS) as u64).min(head);
+        (head - span..head).filter_map(|number| self.read(number)).collect()
+    }
+
+    fn entry(&self, number: u64) -> &EventCells {
+        let index = number % EVENTS as u64;
+        &self.entries[usize::try_from(index).unwrap_or(0)]
+    }
+
+    fn read(&self, number: u64) -> Option<Record> {
+        let entry = self.entry(number);
+        let ticket = number.wrapping_add(1);
+        // Relaxed: `head` was loaded with acquire, so the words are at least this record's.
+        if entry.ticket.load(Ordering::Relaxed) != ticket {
+            return None;
+        }
+        let time = Monotonic(entry.time_ns.load(Ordering::Relaxed));
+        let slot = entry.slot.load(Ordering::Relaxed);
+        let generation = entry.generation.load(Ordering::Relaxed);
+        let event = entry.kind.load(Ordering::Relaxed);
+        let arguments = [0, 1, 2].map(|i: usize| entry.arguments[i].load(Ordering::Relaxed));
+        // Acquire fence: the words above are read before the ticket is read again.
+        fence(Ordering::Acquire);
+        if entry.ticket.load(Ordering::Relaxed) != ticket {
+            return None;
+        }
+        Some(Record {
+            time,
+            slot: slot.checked_sub(1).and_then(|slot| u8::try_from(slot).ok()).map(SlotId),
+            generation: Generation(u32::try_from(generation).unwrap_or(0)),
+            what: What::decode(event, arguments)?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn one_of<T: Copy + std::fmt::Debug + 'static>(all: &'static [T]) -> impl Strategy<Value = T> {
+        prop::sample::select(all)
+    }
+
+    fn span() -> impl Strategy<Value = Duration> {
+        (1..u64::MAX).prop_map(Duration::from_nanos)
+    }
+
+    fn death() -> impl Strategy<Value = Death> {
+        prop_oneof![
+            (0..i32::MAX).prop_map(Death::Exited),
+            (0..i32::MAX).prop_map(Death::Killed),
+            Just(Death::NotSpawned),
+            Just(Death::Unknown),
+        ]
+    }
+
+    fn what() -> impl Strategy<Value = What> {
+        let cause = || prop::option::of(one_of(&Cause::ALL));
+        let class = || one_of(&Class::ALL);
+        prop_oneof![
+            (any::<u32>(), cause()).prop_map(|(pid, after)| What::Started { pid, after }),
+            (span(), prop::option::of(span()))
+                .prop_map(|(after, down_for)| What::FirstBeat { after, down_for }),
+            span().prop_map(|silence| What::Beat { silence }),
+            span().prop_map(|silence| What::Late { silence }),
+            class().prop_map(|class| What::Held { class }),
+            (one_of(&Cause::ALL), prop::option::of(class()), span())
+                .prop_map(|(cause, class, silence)| What::Verdict { cause, class, silence }),
+            one_of(&Press::ALL).prop_map(|press| What::Pressed { press }),
+            (death(), cause()).prop_map(|(death, cause)| What::Died { death, cause }),
+            (death(), any::<u64>())
+                .prop_map(|(death, at)| What::Backoff { death, until: Monotonic(at) }),
+            death().prop_map(|death| What::Failed { death }),
+            span().prop_map(|by| What::LateTurn { by }),
+            span().prop_map(|silence| What::Spared { silence }),
+            one_of(&[
+                What::Pardoned,
+                What::StopOrder,
+                What::Alarm,
+                What::WatchdogStarted,
+                What::WatchdogStopping,
+            ]),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_encoded_is_decoded(what in what()) {
+            let (event, arguments) = what.encode();
+            prop_assert_eq!(What::decode(event.code(), arguments), Some(what));
+        }
+
+        #[test]
+        fn scribbled_words_are_a_record_or_nothing(event in 0u64..20, words: [u64; 3]) {
+            if let Some(what) = What::decode(event, words) {
+                prop_assert_eq!(what.event().code(), event);
+            }
+        }
+    }
+
+    #[test]
+    fn every_event_has_a_record() {
+        for event in Event::ALL {
+            let plausible = [[1, 1, 1], [1, 0, 0], [0, 1, 1]];
+            let what = plausible.iter().find_map(|words| What::decode(event.code(), *words));
+            assert_eq!(what.map(|what| what.event()), Some(event), "{event}");
+        }
+    }
+
+    #[test]
+    fn deaths_have_words() {
+        for (death, words) in [
+            (Death::Exited(3), "status 3"),
+            (Death::Killed(9), "signal 9"),
+            (Death::NotSpawned, "could not be started"),
+            (Death::Unknown, "status unknown"),
+        ] {
+            assert_eq!(death.to_string(), words);
+        }
+    }
+}

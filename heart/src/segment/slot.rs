@@ -1,0 +1,84 @@
+//! A server's page: what the watchdog says of it, and what it says of itself.
+//!
+//! The identity (pid, start time, generation) changes as one: the pid is cleared first and stored
+//! last, so a reader sees either nobody or a whole identity, even if the watchdog dies between
+//! two stores. Tested here and, from outside, in tests/rundir.rs.
+
+use super::layout::{ActivityCells, ServerCells};
+use super::text;
+use crate::ids::Generation;
+use crate::sync::{Ordering, fence};
+use crate::words::Desired;
+
+/// One process: pids are reused, the pair of pid and start time is not (within one boot).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// Process id.
+    pub pid: u32,
+    /// Start time in clock ticks since boot.
+    pub start_time: u64,
+    /// Generation it was started as.
+    pub generation: Generation,
+}
+
+/// How often a reader tries to see a whole identity.
+const TRIES: usize = if cfg!(loom) { 2 } else { 8 };
+
+impl ServerCells {
+    /// Publishes who runs in the slot. Watchdog only.
+    pub fn set_identity(&self, identity: Identity) {
+        self.clear_identity();
+        self.start_time.store(identity.start_time, Ordering::Relaxed);
+        self.generation.store(u64::from(identity.generation.0), Ordering::Relaxed);
+        // Release: pairs with the acquire in `identity`.
+        self.pid.store(u64::from(identity.pid), Ordering::Release);
+    }
+
+    /// Nobody runs in the slot: its process is confirmed dead. Watchdog only.
+    pub fn clear_identity(&self) {
+        self.pid.store(0, Ordering::Relaxed);
+        // Release fence: "nobody" is visible before any later word of the next identity.
+        fence(Ordering::Release);
+    }
+
+    /// Who runs in the slot; `None` if nobody does or the words make no sense.
+    pub fn identity(&self) -> Option<Identity> {
+        for _ in 0..TRIES {
+            // Acquire: pairs with the release in `set_identity`.
+            let pid = self.pid.load(Ordering::Acquire);
+            let start_time = self.start_time.load(Ordering::Relaxed);
+            let generation = self.generation.load(Ordering::Relaxed);
+            // Acquire fence: both words are read before the pid is read again.
+            fence(Ordering::Acquire);
+            if self.pid.load(Ordering::Relaxed) == pid {
+                // Pids 0 and 1 are never ours; a larger one than the kernel's limit is noise.
+                let pid = u32::try_from(pid).ok().filter(|pid| (2..1 << 22).contains(pid))?;
+                let generation = Generation(u32::try_from(generation).ok()?);
+                return Some(Identity { pid, start_time, generation });
+            }
+        }
+        None
+    }
+
+    /// The generation that the watchdog last published.
+    pub fn current_generation(&self) -> Generation {
+        Generation(u32::try_from(self.generation.load(Ordering::Acquire)).unwrap_or(0))
+    }
+
+    /// Whether the server shall stop.
+    pub fn stop_wanted(&self) -> bool {
+        self.desired.load(Ordering::Relaxed) == Desired::Stop.code()
+    }
+}
+
+impl ActivityCells {
+    /// Says what the server is doing. The server in the slot only.
+    pub fn set_text(&self, activity: &str) {
+        text::store_guarded(&self.text_guard, &self.text, activity);
+    }
+
+    /// What the server says it is doing; `None` = it died or was stopped while saying so.
+    pub fn text(&self) -> Option<String> {
+        text::load_guarded(&self.text_guard, &self.text)
+    }
+}

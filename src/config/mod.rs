@@ -1,0 +1,303 @@
+//! What the operator wants, validated: contradictions end here, before anything is started.
+//!
+//! Texts become numbers in `cli`; numbers become limits here, and a list of services. Every default
+//! stands in [`Config::default`]. Every refusal names the option, the value, why it cannot work and
+//! what would.
+
+use std::net::SocketAddr;
+use std::os::fd::BorrowedFd;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use osps_heart::pulse::Limits;
+use osps_heart::segment::Times;
+use osps_heart::segment::layout::{DATA_MAX, flag};
+
+use crate::error::{Error, Invalid};
+use crate::instance::place::Place;
+use crate::pair::plan::{self, WORKERS_MAX};
+use crate::policy::lifecycle::Patience;
+use crate::policy::restart::{INTENSITY_MAX, Intensity};
+use crate::service::Service;
+use crate::watchdog::Settings;
+
+/// Smallest cell: a key of 64 bytes, a few words of control, and a value worth the name.
+pub const CELL_MIN: u64 = 128;
+/// Largest cell: one cell is levelled in one loop turn.
+pub const CELL_MAX: u64 = 64 << 10;
+/// Longest time that any option may name; more is surely a slip of the finger.
+pub const TIME_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// What runs in the slots.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Programs {
+    /// The built-in primary and so many secondaries.
+    Pair {
+        /// Number of secondaries.
+        workers: usize,
+        /// Address of the primary; secondaries take the ports after it.
+        listen: SocketAddr,
+    },
+    /// One program of the user's.
+    Own {
+        /// Program and arguments.
+        command: Vec<String>,
+        /// A listening socket to hold for it, passed as descriptor 3.
+        listen: Option<SocketAddr>,
+    },
+}
+
+/// A whole, consistent wish.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Name of the instance.
+    pub name: String,
+    /// Run directory, if it was chosen by hand.
+    pub run_dir: Option<PathBuf>,
+    /// Silence that convicts.
+    pub hang_timeout: Duration,
+    /// Longest time between two checks.
+    pub check_interval: Duration,
+    /// Longest time between two beats; `None` = an eighth of the hang timeout.
+    pub beat_interval: Option<Duration>,
+    /// Time to the first beat.
+    pub start_timeout: Duration,
+    /// Time to leave after the stop order.
+    pub stop_timeout: Duration,
+    /// How long servers outlive their watchdog.
+    pub orphan_timeout: Duration,
+    /// Bytes of one copy of the data area.
+    pub data_size: u64,
+    /// Bytes of one table cell.
+    pub cell_size: u64,
+    /// When to give up.
+    pub intensity: Option<Intensity>,
+    /// Whether `DEBUG` commands are answered.
+    pub allow_debug: bool,
+    /// What runs.
+    pub programs: Programs,
+}
+
+/// Time from TERM to KILL for a server that did not leave when asked.
+const TERM_GRACE: Duration = Duration::from_secs(1);
+
+/// Time for a program of the user's to see its desired word, before TERM: two of the longest beat
+/// intervals. One that does not look costs its operator this second at a stop.
+const PROGRAM_ASK: Duration = Duration::from_secs(1);
+
+impl Default for Config {
+    /// The pair on ports 2222 and 2223.
+    fn default() -> Config {
+        let seconds = Duration::from_secs;
+        Config {
+            name: "default".to_owned(),
+            run_dir: None,
+            hang_timeout: seconds(4),
+            check_interval: seconds(2),
+            beat_interval: None,
+            start_timeout: seconds(10),
+            stop_timeout: seconds(5),
+            orphan_timeout: seconds(30),
+            data_size: 1 << 20,
+            cell_size: 256,
+            intensity: None,
+            allow_debug: false,
+            programs: Programs::Pair {
+                workers: 1,
+                listen: SocketAddr::from(([127, 0, 0, 1], 2222)),
+            },
+        }
+    }
+}
+
+impl Config {
+    /// What the watchdog has to know of the instance as a whole.
+    pub fn settings(&self) -> Settings {
+        Settings {
+            name: self.name.clone(),
+            place: Place::of(&self.name, self.run_dir.as_deref()),
+            flags: if self.allow_debug { flag::ALLOW_DEBUG } else { 0 },
+            data_size: self.data_size,
+            cell_size: self.cell_size,
+            times: Times {
+                hang_timeout: self.hang_timeout,
+                check_interval: self.check_interval,
+                beat_interval: self.beat_interval(),
+                start_timeout: self.start_timeout,
+                stop_timeout: self.stop_timeout,
+                orphan_timeout: self.orphan_timeout,
+            },
+            intensity: self.intensity,
+        }
+    }
+
+    /// The services of the instance, their sockets bound, with what they need in the run directory.
+    pub fn services(&self, dir: BorrowedFd<'_>) -> Result<Vec<Service>, Error> {
+        let limits = Limits { hang: self.hang_timeout, start: self.start_timeout };
+        let patience = |ask, term| Patience {
+            ask,
+            term,
+            // How long the kernel may take; memory is freed at some 20 GiB a second.
+            kill: self.hang_timeout.clamp(Duration::from_secs(1), Duration::from_secs(5)),
+        };
+        match &self.programs {
+            Programs::Own { command, listen } => {
+                // A program may not know of its desired word: TERM follows soon.
+                let patience = patience(PROGRAM_ASK.min(self.stop_timeout), self.stop_timeout);
+                Ok(vec![Service::program(command, *listen, limits, patience)?])
+            }
+            Programs::Pair { workers, listen } => {
+                let patience = patience(self.stop_timeout, TERM_GRACE);
+                plan::services(dir, *listen, *workers, limits, patience)
+            }
+        }
+    }
+
+    /// Longest time between two beats: an eighth of the limit leaves seven chances to be heard;
+    /// below 10 ms a beat costs a wake-up that nobody needs, above 500 ms a slow poll looks dead.
+    pub fn beat_interval(&self) -> Duration {
+        self.beat_interval.unwrap_or_else(|| {
+            (self.hang_timeout / 8).clamp(Duration::from_millis(10), Duration::from_millis(500))
+        })
+    }
+
+    /// Checks everything that can be checked without the machine.
+    pub fn validate(&self) -> Result<(), Invalid> {
+        name_is_valid(&self.name)?;
+        let ms = Duration::from_millis;
+        for (option, value, least) in [
+            ("--hang-timeout", self.hang_timeout, ms(20)),
+            ("--check-interval", self.check_interval, ms(10)),
+            ("--beat-interval", self.beat_interval(), ms(1)),
+            ("--start-timeout", self.start_timeout, ms(100)),
+            ("--stop-timeout", self.stop_timeout, Duration::ZERO),
+            ("--orphan-timeout", self.orphan_timeout, Duration::from_secs(1)),
+        ] {
+            let why = |why| Err(refuse(option, time(value), why));
+            if value < least {
+                return why(format!("too short, at least {} is needed", time(least)));
+            }
+            if value > TIME_MAX {
+                return why(format!("too long, {} at most", time(TIME_MAX)));
+            }
+        }
+        if self.hang_timeout < self.beat_interval() * 2 {
+            let why = format!(
+                "a server that beats every {} could never be heard in time; the limit must be at \
+                 least two beat intervals ({})",
+                time(self.beat_interval()),
+                time(self.beat_interval() * 2)
+            );
+            return Err(refuse("--hang-timeout", time(self.hang_timeout), why));
+        }
+        if !(CELL_MIN..=CELL_MAX).contains(&self.cell_size) || !self.cell_size.is_multiple_of(8) {
+            let why = format!("must be a multiple of 8 from {CELL_MIN} to {CELL_MAX} bytes");
+            return Err(refuse("--cell-size", self.cell_size, why));
+        }
+        if self.data_size < self.cell_size * 16 || self.data_size > DATA_MAX {
+            let why = format!(
+                "must hold at least 16 cells of {} bytes, and stay below 4 GiB",
+                self.cell_size
+            );
+            return Err(refuse("--data-size", self.data_size, why));
+        }
+        if let Some(intensity) = self.intensity
+            && (intensity.restarts > INTENSITY_MAX || intensity.period.is_zero())
+        {
+            let value = format!("{}/{}", intensity.restarts, time(intensity.period));
+            let why = format!("at most {INTENSITY_MAX} restarts, within a time above zero");
+            return Err(refuse("--max-restarts", value, why));
+        }
+        match &self.programs {
+            Programs::Pair { workers, listen } => {
+                if !(1..=WORKERS_MAX).contains(workers) {
+                    let why = format!("from 1 to {WORKERS_MAX} secondaries");
+                    return Err(refuse("--workers", workers, why));
+                }
+                if listen.port() != 0 && usize::from(u16::MAX - listen.port()) < *workers {
+                    let why = format!("no room for {workers} further ports above it");
+                    return Err(refuse("--listen", listen, why));
+                }
+            }
+            Programs::Own { command, .. } => {
+                if command.first().is_none_or(String::is_empty) {
+                    return Err(refuse("--", "", "a command to run is needed".to_owned()));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn name_is_valid(name: &str) -> Result<(), Invalid> {
+    let sound = (1..=64).contains(&name.len())
+        && !name.starts_with('.')
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c));
+    let why = "1 to 64 letters, digits, dots, dashes or underscores, no dot in front";
+    if sound { Ok(()) } else { Err(refuse("--name", name, why.to_owned())) }
+}
+
+fn refuse(option: &'static str, value: impl std::fmt::Display, why: String) -> Invalid {
+    Invalid { option, value: value.to_string(), why }
+}
+
+/// A duration as it would be typed: `4s`, `500ms`.
+pub fn time(span: Duration) -> String {
+    humantime::format_duration(span).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sound() -> Config {
+        Config::default()
+    }
+
+    #[test]
+    fn the_defaults_are_sound_and_beat_eight_times_per_limit() {
+        assert_eq!(sound().validate(), Ok(()));
+        for (hang, beat) in [(40, 10), (1000, 125), (4000, 500), (60_000, 500)] {
+            let config = Config { hang_timeout: Duration::from_millis(hang), ..sound() };
+            assert_eq!(config.beat_interval(), Duration::from_millis(beat));
+        }
+    }
+
+    #[test]
+    fn contradictions_are_refused_by_option() {
+        let ms = Duration::from_millis;
+        let pair = |workers, port| Programs::Pair {
+            workers,
+            listen: SocketAddr::from(([127, 0, 0, 1], port)),
+        };
+        for (option, config) in [
+            ("--name", Config { name: "../etc".to_owned(), ..sound() }),
+            ("--name", Config { name: String::new(), ..sound() }),
+            ("--hang-timeout", Config { hang_timeout: ms(19), ..sound() }),
+            ("--hang-timeout", Config { hang_timeout: TIME_MAX * 2, ..sound() }),
+            (
+                "--hang-timeout",
+                Config { hang_timeout: ms(999), beat_interval: Some(ms(500)), ..sound() },
+            ),
+            ("--check-interval", Config { check_interval: ms(0), ..sound() }),
+            ("--orphan-timeout", Config { orphan_timeout: ms(999), ..sound() }),
+            ("--cell-size", Config { cell_size: 129, ..sound() }),
+            ("--data-size", Config { data_size: 100, ..sound() }),
+            ("--data-size", Config { data_size: DATA_MAX + 1, ..sound() }),
+            (
+                "--max-restarts",
+                Config {
+                    intensity: Some(Intensity { restarts: 1, period: Duration::ZERO }),
+                    ..sound()
+                },
+            ),
+            ("--workers", Config { programs: pair(0, 2222), ..sound() }),
+            ("--workers", Config { programs: pair(33, 2222), ..sound() }),
+            ("--listen", Config { programs: pair(4, 65_532), ..sound() }),
+            ("--", Config { programs: Programs::Own { command: vec![], listen: None }, ..sound() }),
+        ] {
+            let refused = config.validate().expect_err(option);
+            assert_eq!(refused.option, option, "{refused}");
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! Why a command could not do its work. Errors print what they were made of and chain nothing:
+//! one line says it all.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use osps_heart::segment::AttachError;
+use osps_heart::time::Short;
+
+use crate::sys::Failed;
+
+/// An option that cannot work.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{option} {value}: {why}")]
+pub struct Invalid {
+    /// The option as typed.
+    pub option: &'static str,
+    /// Its value.
+    pub value: String,
+    /// Why it cannot work, and what would.
+    pub why: String,
+}
+
+/// Why a command could not do its work.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A wish that cannot work.
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
+    /// The kernel refused something.
+    #[error(transparent)]
+    Failed(#[from] Failed),
+    /// The segment of an instance cannot be used.
+    #[error("{}: {why}", path.display())]
+    Segment {
+        /// The run directory.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: AttachError,
+    },
+    /// The state of the machine forbids it.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+}
+
+/// What the state of the machine forbids; the text says what to do. `path` is the run directory.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    // ---- The run directory ----
+    /// It is not a directory, or reached through a link.
+    #[error(
+        "run directory {} is a symlink or not a directory; name the directory itself",
+        .0.display()
+    )]
+    NotADirectory(PathBuf),
+    /// It is another user's.
+    #[error(
+        "run directory {} belongs to user {owner}, not to user {user}; choose another with \
+         --run-dir",
+        path.display()
+    )]
+    ForeignDirectory {
+        /// The run directory.
+        path: PathBuf,
+        /// Whose it is.
+        owner: u32,
+        /// Who we are.
+        user: u32,
+    },
+    /// A directory like `/tmp`.
+    #[error(
+        "run directory {} is shared by everybody; name a directory of its own below it",
+        .0.display()
+    )]
+    CommonDirectory(PathBuf),
+    /// Others may enter it.
+    #[error(
+        "run directory {0} is open to others (mode {mode:04o}); run `chmod 700 {0}`",
+        path.display()
+    )]
+    OpenDirectory {
+        /// The run directory.
+        path: PathBuf,
+        /// Its mode.
+        mode: u32,
+    },
+    /// It lies on a disk.
+    #[error(
+        "run directory {} is not on a tmpfs (a disk could stall every heartbeat); choose one under \
+         /dev/shm or /run with --run-dir",
+        .0.display()
+    )]
+    NotTmpfs(PathBuf),
+    /// It cannot be made.
+    #[error("run directory {}: the directory above it does not exist", .0.display())]
+    NoParent(PathBuf),
+    /// Its `lock` holds what osps never wrote.
+    #[error("{} is not a lock of osps; choose another --run-dir", .0.display())]
+    ForeignLock(PathBuf),
+    /// Its `members` is locked by somebody whom no record names.
+    #[error(
+        "{} is held by {holders}, which no record of osps names: end it, or choose another --name",
+        path.display()
+    )]
+    UnknownMembers {
+        /// The file.
+        path: PathBuf,
+        /// Who.
+        holders: String,
+    },
+    /// The tmpfs has no room for the segment.
+    #[error(
+        "{}: the tmpfs is full: {bytes} bytes are needed; free some, or choose a smaller \
+         --data-size or another --run-dir",
+        path.display()
+    )]
+    Full {
+        /// The run directory.
+        path: PathBuf,
+        /// Bytes of the segment.
+        bytes: usize,
+    },
+
+    // ---- Another watchdog ----
+    /// Its lock is held, but there is no segment.
+    #[error("{} is locked by an osps that is just starting or stopping; try again", .0.display())]
+    Between(PathBuf),
+    /// A watchdog beats there.
+    #[error(
+        "osps already runs in {}: watchdog pid {pid}, since {}, alive (last beat {} ago). See \
+         `osps status`, end it with `osps stop`, or choose another --name",
+        path.display(), Short(*since), Short(*age)
+    )]
+    Running {
+        /// The run directory.
+        path: PathBuf,
+        /// The watchdog's.
+        pid: u64,
+        /// Time since it started.
+        since: Duration,
+        /// Age of its last beat.
+        age: Duration,
+    },
+    /// A watchdog holds the lock, but does not beat.
+    #[error(
+        "osps already runs in {}: watchdog pid {pid}, since {}, frozen (no beat for {}, state \
+         {state}). Continue it with `kill -CONT {pid}`, or end it with `kill -9 {pid}` and start \
+         again",
+        path.display(), Short(*since), silence(*age)
+    )]
+    Frozen {
+        /// The run directory.
+        path: PathBuf,
+        /// The watchdog's.
+        pid: u64,
+        /// Time since it started.
+        since: Duration,
+        /// Age of its last beat, if known.
+        age: Option<Duration>,
+        /// Its state letter.
+        state: char,
+    },
+    /// A server of a killed watchdog cannot be ended.
+    #[error(
+        "{name} (pid {pid}), left running by a killed watchdog, does not die (state {state}); \
+         nothing was started"
+    )]
+    Undying {
+        /// The server.
+        name: String,
+        /// Its pid.
+        pid: u32,
+        /// Its state letter.
+        state: char,
+    },
+
+    // ---- Starting ----
+    /// Sizes out of bounds: our own bug, since they were validated.
+    #[error("these sizes make no segment")]
+    Sizes,
+    /// Servers that wait for each other.
+    #[error("{} wait for each other in a circle; take one of these edges out", .0.join(" -> "))]
+    Cycle(Vec<String>),
+    /// A port is taken.
+    #[error(
+        "{why}. Another program (or another osps) has the port of {name}; choose another with \
+         --listen, or port 0 for any free one"
+    )]
+    AddressInUse {
+        /// What was tried, and the kernel's answer.
+        why: Failed,
+        /// For which server.
+        name: String,
+    },
+    /// There is no such program.
+    #[error("cannot run {program}: it {}", missing(program))]
+    NoProgram {
+        /// As it was named.
+        program: String,
+    },
+
+    // ---- Inside a server ----
+    /// `osps __exec` by hand.
+    #[error("`osps __exec` is osps's own business")]
+    NotForPeople,
+    /// A variable that the watchdog sets is missing.
+    #[error("{0} is not set")]
+    Environment(&'static str),
+    /// A socket arrived at another place than the program expects.
+    #[error("socket arrived as {0}")]
+    Socket(i32),
+    /// What the watchdog handed over does not fit this server.
+    #[error("{0}")]
+    Misfit(String),
+
+    // ---- Asking ----
+    /// Nobody is there.
+    #[error("osps does not run in {}", .0.display())]
+    NotRunning(PathBuf),
+    /// There are only left-overs.
+    #[error(
+        "no watchdog runs in {}; `osps status` shows what is left, and starting osps there cleans \
+         up",
+        .0.display()
+    )]
+    NoWatchdog(PathBuf),
+    /// The watchdog's own words.
+    #[error("the watchdog refused: {0}")]
+    Watchdog(String),
+    /// It does not answer, because it does not run.
+    #[error(
+        "the watchdog (pid {pid}) is frozen: no beat for {}, state {state}. Continue it with \
+         `kill -CONT {pid}`: it then stops as asked; or end it with `kill -9 {pid}`",
+        silence(*age)
+    )]
+    FrozenWatchdog {
+        /// The watchdog's.
+        pid: u32,
+        /// Age of its last beat, if known.
+        age: Option<Duration>,
+        /// Its state letter.
+        state: char,
+    },
+    /// It ended in the middle of its stop.
+    #[error("the watchdog ended, but not everything is gone: see its log and {}", .0.display())]
+    LeftOver(PathBuf),
+    /// It closed the connection.
+    #[error("the watchdog hung up without stopping; try again")]
+    HungUp,
+    /// A server's own words, or why there are none.
+    #[error("{0}")]
+    Answer(String),
+}
+
+fn missing(program: &str) -> &'static str {
+    if program.contains('/') { "is not an executable file" } else { "is not in PATH" }
+}
+
+fn silence(age: Option<Duration>) -> String {
+    age.map_or("an unknown time".to_owned(), |age| Short(age).to_string())
+}

@@ -1,0 +1,221 @@
+//! Taking the run directory: found or made, locked, swept, given back.
+//!
+//! What a killed instance left is told (`Claim::survivors`, `Claim::kept`), not ended: whoever
+//! claims decides, and moves in when nobody lives there any more. Tested in tests/rundir.rs.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use osps_heart::clock::SystemClock;
+use osps_heart::orphan::{WATCHDOG_STALE, watchdog_age};
+use osps_heart::segment::layout::flag;
+use osps_heart::segment::mapping::FILE_NAME as SEGMENT;
+use osps_heart::segment::{Access, Segment};
+use osps_heart::sync::Ordering;
+use osps_heart::time::{Clock, Monotonic};
+use rustix::fs::{Mode, fstat, mkdirat};
+use rustix::io::Errno;
+
+use super::place::{LEAVING, LOCK, MEMBERS, Place, RunDir};
+use super::survivors::{Survivor, is_watched, survivors};
+use crate::error::{Error, Refusal};
+use crate::sys::poll::pause;
+use crate::sys::{Failed, procfs};
+
+/// A run directory whose `lock` is ours.
+#[derive(Debug)]
+pub struct Claim {
+    /// The directory.
+    pub run_dir: RunDir,
+    /// What we made of it: bits of [`flag`].
+    pub made: u64,
+    /// The sound segment of an instance whose watchdog is gone, data and all.
+    pub kept: Option<File>,
+    /// Servers of that instance that still live. Nobody may move in before they are gone.
+    pub survivors: Vec<Survivor>,
+    /// Names of the FIFOs that osps may have made here.
+    fifos: Vec<String>,
+    /// Held for life.
+    lock: OwnedFd,
+}
+
+impl Claim {
+    /// Finds or makes the directory, takes its lock, and looks at what a killed watchdog left.
+    pub fn take(place: &Place, fifos: Vec<String>) -> Result<Claim, Error> {
+        let clock = SystemClock;
+        let until = clock.now() + LEAVING;
+        loop {
+            let vanished = |error: &Error| {
+                matches!(error, Error::Failed(failed)
+                    if failed.answer.raw_os_error() == Some(libc::ENOENT))
+                    && clock.now() < until
+            };
+            let opened = make(place).and_then(|made| {
+                let run_dir = RunDir::open(&place.path).inspect_err(|_| unmake(place, made))?;
+                Ok((made, run_dir))
+            });
+            let (made, run_dir) = match opened {
+                Ok(opened) => opened,
+                // Removed under us by one who left: make it again.
+                Err(error) if vanished(&error) => {
+                    pause();
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            match run_dir.take_lock() {
+                Ok(Some(lock)) => {
+                    let (kept, survivors) = (None, Vec::new());
+                    let mut claim = Claim { run_dir, made, kept, survivors, fifos, lock };
+                    claim.look()?;
+                    return Ok(claim);
+                }
+                // Held by a living watchdog, or by somebody who is just leaving.
+                Ok(None) if clock.now() >= until || is_watched(&place.path) => {
+                    return Err(holder(&place.path, clock.now()).into());
+                }
+                // Removed under us by the one who left: make it again.
+                Err(failed)
+                    if failed.answer.raw_os_error() == Some(libc::ENOENT)
+                        && clock.now() < until => {}
+                Ok(None) => {}
+                Err(failed) => return Err(failed.into()),
+            }
+            pause();
+        }
+    }
+
+    /// Looks at what is there.
+    fn look(&mut self) -> Result<(), Error> {
+        // Before anything is touched: is this a directory of osps at all?
+        let mut old = [0u8; 32];
+        let length = rustix::io::pread(&self.lock, &mut old, 0).unwrap_or(0);
+        if !old[..length].iter().all(|byte| byte.is_ascii_digit() || *byte == b'\n') {
+            return Err(Refusal::ForeignLock(self.run_dir.path().join(LOCK)).into());
+        }
+        if let Ok(segment) = Segment::open(self.run_dir.path(), Access::ReadOnly) {
+            let header = segment.header();
+            let boot = [0, 1].map(|i: usize| header.boot_id[i].load(Ordering::Relaxed));
+            if boot == procfs::boot_id() {
+                self.made |=
+                    header.flags.load(Ordering::Relaxed) & (flag::MADE_DIR | flag::MADE_PARENT);
+                self.survivors = survivors(&segment);
+                self.kept = self.run_dir.open_file(SEGMENT).ok().map(File::from);
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until nobody lives here any more, sweeps what was left lying about, and puts our name
+    /// to the lock. The survivors have been ended before.
+    pub fn move_in(&self) -> Result<(), Error> {
+        let clock = SystemClock;
+        let until = clock.now() + LEAVING;
+        while !self.run_dir.is_empty()? {
+            if clock.now() >= until {
+                return Err(self.unknown_members().into());
+            }
+            pause();
+        }
+        let swept = self.run_dir.sweep(&self.fifos, self.kept.is_none());
+        if swept > 0 {
+            let path = self.run_dir.path().display();
+            log::info!("swept {swept} files that a killed instance left in {path}");
+        }
+        let lock = &self.lock;
+        let text = format!("{}\n", std::process::id());
+        let written = rustix::fs::ftruncate(lock, 0)
+            .and_then(|()| rustix::io::pwrite(lock, text.as_bytes(), 0).map(|_| ()));
+        Ok(written.map_err(Failed::to("write", self.run_dir.path().join(LOCK).display()))?)
+    }
+
+    fn unknown_members(&self) -> Refusal {
+        let path = self.run_dir.path().join(MEMBERS);
+        let holders = self.run_dir.open_file(MEMBERS).ok().and_then(|file| fstat(&file).ok());
+        let holders = holders.map(|stat| procfs::holders(stat.st_dev, stat.st_ino));
+        let named: Vec<_> = holders
+            .unwrap_or_default()
+            .iter()
+            .map(|pid| format!("pid {pid} ({})", procfs::name(*pid).unwrap_or_default()))
+            .collect();
+        let holders = if named.is_empty() {
+            "a process that is not visible from here (another pid namespace?)".to_owned()
+        } else {
+            named.join(", ")
+        };
+        Refusal::UnknownMembers { path, holders }
+    }
+
+    /// Gives a new segment its name, in place of one that was kept but did not fit.
+    pub fn settle(&self) -> Result<(), Failed> {
+        self.run_dir.settle()
+    }
+
+    /// Gives up before anything ran. Data that a killed instance left stays for the next try.
+    pub fn abandon(self) {
+        if self.kept.is_some() {
+            self.run_dir.sweep(&self.fifos, false);
+        } else {
+            self.remove();
+        }
+    }
+
+    /// Removes everything that osps made.
+    pub fn remove(self) {
+        self.run_dir.remove(&self.fifos, self.made);
+    }
+}
+
+/// Makes the directory (and osps's own one above it) if absent. Returns what it made.
+fn make(place: &Place) -> Result<u64, Error> {
+    let shown = place.path.display();
+    // Below its own parent everything is osps's, whoever of several made it.
+    let mut made = if place.own_parent { flag::MADE_DIR | flag::MADE_PARENT } else { 0 };
+    if place.own_parent
+        && let Some(parent) = place.path.parent()
+    {
+        // Refused if it exists; what it is then is looked at.
+        let _ = mkdirat(rustix::fs::CWD, parent, Mode::RWXU);
+        RunDir::open(parent).inspect_err(|_| unmake(place, made))?;
+    }
+    match mkdirat(rustix::fs::CWD, &place.path, Mode::RWXU) {
+        Ok(()) => made |= flag::MADE_DIR,
+        Err(Errno::EXIST) => {}
+        Err(Errno::NOENT) if !place.own_parent => {
+            return Err(Refusal::NoParent(place.path.clone()).into());
+        }
+        Err(errno) => return Err(Failed::to("create run directory", &shown)(errno).into()),
+    }
+    Ok(made)
+}
+
+/// Removes what `make` made, if nobody uses it.
+fn unmake(place: &Place, made: u64) {
+    if made & flag::MADE_DIR != 0 {
+        let _ = rustix::fs::rmdir(&place.path);
+    }
+    if made & flag::MADE_PARENT != 0
+        && let Some(parent) = place.path.parent()
+    {
+        let _ = rustix::fs::rmdir(parent);
+    }
+}
+
+/// Who holds the lock, since when, alive or frozen.
+fn holder(path: &Path, now: Monotonic) -> Refusal {
+    let Ok(segment) = Segment::open(path, Access::ReadOnly) else {
+        return Refusal::Between(path.to_owned());
+    };
+    let path = path.to_owned();
+    let header = segment.header();
+    let pid = header.watchdog_pid.load(Ordering::Relaxed);
+    let since = now.since(Monotonic(header.started_ns.load(Ordering::Relaxed)));
+    match watchdog_age(&segment, now) {
+        Some(age) if age < WATCHDOG_STALE => Refusal::Running { path, pid, since, age },
+        age => {
+            let state = u32::try_from(pid).ok().and_then(procfs::state).unwrap_or('?');
+            Refusal::Frozen { path, pid, since, age, state }
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! The trampoline: `osps __exec SLOT GENERATION [-- COMMAND...]`, what every server starts as.
+//!
+//! After exec this is an ordinary single-threaded program, so child set-up needs no `unsafe`. It
+//! takes its share of `members`, waits at the gate until the watchdog has recorded it, and resets
+//! what must not be inherited. A built-in server goes on in the same process; a foreign program is
+//! exec'd, with its listening sockets from descriptor 3 on. If the watchdog dies first, the gate
+//! ends and the trampoline leaves: no unrecorded server can exist.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use osps_heart::ids::{Generation, SlotId};
+use osps_heart::words::env;
+use rustix::fs::{Mode, OFlags};
+use rustix::io::{FdFlags, fcntl_dupfd_cloexec, fcntl_setfd};
+
+use super::place::RunDir;
+use crate::error::{Error, Refusal};
+use crate::sys::{Failed, raw, signals, socket};
+
+/// Descriptors that osps keeps in a foreign program lie above those that the program may expect.
+const HIGH: i32 = 100;
+/// The first inherited socket, by systemd's convention.
+const LISTEN_FIRST: i32 = 3;
+
+/// What a server of osps's own gets through its gate.
+#[derive(Debug)]
+pub struct Birth {
+    /// The run directory.
+    pub run_dir: PathBuf,
+    /// Its slot.
+    pub slot: SlotId,
+    /// Its generation.
+    pub generation: Generation,
+    /// Its listening sockets.
+    pub sockets: Vec<OwnedFd>,
+    /// Its share of `members`: as long as it is open, the directory is lived in.
+    pub members: OwnedFd,
+}
+
+/// Runs the trampoline with the arguments behind `__exec`; `built_in` is what goes on in this
+/// process if there is no foreign program to exec.
+pub fn main(
+    args: &[String],
+    built_in: fn(Birth) -> Result<ExitCode, Error>,
+) -> Result<ExitCode, Error> {
+    let (slot, generation, command) = parse(args).ok_or(Refusal::NotForPeople)?;
+    let path = std::env::var(env::RUN_DIR).map_err(|_| Refusal::Environment(env::RUN_DIR))?;
+    // A session of its own: no stop from a terminal reaches it, and it leads its process group.
+    rustix::process::setsid().map_err(Failed::to("start", "session"))?;
+    let run_dir = RunDir::open(Path::new(&path))?;
+    // Joined before the gate opens: a sweep that got `members` cannot have missed us.
+    let low = run_dir.join()?;
+    let members = fcntl_dupfd_cloexec(&low, HIGH).map_err(Failed::to("keep", "members"))?;
+    // The share is given up when the last descriptor is closed: keep one.
+    drop((low, run_dir));
+    let Some((_, sockets)) = socket::receive_descriptors(std::io::stdin())? else {
+        return Ok(ExitCode::SUCCESS);
+    };
+    let null = rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(Failed::to("open", "/dev/null"))?;
+    rustix::stdio::dup2_stdin(&null).map_err(Failed::to("replace", "standard input"))?;
+    drop(null);
+    signals::reset()?;
+    match command {
+        None => built_in(Birth { run_dir: path.into(), slot, generation, sockets, members }),
+        Some(command) => Err(exec(command, &sockets, &members)),
+    }
+}
+
+fn parse(args: &[String]) -> Option<(SlotId, Generation, Option<&[String]>)> {
+    let (slot, generation) = (args.first()?.parse().ok()?, args.get(1)?.parse().ok()?);
+    let command = match args.get(2) {
+        None => None,
+        Some(dashes) if dashes == "--" => Some(args.get(3..).filter(|rest| !rest.is_empty())?),
+        Some(_) => return None,
+    };
+    Some((SlotId(slot), Generation(generation), command))
+}
+
+/// Becomes the program; returns only if that fails.
+fn exec(command: &[String], sockets: &[OwnedFd], members: &OwnedFd) -> Error {
+    let mut program = Command::new(&command[0]);
+    program.args(&command[1..]);
+    let passed = (LISTEN_FIRST..).zip(sockets).try_for_each(|(expected, socket)| {
+        if socket.as_raw_fd() != expected {
+            return Err(Refusal::Socket(socket.as_raw_fd()).into());
+        }
+        Ok(fcntl_setfd(socket, FdFlags::empty()).map_err(Failed::to("pass on", "socket"))?)
+    });
+    if let Err(error) = passed {
+        return error;
+    }
+    if !sockets.is_empty() {
+        program.env("LISTEN_FDS", sockets.len().to_string());
+        program.env("LISTEN_PID", std::process::id().to_string());
+    }
+    // The program's share of `members` goes on with it.
+    if let Err(errno) = fcntl_setfd(members, FdFlags::empty()) {
+        return Failed::to("pass on", "members")(errno).into();
+    }
+    raw::default_signals();
+    Failed::to("run", command.join(" "))(program.exec()).into()
+}

@@ -1,0 +1,19 @@
+//! Who lives here: the run directory, its lock, its servers' way in, its control socket.
+//!
+//! It reports, it decides nothing, and it never kills: what a killed watchdog left is told to
+//! whoever claims the directory, and a stop is asked for.
+//!
+//! ```text
+//! place       the directory: found, checked, swept, removed
+//! claim       taking it, for a watchdog
+//! survivors   who is left of a killed instance
+//! exec        the trampoline that every server starts as
+//! control     the socket that answers requests;  stop: the one who asks
+//! ```
+
+pub mod claim;
+pub mod control;
+pub mod exec;
+pub mod place;
+pub mod stop;
+pub mod survivors;

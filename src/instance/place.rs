@@ -1,0 +1,239 @@
+//! The run directory: one per instance, holding everything, leaving nothing.
+//!
+//! `lock` is held exclusively by the watchdog for life, `members` shared by every server, both by
+//! flock, which the kernel releases whatever kills the holder. Whoever takes `lock` compares it
+//! with the path and starts over if somebody removed it meanwhile; a sweep removes `lock` last.
+//! Nothing that osps did not make is removed. Tested in tests/rundir.rs.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use osps_heart::clock::SystemClock;
+use osps_heart::segment::layout::flag;
+use osps_heart::segment::mapping::FILE_NAME as SEGMENT;
+use osps_heart::time::Clock;
+use rustix::fs::{
+    AtFlags, FileType, FlockOperation, Mode, OFlags, flock, fstat, fstatfs, openat, renameat,
+    statat, unlinkat,
+};
+use rustix::io::Errno;
+
+use crate::error::{Error, Refusal};
+use crate::sys::Failed;
+use crate::sys::poll::pause;
+
+/// The watchdog's lock.
+pub const LOCK: &str = "lock";
+/// The servers' lock.
+pub const MEMBERS: &str = "members";
+/// A segment that is being made; it takes its name when everything else is ready.
+pub const NEW_SEGMENT: &str = "segment.new";
+/// The control socket.
+pub const CONTROL: &str = "control";
+
+/// How long a lock may be held by somebody who is just leaving.
+pub(super) const LEAVING: Duration = Duration::from_millis(1200);
+
+/// Where an instance lives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The directory.
+    pub path: PathBuf,
+    /// The directory above it is osps's own too.
+    pub own_parent: bool,
+}
+
+impl Place {
+    /// `--run-dir`, else `$RUNTIME_DIRECTORY/NAME` (its first path), else `/dev/shm/osps-UID/NAME`.
+    pub fn of(name: &str, run_dir: Option<&Path>) -> Place {
+        if let Some(path) = run_dir {
+            return Place {
+                path: std::path::absolute(path).unwrap_or(path.into()),
+                own_parent: false,
+            };
+        }
+        let given = std::env::var("RUNTIME_DIRECTORY").unwrap_or_default();
+        if let Some(first) = given.split(':').next().filter(|first| first.starts_with('/')) {
+            return Place { path: Path::new(first).join(name), own_parent: false };
+        }
+        let uid = rustix::process::geteuid().as_raw();
+        Place { path: PathBuf::from(format!("/dev/shm/osps-{uid}/{name}")), own_parent: true }
+    }
+}
+
+/// An open, checked run directory.
+#[derive(Debug)]
+pub struct RunDir {
+    path: PathBuf,
+    dir: OwnedFd,
+}
+
+impl RunDir {
+    /// Opens an existing directory. Refuses a symlink, another user's, one that others may enter,
+    /// and one that is not on a tmpfs.
+    pub fn open(path: &Path) -> Result<RunDir, Error> {
+        let shown = path.display();
+        let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::RDONLY;
+        let dir = match rustix::fs::open(path, flags, Mode::empty()) {
+            Err(Errno::LOOP | Errno::NOTDIR) => {
+                return Err(Refusal::NotADirectory(path.to_owned()).into());
+            }
+            other => other.map_err(Failed::to("open run directory", &shown))?,
+        };
+        let stat = fstat(&dir).map_err(Failed::to("examine run directory", &shown))?;
+        let uid = rustix::process::geteuid().as_raw();
+        if stat.st_uid != uid {
+            let (path, owner) = (path.to_owned(), stat.st_uid);
+            return Err(Refusal::ForeignDirectory { path, owner, user: uid }.into());
+        }
+        if stat.st_mode & 0o1000 != 0 {
+            return Err(Refusal::CommonDirectory(path.to_owned()).into());
+        }
+        if stat.st_mode & 0o077 != 0 {
+            let mode = stat.st_mode & 0o7777;
+            return Err(Refusal::OpenDirectory { path: path.to_owned(), mode }.into());
+        }
+        let kind = fstatfs(&dir).map_err(Failed::to("examine run directory", &shown))?.f_type;
+        // tmpfs and ramfs, from linux/magic.h.
+        if kind != 0x0102_1994 && kind != 0x8584_58f6 {
+            return Err(Refusal::NotTmpfs(path.to_owned()).into());
+        }
+        Ok(RunDir { path: path.to_owned(), dir })
+    }
+
+    /// Its path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Opens a file in it that must exist.
+    pub fn open_file(&self, name: &str) -> Result<OwnedFd, Failed> {
+        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        openat(&self.dir, name, flags, Mode::empty())
+            .map_err(Failed::to("open", self.path.join(name).display()))
+    }
+
+    /// Makes a new file in it.
+    pub fn create_file(&self, name: &str) -> Result<OwnedFd, Failed> {
+        let flags =
+            OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::CREATE | OFlags::EXCL;
+        openat(&self.dir, name, flags, Mode::RUSR | Mode::WUSR)
+            .map_err(Failed::to("create", self.path.join(name).display()))
+    }
+
+    /// Takes the shared lock of a server: as long as the descriptor is open, the directory is
+    /// lived in.
+    pub fn join(&self) -> Result<OwnedFd, Failed> {
+        let members = self.open_file(MEMBERS)?;
+        flock(&members, FlockOperation::NonBlockingLockShared)
+            .map_err(Failed::to("lock", self.path.join(MEMBERS).display()))?;
+        Ok(members)
+    }
+
+    /// Takes `lock`; `None` = somebody else holds it.
+    pub(super) fn take_lock(&self) -> Result<Option<OwnedFd>, Failed> {
+        let failed = |errno| Failed::to("lock", self.path.join(LOCK).display())(errno);
+        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::CREATE;
+        loop {
+            let lock = openat(&self.dir, LOCK, flags, Mode::RUSR | Mode::WUSR).map_err(failed)?;
+            match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => {}
+                Err(Errno::WOULDBLOCK) => return Ok(None),
+                Err(errno) => return Err(failed(errno)),
+            }
+            // Somebody may have removed it between our open and our lock: then start over.
+            let ours = fstat(&lock).map_err(failed)?;
+            match statat(&self.dir, LOCK, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(there) if (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino) => {
+                    return Ok(Some(lock));
+                }
+                Ok(_) | Err(Errno::NOENT) => {}
+                Err(errno) => return Err(failed(errno)),
+            }
+        }
+    }
+
+    /// Whether nobody holds `members`; a missing file is nobody.
+    pub(super) fn is_empty(&self) -> Result<bool, Failed> {
+        let members = match self.open_file(MEMBERS) {
+            Err(failed) if failed.answer.raw_os_error() == Some(libc::ENOENT) => return Ok(true),
+            other => other?,
+        };
+        match flock(&members, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(true),
+            Err(Errno::WOULDBLOCK) => Ok(false),
+            Err(errno) => Err(Failed::to("lock", self.path.join(MEMBERS).display())(errno)),
+        }
+    }
+
+    /// Removes what osps made in it, FIFOs of these names too, except `lock` and perhaps the
+    /// segment. Returns how many names were there.
+    pub(super) fn sweep(&self, fifos: &[String], with_segment: bool) -> usize {
+        let fifos = fifos.iter().map(|name| (name.as_str(), FileType::Fifo));
+        let files = [MEMBERS, NEW_SEGMENT, SEGMENT].map(|name| (name, FileType::RegularFile));
+        let all = files.into_iter().chain([(CONTROL, FileType::Socket)]).chain(fifos);
+        // What has our name but is of another kind is somebody else's.
+        let ours = |(name, kind): &(&str, FileType)| {
+            let stat = statat(&self.dir, *name, AtFlags::SYMLINK_NOFOLLOW);
+            (with_segment || *name != SEGMENT)
+                && stat.is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == *kind)
+        };
+        all.filter(ours)
+            .filter(|(name, _)| unlinkat(&self.dir, *name, AtFlags::empty()).is_ok())
+            .count()
+    }
+
+    /// Gives a new segment its name, in place of one that was kept but did not fit.
+    pub(super) fn settle(&self) -> Result<(), Failed> {
+        renameat(&self.dir, NEW_SEGMENT, &self.dir, SEGMENT)
+            .map_err(Failed::to("name segment in", self.path.display()))
+    }
+
+    /// Removes everything that osps made, `lock` last, and the directory if osps made it. The
+    /// caller holds `lock` and knows that nobody lives here.
+    pub(super) fn remove(&self, fifos: &[String], made: u64) {
+        self.sweep(fifos, true);
+        let _ = unlinkat(&self.dir, LOCK, AtFlags::empty());
+        if made & flag::MADE_DIR == 0 {
+            return;
+        }
+        if let Err(errno) = rustix::fs::rmdir(&self.path) {
+            log::info!("run directory {} stays: {errno}", self.path.display());
+        } else if made & flag::MADE_PARENT != 0
+            && let Some(parent) = self.path.parent()
+        {
+            // Not empty while other instances live in it: then it stays, rightly.
+            let _ = rustix::fs::rmdir(parent);
+        }
+    }
+}
+
+impl AsFd for RunDir {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.dir.as_fd()
+    }
+}
+
+/// What the last orphaned server does: removes the directory, if nobody holds `lock` and nobody
+/// else lives. `members` is given up first, so that of several leaving servers one finds it free.
+pub fn leave_orphaned(run_dir: &RunDir, fifos: &[String], members: OwnedFd, made: u64) {
+    drop(members);
+    let clock = SystemClock;
+    let until = clock.now() + LEAVING;
+    while clock.now() < until {
+        // An error: the directory was removed by another one who left.
+        let Ok(lock) = run_dir.take_lock() else { return };
+        // Busy: a new watchdog, a frozen one, or another server that is just leaving.
+        if let Some(lock) = lock {
+            if run_dir.is_empty().unwrap_or(false) {
+                run_dir.remove(fifos, made);
+                log::info!("removed {}: nobody is left", run_dir.path.display());
+            }
+            // Otherwise whoever else lives does it when it leaves.
+            drop(lock);
+            return;
+        }
+        pause();
+    }
+}

@@ -1,0 +1,88 @@
+//! `osps stop`: asks, shows the progress, and returns when all is gone.
+
+use std::io::{ErrorKind, Read, Write};
+use std::os::fd::AsFd;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use osps_heart::clock::SystemClock;
+use osps_heart::orphan::{WATCHDOG_STALE, watchdog_age};
+use osps_heart::segment::{Access, Segment};
+use osps_heart::time::Clock;
+
+use super::place::{CONTROL, Place, RunDir};
+use crate::error::{Error, Refusal};
+use crate::sys::process::Process;
+use crate::sys::{Failed, output, procfs, socket};
+
+/// How long an answer may take: a watchdog answers within one turn.
+const ANSWER: Duration = Duration::from_secs(2);
+
+/// Stops an instance.
+pub fn main(place: &Place) -> Result<ExitCode, Error> {
+    let not_running = || Error::from(Refusal::NotRunning(place.path.clone()));
+    let run_dir = match RunDir::open(&place.path) {
+        Err(Error::Failed(failed)) if failed.answer.kind() == ErrorKind::NotFound => {
+            return Err(not_running());
+        }
+        other => other?,
+    };
+    let failed = |error| Failed::to("talk to", "the watchdog")(error);
+    let mut stream = match socket::connect_unix(run_dir.as_fd(), CONTROL) {
+        Ok(stream) => stream,
+        Err(failed) if failed.answer.kind() == ErrorKind::NotFound => return Err(not_running()),
+        Err(failed) if failed.answer.kind() == ErrorKind::ConnectionRefused => {
+            return Err(Refusal::NoWatchdog(place.path.clone()).into());
+        }
+        Err(failed) => return Err(failed.into()),
+    };
+    // The kernel's word for who listens; the segment may be cut short or not be readable.
+    let (_, pid) = socket::peer(&stream)?;
+    let start_time = procfs::start_time(pid).unwrap_or(0);
+    let watchdog = Process::find(pid, start_time).ok_or_else(not_running)?;
+    let segment = Segment::open(&place.path, Access::ReadOnly).ok();
+    stream.set_read_timeout(Some(ANSWER)).map_err(failed)?;
+    stream.write_all(b"stop\n").map_err(failed)?;
+    let mut seen = Vec::new();
+    let mut chunk = [0u8; 4096];
+    loop {
+        match stream.read(&mut chunk) {
+            Ok(0) => break,
+            Ok(length) => {
+                let lines = chunk[..length].strip_prefix(b"ok ").unwrap_or(&chunk[..length]);
+                output::print(lines);
+                seen.extend_from_slice(&chunk[..length]);
+                if seen.starts_with(b"error") {
+                    let why = String::from_utf8_lossy(&seen).trim().to_owned();
+                    return Err(Refusal::Watchdog(why).into());
+                }
+                seen.truncate(64);
+            }
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                explain_silence(segment.as_ref(), &watchdog)?;
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(_) => break,
+        }
+    }
+    // The stream ends with the watchdog, after everything that it made was removed.
+    if place.path.join(CONTROL).symlink_metadata().is_err() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let dead = watchdog.is_dead();
+    let why = if dead { Refusal::LeftOver(place.path.clone()) } else { Refusal::HungUp };
+    Err(why.into())
+}
+
+/// Nothing came for a while: is it still at work, or frozen?
+fn explain_silence(segment: Option<&Segment>, watchdog: &Process) -> Result<(), Refusal> {
+    let age = segment.and_then(|segment| watchdog_age(segment, SystemClock.now()));
+    let pid = watchdog.pid();
+    let stopped = procfs::state(pid) == Some('T');
+    let beats = age.map_or(!stopped, |age| age < WATCHDOG_STALE);
+    if beats || watchdog.is_dead() {
+        return Ok(());
+    }
+    let state = procfs::state(pid).unwrap_or('?');
+    Err(Refusal::FrozenWatchdog { pid, age, state })
+}

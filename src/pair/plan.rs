@@ -1,0 +1,92 @@
+//! The built-in pair as a list of services: a primary, its secondaries, and the FIFOs between them.
+
+use std::net::SocketAddr;
+use std::os::fd::BorrowedFd;
+
+use osps_heart::ids::{Epoch, Generation, SlotId};
+use osps_heart::pulse::Limits;
+use osps_heart::segment::layout::SLOTS_MAX;
+use osps_heart::words::Role;
+
+use super::link::{tube_down, tube_up};
+use super::wire::{self, FRAME_SIZE, Frame, FrameKind, PAYLOAD_SIZE};
+use crate::error::Error;
+use crate::policy::graph::Edges;
+use crate::policy::lifecycle::Patience;
+use crate::service::{Service, WAKE_SIZE, Wake, bind};
+use crate::sys::fifo::Fifo;
+
+/// Most secondaries.
+pub const WORKERS_MAX: usize = SLOTS_MAX - 1;
+
+const _: () = assert!(WAKE_SIZE == FRAME_SIZE, "a wake-up is a frame");
+
+/// The services of a pair with so many secondaries: binds their sockets, then makes their FIFOs in
+/// the run directory. Secondaries listen on the ports after the primary's.
+pub fn services(
+    dir: BorrowedFd<'_>,
+    listen: SocketAddr,
+    workers: usize,
+    limits: Limits,
+    patience: Patience,
+) -> Result<Vec<Service>, Error> {
+    let count = u8::try_from(workers.min(WORKERS_MAX)).unwrap_or(u8::MAX);
+    let service = |number: u8| {
+        let mut address = listen;
+        if address.port() != 0 {
+            address.set_port(address.port() + u16::from(number));
+        }
+        let (name, role, restart_with) = match number {
+            0 => ("primary".to_owned(), Role::Primary, Vec::new()),
+            _ => (format!("secondary-{number}"), Role::Secondary, vec![SlotId::FIRST]),
+        };
+        Ok(Service {
+            socket: Some(bind(address, &name)?),
+            name,
+            role,
+            command: Vec::new(),
+            limits,
+            patience,
+            edges: Edges { depends_on: Vec::new(), restart_with },
+            arbiter: number == 0,
+            wake: None,
+            held: Vec::new(),
+        })
+    };
+    let mut services = (0..=count).map(service).collect::<Result<Vec<_>, Error>>()?;
+    for number in 1..=count {
+        for name in [tube_down(number), tube_up(number)] {
+            Fifo::create(dir, &name)?;
+        }
+        let secondary = &mut services[usize::from(number)];
+        secondary.wake = Some(wake(Fifo::open(dir, &tube_down(number))?));
+        secondary.held = vec![Fifo::open(dir, &tube_up(number))?];
+    }
+    services[0].wake = Some(wake(Fifo::open(dir, &tube_up(1))?));
+    Ok(services)
+}
+
+/// Names of the FIFOs that any pair may have made.
+pub fn fifos() -> Vec<String> {
+    let numbers = 1..=u8::try_from(WORKERS_MAX).unwrap_or(u8::MAX);
+    numbers.flat_map(|number| [tube_down(number), tube_up(number)]).collect()
+}
+
+/// Through this FIFO its reader is told that something changed in the segment.
+fn wake(fifo: Fifo) -> Wake {
+    Wake { fifo, bytes: lost }
+}
+
+fn lost(slot: SlotId, generation: Generation) -> [u8; FRAME_SIZE] {
+    wire::encode(&Frame {
+        kind: FrameKind::Lost,
+        from: wire::WATCHDOG,
+        to: slot,
+        from_generation: Generation::default(),
+        to_generation: generation,
+        epoch: Epoch::default(),
+        sequence: 0,
+        job: 0,
+        payload: [0; PAYLOAD_SIZE],
+    })
+}

@@ -1,0 +1,307 @@
+//! What the operator reads: one log line per happening, in a stable shape, and the status line.
+//!
+//! `worker-1 gen=3 pid=4711: late -> frozen (stopped; no beat for 4.00s, limit 4s)`. The words
+//! are those of status, JSON and docs. Where a server goes for a cause, the cause stands in the
+//! place of the new state: it is what the reader wants to know.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use log::Level;
+use osps_heart::ids::Generation;
+use osps_heart::segment::What;
+use osps_heart::time::Short;
+use osps_heart::words::{Cause, Class, Press, State};
+
+use crate::policy::group::{Note, cause_of};
+
+/// Who a line speaks of.
+#[derive(Clone, Copy, Debug)]
+pub struct Who<'a> {
+    /// Name of the server.
+    pub name: &'a str,
+    /// Its generation.
+    pub generation: Generation,
+    /// Its pid, 0 = none.
+    pub pid: u32,
+}
+
+/// What the line says beside the record itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Scene<'a> {
+    /// Who it happened to; `None` = the watchdog.
+    pub who: Option<Who<'a>>,
+    /// Its state until now, and from now on.
+    pub change: Option<(State, State)>,
+    /// What only the policy knows.
+    pub note: Note,
+    /// Where a blocked server sleeps, if known.
+    pub wait_channel: &'a str,
+}
+
+/// Logs a happening.
+pub fn tell(what: &What, scene: &Scene<'_>) {
+    if let Some(line) = line(what, scene) {
+        log::log!(level(what, scene), "{line}");
+    }
+}
+
+/// How loud a line is.
+fn level(what: &What, scene: &Scene<'_>) -> Level {
+    let by_itself = matches!(scene.note, Note::Death { took: None, .. });
+    match what {
+        What::Verdict { cause: Cause::Dependency | Cause::Requested, .. } => Level::Info,
+        What::Verdict { .. }
+        | What::Held { .. }
+        | What::Late { .. }
+        | What::Pressed { .. }
+        | What::Alarm
+        | What::LateTurn { .. }
+        | What::Spared { .. } => Level::Warn,
+        What::Failed { .. } => Level::Error,
+        What::Died { cause: Some(_), .. } | What::Backoff { .. } if by_itself => Level::Warn,
+        What::Started { .. }
+        | What::FirstBeat { .. }
+        | What::Beat { .. }
+        | What::Pardoned
+        | What::StopOrder
+        | What::Died { .. }
+        | What::Backoff { .. }
+        | What::WatchdogStarted
+        | What::WatchdogStopping => Level::Info,
+    }
+}
+
+/// The text; `None` where whoever caused it says more than a record can.
+fn line(what: &What, scene: &Scene<'_>) -> Option<String> {
+    let (from, to) = scene.change.unwrap_or((State::Down, State::Down));
+    let limit = match scene.note {
+        Note::Limit(limit) => humantime::format_duration(limit).to_string(),
+        Note::Nothing | Note::Death { .. } => "unknown".to_owned(),
+    };
+    let event = match what {
+        What::Started { after: None, .. } => format!("{from} -> {to}"),
+        What::Started { after: Some(cause), .. } => format!("{from} -> {to} (after {cause})"),
+        What::FirstBeat { after, down_for: None } => {
+            format!("{from} -> {to} (first beat after {})", Short(*after))
+        }
+        What::FirstBeat { after, down_for: Some(down_for) } => {
+            let (after, down_for) = (Short(*after), Short(*down_for));
+            format!("{from} -> {to} (first beat after {after}; down for {down_for})")
+        }
+        What::Beat { silence } => {
+            format!("{from} -> {to} (beats again after {})", Short(*silence))
+        }
+        What::Late { silence } => {
+            format!("{from} -> {to} (no beat for {}, limit {limit})", Short(*silence))
+        }
+        What::Held { class } => {
+            format!("{from} -> {to} ({class}: somebody's intention; watched, but not killed)")
+        }
+        What::Pardoned => {
+            format!("{from} -> {to} (nobody holds it any more; its limit runs again)")
+        }
+        What::Verdict { cause, class, silence } => {
+            let why = verdict(*cause, *class, Short(*silence), &limit, scene.wait_channel);
+            format!("{from} -> {cause} ({why})")
+        }
+        What::StopOrder => format!("{from} -> {to} (told to stop)"),
+        What::Pressed { press: Press::Terminate } => {
+            format!("{from} (did not leave when told to: TERM, CONT)")
+        }
+        What::Pressed { press: Press::Kill } => format!("{from} (did not leave after TERM: KILL)"),
+        What::Alarm => {
+            format!(
+                "{from} (unkillable: KILL has had no effect; its slot stays closed, still watching)"
+            )
+        }
+        What::Died { death, cause } => gone(from, to, *cause, scene.note, death, ""),
+        What::Backoff { death, .. } => {
+            let next = "; backs off before the next";
+            gone(from, to, Some(cause_of(*death)), scene.note, death, next)
+        }
+        What::Failed { death } => {
+            let next = "; restarted too often, giving up";
+            gone(from, to, Some(cause_of(*death)), scene.note, death, next)
+        }
+        What::LateTurn { by } => {
+            return Some(format!("watchdog was late by {}: every limit runs again", Short(*by)));
+        }
+        What::Spared { silence } => {
+            let silence = Short(*silence);
+            format!("starved (no beat for {silence}, the host is overloaded): one more limit")
+        }
+        What::WatchdogStarted | What::WatchdogStopping => return None,
+    };
+    let mut text = String::new();
+    if let Some(who) = scene.who {
+        let _ = write!(text, "{} gen={}", who.name, who.generation);
+        if who.pid != 0 {
+            let _ = write!(text, " pid={}", who.pid);
+        }
+        text += ": ";
+    }
+    Some(text + &event)
+}
+
+/// What a verdict is founded on.
+fn verdict(
+    cause: Cause,
+    class: Option<Class>,
+    silence: Short,
+    limit: &str,
+    wait_channel: &str,
+) -> String {
+    match (cause, class) {
+        (Cause::Frozen, Some(Class::NotReleasing)) => format!(
+            "not-releasing: keeps the data although it was asked to give it back {limit} ago"
+        ),
+        (Cause::Frozen, class) => {
+            let place = match class {
+                Some(Class::Blocked | Class::Unkillable) if !wait_channel.is_empty() => {
+                    format!(" in {wait_channel}")
+                }
+                _ => String::new(),
+            };
+            let class = class.unwrap_or(Class::Unknown);
+            format!("{class}{place}; no beat for {silence}, limit {limit}")
+        }
+        (Cause::StartTimeout, _) => format!("no first beat for {silence}, limit {limit}"),
+        (Cause::Dependency, _) => "ended, its dependency failed".to_owned(),
+        (Cause::Requested | Cause::Exited | Cause::Killed, _) => "killed at once".to_owned(),
+    }
+}
+
+/// How a process went. If it went by itself, the cause is the news.
+fn gone(
+    from: State,
+    to: State,
+    cause: Option<Cause>,
+    note: Note,
+    death: &impl std::fmt::Display,
+    next: &str,
+) -> String {
+    match (cause, note) {
+        (Some(cause), Note::Death { up, took: None }) => {
+            format!("{from} -> {cause} ({death}, after {} up{next})", Short(up))
+        }
+        (_, Note::Death { took: Some(took), .. }) => {
+            format!("{from} -> {to} ({death}, dead after {}{next})", Short(took))
+        }
+        (_, Note::Nothing | Note::Limit(_) | Note::Death { .. }) => {
+            format!("{from} -> {to} ({death}{next})")
+        }
+    }
+}
+
+/// One server in the status line.
+#[derive(Clone, Copy, Debug)]
+pub struct Glance<'a> {
+    /// Who.
+    pub who: Who<'a>,
+    /// Its state.
+    pub state: State,
+    /// Time since its last beat.
+    pub silence: Option<Duration>,
+}
+
+/// The status line of one check: the pids of watchdog and servers, their states and the ages of
+/// their beats.
+pub fn status_line(check: u64, watchdog: u32, servers: &[Glance<'_>]) -> String {
+    let mut text = format!("check {check}: watchdog pid={watchdog}");
+    for server in servers {
+        let _ = write!(text, " | {}", server.who.name);
+        let _ = match server.who.pid {
+            0 => write!(text, " pid=- {}", server.state),
+            pid => write!(text, " pid={pid} {}", server.state),
+        };
+        if let Some(silence) = server.silence {
+            let _ = write!(text, ", beat {} ago", Short(silence));
+        }
+    }
+    text.push('\n');
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use osps_heart::segment::Death;
+
+    #[test]
+    fn lines_have_a_stable_shape() {
+        let who = Who { name: "worker-1", generation: Generation(3), pid: 4711 };
+        let seconds = Duration::from_secs;
+        let limit = Note::Limit(seconds(4));
+        let frozen =
+            |class| What::Verdict { cause: Cause::Frozen, class: Some(class), silence: seconds(4) };
+        let death = Death::Killed(9);
+        let went = |took| Note::Death { up: seconds(7), took };
+        for (from, to, what, note, wait_channel, expected) in [
+            (
+                State::Late,
+                State::Stopping,
+                frozen(Class::Stopped),
+                limit,
+                "do_signal_stop",
+                "late -> frozen (stopped; no beat for 4.00s, limit 4s)",
+            ),
+            (
+                State::Late,
+                State::Stopping,
+                frozen(Class::Blocked),
+                limit,
+                "anon_pipe_read",
+                "late -> frozen (blocked in anon_pipe_read; no beat for 4.00s, limit 4s)",
+            ),
+            (
+                State::Starting,
+                State::Up,
+                What::FirstBeat {
+                    after: Duration::from_micros(3100),
+                    down_for: Some(Duration::from_millis(4050)),
+                },
+                Note::Nothing,
+                "",
+                "starting -> up (first beat after 3.1ms; down for 4.05s)",
+            ),
+            (
+                State::Up,
+                State::Down,
+                What::Died { death, cause: Some(Cause::Killed) },
+                went(None),
+                "",
+                "up -> killed (signal 9, after 7.00s up)",
+            ),
+            (
+                State::Stopping,
+                State::Down,
+                What::Died { death, cause: Some(Cause::Frozen) },
+                went(Some(Duration::from_micros(200))),
+                "",
+                "stopping -> down (signal 9, dead after 200us)",
+            ),
+        ] {
+            let scene = Scene { who: Some(who), change: Some((from, to)), note, wait_channel };
+            let line = line(&what, &scene).expect("a line");
+            assert_eq!(line, format!("worker-1 gen=3 pid=4711: {expected}"));
+        }
+    }
+
+    #[test]
+    fn the_status_line_names_every_pid() {
+        let who = |name, pid| Who { name, generation: Generation(1), pid };
+        let servers = [
+            Glance {
+                who: who("first", 12),
+                state: State::Up,
+                silence: Some(Duration::from_millis(120)),
+            },
+            Glance { who: who("worker-1", 0), state: State::Down, silence: None },
+        ];
+        assert_eq!(
+            status_line(3, 10, &servers),
+            "check 3: watchdog pid=10 | first pid=12 up, beat 120.0ms ago | worker-1 pid=- down\n"
+        );
+    }
+}

@@ -1,0 +1,17 @@
+//! Telling: one model, many faces. Reads only.
+//!
+//! A look at an instance is a [`Snapshot`](snapshot::Snapshot); a happening is a
+//! [`Record`](osps_heart::segment::Record). Each face renders one of them, and none computes what
+//! another would have to compute again.
+//!
+//! ```text
+//! snapshot   the model: what the segment and the kernel say now
+//! table      for people;  json: for tools;  status: `osps status`
+//! log        a record as a line of the log; the watchdog's status line
+//! ```
+
+pub mod json;
+pub mod log;
+pub mod snapshot;
+pub mod status;
+pub mod table;

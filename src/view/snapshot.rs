@@ -1,0 +1,299 @@
+//! The model of a look: everything that any face shows of an instance, whatever stands in its
+//! segment. Needs neither the watchdog nor a lock; pids are believed only with their start times.
+//! Its fields are the keys of the JSON object (schema 1, docs/operations.md); what serialises them
+//! stands at the end.
+#![allow(
+    clippy::ref_option,
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde hands fields over by reference"
+)]
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use osps_heart::orphan::{WATCHDOG_STALE, watchdog_age};
+use osps_heart::segment::layout::{ServerCells, SlotCells};
+use osps_heart::segment::{Segment, text};
+use osps_heart::sync::{Ordering, Word};
+use osps_heart::time::{Monotonic, nanos};
+use osps_heart::words::{Cause, Class, Role, State};
+use serde::{Serialize, Serializer};
+
+use crate::instance::survivors::watchdog_of;
+use crate::sys::process::Process;
+
+/// One look at an instance. Absent is `None`, never a number that means it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Snapshot {
+    /// Name of the instance.
+    pub name: String,
+    /// Its run directory.
+    #[serde(serialize_with = "path")]
+    pub run_dir: PathBuf,
+    /// Its watchdog.
+    pub watchdog: Watchdog,
+    /// Silence that convicts.
+    #[serde(rename = "hang_timeout_ms", serialize_with = "millis")]
+    pub hang_timeout: Duration,
+    /// Longest time between two checks.
+    #[serde(rename = "check_interval_ms", serialize_with = "millis")]
+    pub check_interval: Duration,
+    /// Its servers, in the order of their slots.
+    pub servers: Vec<Server>,
+    /// The data area.
+    pub data: Data,
+}
+
+/// The watchdog, as seen from outside.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Watchdog {
+    /// Its pid, as recorded.
+    pub pid: u64,
+    /// Whether that process lives.
+    pub alive: bool,
+    /// Age of its last beat.
+    #[serde(rename = "beat_age_ms", serialize_with = "maybe_millis")]
+    pub beat_age: Option<Duration>,
+    /// Time since it started.
+    #[serde(rename = "since_ms", serialize_with = "millis")]
+    pub since: Duration,
+}
+
+/// One server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Server {
+    /// Its name.
+    pub name: String,
+    /// What it is for.
+    #[serde(serialize_with = "role")]
+    pub role: Option<Role>,
+    /// Its slot.
+    pub slot: usize,
+    /// Its pid, if it lives.
+    pub pid: Option<u32>,
+    /// The generation that was started last.
+    pub generation: u32,
+    /// Its state. A process that is still recorded may be gone: then it is down.
+    #[serde(serialize_with = "state")]
+    pub state: Option<State>,
+    /// Where it listens.
+    pub listen: Option<String>,
+    /// Beats so far, over all generations.
+    pub beats: u64,
+    /// Age of its last beat, from its first beat on.
+    #[serde(rename = "beat_age_ms", serialize_with = "maybe_millis")]
+    pub beat_age: Option<Duration>,
+    /// Restarts so far.
+    pub restarts: Restarts,
+    /// Why the last process went.
+    pub last_cause: Option<LastCause>,
+    /// What it says it is doing.
+    pub activity: Option<String>,
+    /// Client connections it serves, as it says.
+    pub sessions: u64,
+}
+
+/// The data area.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Data {
+    /// Commits so far.
+    pub sequence: u64,
+    /// Epoch of the last grant.
+    pub epoch: u64,
+    /// Name of the server that may write.
+    pub owner: Option<String>,
+    /// Bytes of one copy.
+    pub size: u64,
+    /// Keys in the table.
+    pub keys: u64,
+}
+
+/// How an instance is, as an exit code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// Every server is up, and the watchdog beats.
+    AllUp = 0,
+    /// Something is not as it should be.
+    Degraded = 1,
+    /// Nobody lives.
+    NotRunning = 3,
+    /// There is something that is no segment.
+    CannotTell = 4,
+}
+
+impl Snapshot {
+    /// A look at a segment.
+    pub fn of(segment: &Segment, run_dir: &Path, now: Monotonic) -> Snapshot {
+        let header = segment.header();
+        let owner = segment.owner().current();
+        let area = segment.area_cells();
+        let servers: Vec<_> =
+            (0..segment.slots().len()).map(|slot| Server::of(segment, slot, now)).collect();
+        Snapshot {
+            name: text::load(&header.name),
+            run_dir: run_dir.to_owned(),
+            watchdog: Watchdog {
+                pid: get(&header.watchdog_pid),
+                alive: watchdog_of(segment).is_some(),
+                beat_age: watchdog_age(segment, now),
+                since: now.since(Monotonic(get(&header.started_ns))),
+            },
+            hang_timeout: Duration::from_nanos(get(&header.hang_timeout_ns)),
+            check_interval: Duration::from_nanos(get(&header.check_interval_ns)),
+            data: Data {
+                sequence: get(&area.sequence),
+                epoch: owner.epoch.0,
+                owner: owner.slot.and_then(|slot| Some(servers.get(slot.index())?.name.clone())),
+                size: segment.geometry().data_size,
+                keys: get(&area.keys),
+            },
+            servers,
+        }
+    }
+
+    /// How it is.
+    pub fn health(&self) -> Health {
+        let any_alive = self.servers.iter().any(|server| server.pid.is_some());
+        let up = |server: &Server| server.pid.is_some() && server.state == Some(State::Up);
+        let all_up = self.servers.iter().all(up);
+        match (self.watchdog.alive, any_alive) {
+            (false, false) => Health::NotRunning,
+            (true, _) if all_up && !self.watchdog.is_frozen() => Health::AllUp,
+            _ => Health::Degraded,
+        }
+    }
+}
+
+impl Watchdog {
+    /// Whether it has been silent for longer than it could be if it ran.
+    pub fn is_frozen(&self) -> bool {
+        self.beat_age.is_none_or(|age| age >= WATCHDOG_STALE)
+    }
+}
+
+impl Server {
+    fn of(segment: &Segment, slot: usize, now: Monotonic) -> Server {
+        let SlotCells { server, activity } = &segment.slots()[slot];
+        let sample = segment.hearts()[slot].sample();
+        let identity = server.identity();
+        let pid = identity.map(|identity| identity.pid).filter(|_| {
+            identity.is_some_and(|known| Process::find(known.pid, known.start_time).is_some())
+        });
+        let beaten = sample.count != get(&server.baseline);
+        let ahead = Duration::from_secs(1);
+        let credible = beaten && sample.stamp <= now + ahead && sample.stamp.0 != 0;
+        let listen = text::load(&server.listen);
+        Server {
+            name: text::load(&server.name),
+            role: Role::from_code(get(&server.role)),
+            slot,
+            pid,
+            generation: server.current_generation().0,
+            // A process that the page still names may be gone, if nobody was there to notice.
+            state: State::from_code(get(&server.state)).map(|state| {
+                if state.has_process() && pid.is_none() { State::Down } else { state }
+            }),
+            listen: (!listen.is_empty()).then_some(listen),
+            beats: sample.count,
+            beat_age: (credible && pid.is_some()).then(|| now.since(sample.stamp)),
+            restarts: Restarts(std::array::from_fn(|cause| get(&server.restarts[cause]))),
+            last_cause: LastCause::of(server),
+            activity: activity.text().filter(|text| !text.is_empty() && pid.is_some()),
+            sessions: get(&activity.sessions),
+        }
+    }
+
+    /// Its state's word.
+    pub fn state_word(&self) -> &'static str {
+        self.state.map_or("unknown", State::word)
+    }
+}
+
+/// Restarts per cause, in the order of [`Cause::ALL`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Restarts([u64; Cause::ALL.len()]);
+
+impl Restarts {
+    /// Those for one of these causes.
+    pub fn of(&self, causes: &[Cause]) -> u64 {
+        causes.iter().map(|cause| self.0[cause.index()]).fold(0, u64::saturating_add)
+    }
+}
+
+/// Why the last process went: `frozen (stopped)`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LastCause {
+    /// The cause.
+    pub cause: Cause,
+    /// The class of a freeze.
+    pub class: Option<Class>,
+}
+
+impl LastCause {
+    fn of(server: &ServerCells) -> Option<LastCause> {
+        let cause = Cause::from_code(get(&server.last_cause))?;
+        Some(LastCause { cause, class: Class::from_code(get(&server.last_class)) })
+    }
+}
+
+impl fmt::Display for LastCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.class {
+            Some(class) => write!(f, "{} ({class})", self.cause),
+            None => self.cause.fmt(f),
+        }
+    }
+}
+
+/// Three sums, as schema 1 has them.
+impl Serialize for Restarts {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Sums {
+            dead: u64,
+            frozen: u64,
+            other: u64,
+        }
+        let sums = Sums {
+            dead: self.of(&[Cause::Exited, Cause::Killed]),
+            frozen: self.of(&[Cause::Frozen]),
+            other: self.of(&[Cause::StartTimeout, Cause::Dependency, Cause::Requested]),
+        };
+        sums.serialize(to)
+    }
+}
+
+impl Serialize for LastCause {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
+    }
+}
+
+fn path<S: Serializer>(path: &Path, to: S) -> Result<S::Ok, S::Error> {
+    to.collect_str(&path.display())
+}
+
+fn role<S: Serializer>(role: &Option<Role>, to: S) -> Result<S::Ok, S::Error> {
+    role.map_or("unknown", Role::word).serialize(to)
+}
+
+fn state<S: Serializer>(state: &Option<State>, to: S) -> Result<S::Ok, S::Error> {
+    state.map_or("unknown", State::word).serialize(to)
+}
+
+fn millis<S: Serializer>(span: &Duration, to: S) -> Result<S::Ok, S::Error> {
+    whole_millis(*span).serialize(to)
+}
+
+fn maybe_millis<S: Serializer>(span: &Option<Duration>, to: S) -> Result<S::Ok, S::Error> {
+    span.map(whole_millis).serialize(to)
+}
+
+fn whole_millis(span: Duration) -> u64 {
+    nanos(span) / 1_000_000
+}
+
+fn get(word: &Word) -> u64 {
+    word.load(Ordering::Relaxed)
+}

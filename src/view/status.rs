@@ -1,0 +1,36 @@
+//! `osps status`: a look, rendered.
+
+use std::process::ExitCode;
+
+use osps_heart::clock::SystemClock;
+use osps_heart::segment::{Access, AttachError, Segment};
+use osps_heart::time::Clock;
+
+use super::snapshot::{Health, Snapshot};
+use super::{json, table};
+use crate::error::{Error, Refusal};
+use crate::instance::place::Place;
+use crate::sys::output;
+
+/// Shows an instance. The exit code is its health.
+pub fn main(place: &Place, as_json: bool) -> Result<ExitCode, Error> {
+    let segment = match Segment::open(&place.path, Access::ReadOnly) {
+        Ok(segment) => segment,
+        Err(AttachError::Io { answer, .. }) if answer.kind() == std::io::ErrorKind::NotFound => {
+            log::error!("{}", Refusal::NotRunning(place.path.clone()));
+            return Ok(exit(Health::NotRunning));
+        }
+        Err(error) => {
+            log::error!("cannot tell: {}: {error}", place.path.display());
+            return Ok(exit(Health::CannotTell));
+        }
+    };
+    let snapshot = Snapshot::of(&segment, &place.path, SystemClock.now());
+    let render = if as_json { json::render } else { table::render };
+    output::print((render(&snapshot) + "\n").as_bytes());
+    Ok(exit(snapshot.health()))
+}
+
+fn exit(health: Health) -> ExitCode {
+    ExitCode::from(health as u8)
+}

@@ -1,0 +1,73 @@
+//! A snapshot for people: a line on the watchdog, a row per server, a verdict.
+
+use std::time::Duration;
+
+use osps_heart::time::Short;
+use osps_heart::words::Cause;
+
+use super::snapshot::{Health, Server, Snapshot};
+
+/// The table, without a line end.
+pub fn render(snapshot: &Snapshot) -> String {
+    let watchdog = &snapshot.watchdog;
+    let standing = match (watchdog.alive, watchdog.is_frozen()) {
+        (true, false) => "alive",
+        (true, true) => "FROZEN",
+        (false, _) => "DEAD",
+    };
+    let mut lines = vec![
+        format!(
+            "{} in {}: watchdog pid {} {standing}, beat {} ago, started {} ago; hang timeout {}",
+            snapshot.name,
+            snapshot.run_dir.display(),
+            watchdog.pid,
+            age(watchdog.beat_age),
+            ago(watchdog.since),
+            ago(snapshot.hang_timeout),
+        ),
+        format!(
+            "{:<14} {:>7} {:>4} {:<9} {:>8} {:>9}  {:<21} {:<18} {}",
+            "SERVER", "PID", "GEN", "STATE", "BEAT", "RESTARTS", "LISTEN", "LAST CAUSE", "ACTIVITY"
+        ),
+    ];
+    lines.extend(snapshot.servers.iter().map(row));
+    lines.push(match snapshot.health() {
+        Health::AllUp => "all up".to_owned(),
+        Health::Degraded if !watchdog.alive => {
+            "servers live without a watchdog: start osps again".to_owned()
+        }
+        Health::Degraded if watchdog.is_frozen() => format!(
+            "the watchdog is frozen: continue it with `kill -CONT {0}` or end it with `kill -9 \
+             {0}`",
+            watchdog.pid
+        ),
+        Health::Degraded => "degraded".to_owned(),
+        Health::NotRunning => "not running: these are leftovers of a killed instance".to_owned(),
+        Health::CannotTell => "cannot tell".to_owned(),
+    });
+    lines.join("\n")
+}
+
+fn row(server: &Server) -> String {
+    format!(
+        "{:<14} {:>7} {:>4} {:<9} {:>8} {:>9}  {:<21} {:<18} {}",
+        server.name,
+        server.pid.map_or("-".to_owned(), |pid| pid.to_string()),
+        server.generation,
+        server.state_word(),
+        age(server.beat_age),
+        server.restarts.of(&Cause::ALL),
+        server.listen.as_deref().unwrap_or("-"),
+        server.last_cause.map_or("-".to_owned(), |last| last.to_string()),
+        server.activity.as_deref().unwrap_or("-"),
+    )
+}
+
+fn age(span: Option<Duration>) -> String {
+    span.map_or("-".to_owned(), ago)
+}
+
+/// Whole milliseconds, as in JSON: both faces show the same number.
+fn ago(span: Duration) -> String {
+    Short(Duration::from_millis(u64::try_from(span.as_millis()).unwrap_or(u64::MAX))).to_string()
+}

@@ -1,0 +1,244 @@
+//! Actions become system calls, and what they bring becomes inputs.
+//!
+//! Order inside one action list is the policy's: what is recorded comes before what is done. A
+//! failed action never returns early: it is logged and becomes an input of this turn.
+
+use std::os::fd::AsFd;
+
+use osps_heart::ids::{Generation, SlotId};
+use osps_heart::segment::slot::Identity;
+use osps_heart::segment::{Death, Record, What};
+use osps_heart::sync::Ordering;
+use osps_heart::time::{Clock, Monotonic, nanos};
+use osps_heart::words::{Cause, Class, Desired, env};
+
+use super::evidence::evidence;
+use super::{CHILD, Watchdog};
+use crate::policy::group::{Action, Change, Input, Note, cause_of};
+use crate::policy::lifecycle::Act;
+use crate::policy::verdict;
+use crate::sys::poll::Interest;
+use crate::sys::process::{self, Process};
+use crate::view::log::{self as face, Scene};
+
+impl Watchdog {
+    /// Performs until the policy wants nothing more in this turn.
+    pub(super) fn perform_all(&mut self) {
+        while let Some(action) = self.actions.pop_front() {
+            match action {
+                Action::Changed(change) => self.record(change),
+                Action::Do { slot, act } => self.act(slot, act),
+                Action::Examine { slot } => self.examine(slot),
+                Action::Told { slot, what } => {
+                    self.push(slot, what);
+                    let who = slot.map(|slot| self.children[slot.index()].who());
+                    let (change, note) = (None, Note::Nothing);
+                    face::tell(&what, &Scene { who, change, note, wait_channel: "" });
+                }
+            }
+        }
+    }
+
+    /// A death, if there is one: the rest of the process group is killed before the leader is
+    /// reaped, since its zombie keeps the group's number from being reused.
+    pub(super) fn gather_death(&mut self, slot: SlotId, now: Monotonic) {
+        let child = &mut self.children[slot.index()];
+        let Some(process) = child.process.as_ref().filter(|process| process.is_dead()) else {
+            return;
+        };
+        process.kill_group();
+        // Dead is dead, even if somebody else (a tracer) keeps the status for a while.
+        let death = process.reap();
+        self.poll.remove(process);
+        let death = death.unwrap_or_else(|| {
+            self.unreaped.extend(child.process.take());
+            Death::Unknown
+        });
+        self.step(now, Input::Died { slot, death });
+        // The record of the death still names the process.
+        self.perform_changes();
+        self.segment.slots()[slot.index()].server.clear_identity();
+        self.children[slot.index()].process = None;
+        // Before any successor starts: the dead one's ownership ends here.
+        self.retire();
+        // Whoever it needed may have to know.
+        for other in self.children[slot.index()].service.edges.all() {
+            if let Some(child) = self.children.get(other.index()) {
+                child.wake(other);
+            }
+        }
+    }
+
+    /// Performs the recording at the head of the queue.
+    fn perform_changes(&mut self) {
+        while let Some(Action::Changed(change)) = self.actions.front().copied() {
+            self.actions.pop_front();
+            self.record(change);
+        }
+    }
+
+    /// Writes a transition down: slot page, event ring, log, and those who asked for a stop.
+    fn record(&mut self, change: Change) {
+        let Change { slot, to, what, .. } = change;
+        let now = self.clock.now();
+        let server = &self.segment.slots()[slot.index()].server;
+        server.state.store(to.code(), Ordering::Relaxed);
+        server.since_ns.store(now.0, Ordering::Relaxed);
+        let goes_for = |cause: Cause, class: Option<Class>| {
+            server.last_cause.store(cause.code(), Ordering::Relaxed);
+            server.last_class.store(class.map_or(0, Class::code), Ordering::Relaxed);
+        };
+        let by_itself = matches!(change.note, Note::Death { took: None, .. });
+        match what {
+            What::Verdict { cause, class, silence } => {
+                goes_for(cause, class);
+                server.last_silence_ns.store(nanos(silence), Ordering::Relaxed);
+            }
+            What::Died { cause: Some(cause), .. } if by_itself => goes_for(cause, None),
+            What::Backoff { death, .. } | What::Failed { death } if by_itself => {
+                goes_for(cause_of(death), None);
+            }
+            What::Started { after: Some(cause), .. } => {
+                server.restarts[cause.index()].fetch_add(1, Ordering::Relaxed);
+            }
+            _ => {}
+        }
+        if matches!(what, What::Started { .. }) {
+            self.children[slot.index()].starting = Some(change);
+        } else {
+            self.push(Some(slot), what);
+            self.tell(&change);
+        }
+        if self.group.is_ending() {
+            self.control.tell(&format!("{}: {to}", self.children[slot.index()].name()));
+        }
+    }
+
+    /// Logs a change.
+    fn tell(&self, change: &Change) {
+        let child = &self.children[change.slot.index()];
+        let wait_channel = child.after.as_ref().map_or("", |after| &after.wait_channel);
+        let scene = Scene {
+            who: Some(child.who()),
+            change: Some((change.from, change.to)),
+            note: change.note,
+            wait_channel,
+        };
+        face::tell(&change.what, &scene);
+    }
+
+    /// Writes a happening into the event ring.
+    pub(super) fn push(&self, slot: Option<SlotId>, what: What) {
+        let generation =
+            slot.map_or_else(Generation::default, |s| self.children[s.index()].generation);
+        let record = Record { time: self.clock.now(), slot, generation, what };
+        self.segment.events().push(&record);
+    }
+
+    fn act(&mut self, slot: SlotId, act: Act) {
+        let child = &mut self.children[slot.index()];
+        let process = child.process.as_ref();
+        let done = match act {
+            Act::Spawn => {
+                self.spawn(slot);
+                return;
+            }
+            Act::Look => {
+                child.before = child.pid().and_then(|pid| evidence(pid, self.clock.now()));
+                return;
+            }
+            Act::Ask | Act::Terminate => {
+                let word = &self.segment.slots()[slot.index()].server.desired;
+                word.store(Desired::Stop.code(), Ordering::Relaxed);
+                if act == Act::Ask {
+                    child.wake(slot);
+                    Ok(())
+                } else {
+                    process.map_or(Ok(()), Process::terminate)
+                }
+            }
+            Act::Kill => process.map_or(Ok(()), Process::kill),
+            Act::Alarm => Ok(()),
+        };
+        if let Err(failed) = done {
+            log::error!("{}: {failed}", self.children[slot.index()].name());
+        }
+    }
+
+    /// Starts a process: it waits at its gate until it is recorded, so that no unrecorded server
+    /// can exist.
+    fn spawn(&mut self, slot: SlotId) {
+        let generation = self.next_generation();
+        let count = self.segment.hearts()[slot.index()].sample().count;
+        let child = &mut self.children[slot.index()];
+        child.generation = generation;
+        (child.before, child.after) = (None, None);
+        let mut args = vec!["__exec".to_owned(), slot.to_string(), generation.to_string()];
+        if !child.service.command.is_empty() {
+            args.push("--".to_owned());
+            args.extend(child.service.command.iter().cloned());
+        }
+        let path = self.claim.run_dir.path().display().to_string();
+        let now = self.clock.now();
+        let (process, gate) = match process::launch(
+            &args,
+            &[
+                (env::RUN_DIR, path),
+                (env::SLOT, slot.to_string()),
+                (env::GENERATION, generation.to_string()),
+            ],
+        ) {
+            Ok(launched) => launched,
+            Err(failed) => {
+                log::error!("{}: {failed}", child.name());
+                let death = Death::NotSpawned;
+                self.step(now, Input::Died { slot, death });
+                return;
+            }
+        };
+        let page = &self.segment.slots()[slot.index()].server;
+        page.desired.store(Desired::Run.code(), Ordering::Relaxed);
+        page.spawned_ns.store(now.0, Ordering::Relaxed);
+        page.baseline.store(count, Ordering::Relaxed);
+        page.starts.fetch_add(1, Ordering::Relaxed);
+        let (pid, start_time) = (process.pid(), process.start_time());
+        page.set_identity(Identity { pid, start_time, generation });
+        if let Err(failed) = self.poll.add(&process, CHILD + u64::from(slot.0), Interest::READ) {
+            log::error!("{}: {failed}; deaths are seen within a second only", child.name());
+        }
+        let sockets: Vec<_> = child.service.socket.iter().map(AsFd::as_fd).collect();
+        if let Err(failed) = gate.open(&sockets) {
+            // It died already: its pidfd tells.
+            log::debug!("{}: {failed}", child.name());
+        }
+        child.process = Some(process);
+        let starting = child.starting.take();
+        if let Some(mut change) = starting {
+            if let What::Started { pid: known, .. } = &mut change.what {
+                *known = pid;
+            }
+            self.tell(&change);
+            self.push(Some(slot), change.what);
+        }
+        self.step(now, Input::Spawned { slot, count });
+    }
+
+    /// Looks at an overdue server, and at its heart once more after that: the last moment at
+    /// which a beat saves it.
+    fn examine(&mut self, slot: SlotId) {
+        let now = self.clock.now();
+        let child = &mut self.children[slot.index()];
+        child.after = child.pid().and_then(|pid| evidence(pid, now));
+        let class = verdict::classify(child.before.as_ref(), child.after.as_ref());
+        let (_, seen) = self.read_heart(slot);
+        self.step(now, Input::Examined { slot, seen, class });
+    }
+
+    /// A generation that no process of this instance ever had.
+    fn next_generation(&mut self) -> Generation {
+        self.generation = Generation(self.generation.0.wrapping_add(1).max(1));
+        let word = &self.segment.header().generation;
+        word.store(u64::from(self.generation.0), Ordering::Relaxed);
+        self.generation
+    }
+}

@@ -1,0 +1,217 @@
+//! Before the first turn: the run directory is claimed, survivors of a killed watchdog are ended,
+//! services are planned, the segment is made or taken over. Nobody is started yet.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use osps_heart::clock::{SystemClock, unix_ns};
+use osps_heart::ids::{Generation, SlotId};
+use osps_heart::segment::layout::HEARTS_DEFAULT;
+use osps_heart::segment::{AttachError, CreateOptions, Geometry, Segment, text};
+use osps_heart::sync::Ordering;
+use osps_heart::time::{Clock, nanos};
+
+use super::{Allow, CONTROL, Child, Plan, SIGNALS, Settings, Watchdog};
+use crate::error::{Error, Refusal};
+use crate::instance::claim::Claim;
+use crate::instance::control::Control;
+use crate::instance::place;
+use crate::instance::survivors::Survivor;
+use crate::policy::graph::Cycle;
+use crate::policy::group::Group;
+use crate::service::Service;
+use crate::sys::poll::{Interest, Poll, pause};
+use crate::sys::signals::Signals;
+use crate::sys::{Failed, procfs, raw};
+
+/// The watchdog beats at least this often, whatever the check interval: servers judge it. With a
+/// short orphan timeout it beats four times within that.
+const BEAT: Duration = Duration::from_secs(1);
+
+/// How long a killed left-over may take to die. The kernel needs a millisecond, and some more for
+/// much memory; longer means an uninterruptible wait.
+const DYING: Duration = Duration::from_secs(5);
+
+/// What a watchdog is made of before it runs.
+struct Parts {
+    services: Vec<Service>,
+    group: Group,
+    segment: Segment,
+    file: File,
+    poll: Poll,
+    control: Control,
+}
+
+impl Watchdog {
+    /// Claims the run directory, binds the sockets, makes the segment; starts nobody yet.
+    pub(super) fn start(
+        settings: &Settings,
+        signals: Signals,
+        fifos: Vec<String>,
+        plan: Plan<'_>,
+    ) -> Result<Watchdog, Error> {
+        let clock = SystemClock;
+        let mut claim = Claim::take(&settings.place, fifos)?;
+        end(std::mem::take(&mut claim.survivors), clock)?;
+        claim.move_in()?;
+        let parts = match set_up(settings, &claim, &signals, clock, plan) {
+            Ok(parts) => parts,
+            Err(error) => {
+                claim.abandon();
+                return Err(error);
+            }
+        };
+        let now = clock.now();
+        let last = parts.segment.header().generation.load(Ordering::Relaxed);
+        let arbiter = (0u8..).zip(&parts.services).find(|(_, service)| service.arbiter);
+        Ok(Watchdog {
+            clock,
+            poll: parts.poll,
+            signals,
+            control: parts.control,
+            claim,
+            segment: parts.segment,
+            segment_file: parts.file,
+            damaged: false,
+            group: parts.group,
+            arbiter: arbiter.map(|(slot, _)| SlotId(slot)),
+            children: parts.services.into_iter().map(Child::new).collect(),
+            generation: Generation(u32::try_from(last).unwrap_or(0)),
+            recall: None,
+            actions: VecDeque::new(),
+            unreaped: Vec::new(),
+            check_interval: settings.times.check_interval,
+            check_at: now,
+            checks: 0,
+            beat_at: now,
+            beat_interval: BEAT.min(settings.times.orphan_timeout / 4),
+            allow: Allow::Running,
+        })
+    }
+}
+
+/// Kills the servers that a dead watchdog left running, and waits until the kernel confirms.
+fn end(survivors: Vec<Survivor>, clock: SystemClock) -> Result<(), Error> {
+    for Survivor { name, identity, process, watchdog } in survivors {
+        process.kill()?;
+        let until = clock.now() + DYING;
+        while !process.is_dead() {
+            if clock.now() >= until {
+                let (pid, state) = (identity.pid, procfs::state(identity.pid).unwrap_or('?'));
+                return Err(Refusal::Undying { name, pid, state }.into());
+            }
+            pause();
+        }
+        log::warn!(
+            "{name} gen={} pid={}: ended; the watchdog that started it (pid {watchdog}) was killed",
+            identity.generation,
+            identity.pid
+        );
+    }
+    Ok(())
+}
+
+/// Plans the services, makes the segment and the control socket.
+fn set_up(
+    settings: &Settings,
+    claim: &Claim,
+    signals: &Signals,
+    clock: SystemClock,
+    plan: Plan<'_>,
+) -> Result<Parts, Error> {
+    let dir = claim.run_dir.as_fd();
+    let services = plan(dir)?;
+    let specs: Vec<_> = services.iter().map(Service::spec).collect();
+    let group = Group::new(clock.now(), settings.intensity, &specs)
+        .map_err(|cycle| named(&cycle, &services))?;
+    let geometry =
+        Geometry::new(services.len(), HEARTS_DEFAULT, settings.data_size, settings.cell_size)
+            .ok_or(Refusal::Sizes)?;
+    let pid = std::process::id();
+    let options = CreateOptions {
+        geometry,
+        flags: claim.made | settings.flags,
+        boot_id: procfs::boot_id(),
+        name: settings.name.clone(),
+        watchdog: (pid, procfs::start_time(pid).unwrap_or(0)),
+        now: clock.now(),
+        unix_ns: unix_ns(),
+        times: settings.times,
+    };
+    let (segment, file, new) = create(claim, &options, &services)?;
+    drop(claim.run_dir.create_file(place::MEMBERS)?);
+    let poll = Poll::new()?;
+    let control = Control::open(dir, place::CONTROL, &poll, CONTROL)?;
+    poll.add(signals, SIGNALS, Interest::READ)?;
+    let range = segment.addresses();
+    raw::survive_bus_errors(range.start, range.end).map_err(Failed::to("guard", "segment"))?;
+    // From here on nothing can fail, and what was kept may go.
+    if new {
+        claim.settle()?;
+        if claim.kept.is_some() {
+            log::warn!(
+                "discarded the data that a killed instance left: --data-size, --cell-size or \
+                 --workers were others"
+            );
+        }
+    }
+    Ok(Parts { services, group, segment, file, poll, control })
+}
+
+/// A circle, by the names of its servers.
+fn named(cycle: &Cycle, services: &[Service]) -> Refusal {
+    let name = |slot: &SlotId| services.get(slot.index()).map(|service| service.name.clone());
+    Refusal::Cycle(cycle.0.iter().filter_map(name).collect())
+}
+
+/// The segment of this instance: the one that a killed instance left, with its data, if it fits;
+/// else a new one (`true`), which has to be settled yet.
+fn create(
+    claim: &Claim,
+    options: &CreateOptions,
+    services: &[Service],
+) -> Result<(Segment, File, bool), Error> {
+    let path = claim.run_dir.path();
+    let failed = |why| Error::Segment { path: path.to_owned(), why };
+    let furnish = |segment: &Segment| furnish(segment, services);
+    if let Some(kept) = &claim.kept {
+        let kept = kept.try_clone().map_err(Failed::to("keep", "segment"))?;
+        if let Some(segment) = Segment::refound(&kept, options, furnish).map_err(failed)? {
+            log::info!(
+                "kept the data that a killed instance left (commit {}, {} keys)",
+                segment.area().sequence(),
+                segment.area_cells().keys.load(Ordering::Relaxed)
+            );
+            return Ok((segment, kept, false));
+        }
+    }
+    let file = File::from(claim.run_dir.create_file(place::NEW_SEGMENT)?);
+    match Segment::create(&file, options, furnish) {
+        Ok(segment) => Ok((segment, file, true)),
+        Err(AttachError::Io { answer, .. }) if answer.raw_os_error() == Some(libc::ENOSPC) => {
+            let (path, bytes) = (path.to_owned(), options.geometry.total_size);
+            Err(Refusal::Full { path, bytes }.into())
+        }
+        Err(why) => Err(failed(why)),
+    }
+}
+
+/// What does not change in slots and hearts as long as the segment lives.
+fn furnish(segment: &Segment, services: &[Service]) {
+    let lines = (1u64..).zip(services).zip(segment.slots()).zip(segment.hearts());
+    for (((number, service), page), heart) in lines {
+        let server = &page.server;
+        text::store(&server.name, &service.name);
+        text::store(&heart.name, &service.name);
+        server.role.store(service.role.code(), Ordering::Relaxed);
+        let depends = service.edges.all().next().map_or(0, |slot| u64::from(slot.0) + 1);
+        server.depends_on.store(depends, Ordering::Relaxed);
+        if let Some(address) = service.socket.as_ref().and_then(|l| l.local_addr().ok()) {
+            text::store(&server.listen, &address.to_string());
+        }
+        heart.limit_ns.store(nanos(service.limits.hang), Ordering::Relaxed);
+        heart.owner.store(number, Ordering::Relaxed);
+    }
+}
