@@ -2,7 +2,8 @@
 //!
 //! Goal: whoever follows README.md sees what it prints: the tour in two terminals, with the same
 //! words, states and columns in the same order, the log of the freeze included; and every command,
-//! option and path in it is there. The same for the freeze in docs/your-program.md.
+//! option and path in it is there. The same for the freeze in docs/your-program.md. The lines that
+//! the README asks of a Rust program are all it needs, and what is compiled for them is little.
 //!
 //! Method: the commands are taken from the file itself and run by a shell, under the real binary.
 //! Only the place differs: a run directory of its own, and free ports. Output is compared piece by
@@ -12,7 +13,6 @@
 //!
 //! What it cannot show: that its sentences are true (the other tests), that `cargo build` works on
 //! your machine, how it looks on a terminal.
-#![cfg(not(loom))] // Under loom there is no binary to run.
 #![allow(clippy::unwrap_used, reason = "a test that fails panics")]
 #![allow(clippy::disallowed_methods, reason = "these tests run in real time")]
 
@@ -23,8 +23,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{BINARY, Launch, Osps};
 use osps::pair::store::commands;
+
+use common::{BINARY, Launch, Osps};
 
 /// Longer than somebody takes from one command to the next.
 const TYPING: Duration = Duration::from_secs(3);
@@ -346,6 +347,58 @@ fn a_freeze_of_ones_own_program_reads_as_its_page_says() {
 }
 
 // -------------------------------------------------------------------- what it points at
+
+/// The lines of the Rust block that a document shows, as a package of its own that depends on the
+/// heart crate alone; the versions are those of this repository.
+fn package(dir: &Path, document: &str) {
+    let text = std::fs::read_to_string(root().join(document)).unwrap();
+    let (_, block) = text.split_once("```rust,ignore\n").expect("a block of Rust");
+    let (lines, _) = block.split_once("```").expect("its end");
+    let heart = root().join("heart").display().to_string();
+    let manifest = format!(
+        "[package]\nname = \"robot\"\nedition = \"2024\"\n\n[dependencies]\nosps-heart = {{ path = \
+         {heart:?} }}\n\n[workspace]\n"
+    );
+    let program = format!(
+        "fn main() -> Result<(), osps_heart::HeartError> {{\n{lines}Ok(())\n}}\n\nfn \
+         one_turn_of_work() {{\n    std::thread::sleep(std::time::Duration::from_millis(10));\n}}\n"
+    );
+    std::fs::create_dir(dir.join("src")).unwrap();
+    std::fs::write(dir.join("Cargo.toml"), manifest).unwrap();
+    std::fs::write(dir.join("src/main.rs"), program).unwrap();
+    std::fs::copy(root().join("Cargo.lock"), dir.join("Cargo.lock")).unwrap();
+}
+
+fn cargo(dir: &Path, args: &[&str]) -> Vec<u8> {
+    let target = root().join("target/tour");
+    let mut command = Command::new(env!("CARGO"));
+    command.args(args).arg("--offline").current_dir(dir).env("CARGO_TARGET_DIR", target);
+    let output = command.stdin(Stdio::null()).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    output.stdout
+}
+
+/// Whoever wants to beat compiles at most ten crates, none of them a proc macro, and writes what the
+/// README shows.
+#[test]
+fn the_lines_that_the_readme_shows_beat() {
+    for document in ["README.md", "docs/your-program.md"] {
+        let dir = tempfile::tempdir().unwrap();
+        package(dir.path(), document);
+        cargo(dir.path(), &["build"]);
+        let robot = root().join("target/tour/debug/robot");
+        let osps = Launch::own(&["--hang-timeout", "1s"], &[robot.to_str().unwrap()]).start();
+        osps.wait_log(&["robot gen=1 ", "starting -> up (first beat after "]);
+
+        let tree = cargo(dir.path(), &["tree", "--prefix", "none", "--edges", "normal,build"]);
+        let tree = String::from_utf8(tree).unwrap();
+        assert!(!tree.contains("(proc-macro)"), "{document}: {tree}");
+        let mut crates: Vec<_> = tree.lines().filter_map(|line| line.split(' ').next()).collect();
+        crates.sort_unstable();
+        crates.dedup();
+        assert!(crates.len() <= 1 + 10, "{document}: {crates:?}");
+    }
+}
 
 fn help(command: &[&str]) -> String {
     let output = Command::new(BINARY).args(command).arg("--help").output().unwrap();
