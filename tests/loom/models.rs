@@ -22,11 +22,13 @@ use loom::sync::Mutex;
 use loom::thread;
 use osps_heart::ids::{Epoch, Generation, Owner, SlotId};
 use osps_heart::segment::area::{Area, LEVEL_PIECE, View};
-use osps_heart::segment::layout::{EVENTS, EventCells, HeartCells, OwnerCells, RingCells, ServerCells};
+use osps_heart::segment::layout::{
+    EVENTS, EventCells, HeartCells, OwnerCells, RingCells, ServerCells,
+};
 use osps_heart::segment::slot::Identity;
 use osps_heart::segment::{Record, What, text};
-use osps_heart::sync::{Ordering, Word, fence};
 use osps_heart::sync::weaken::{self, Site};
+use osps_heart::sync::{Ordering, Word, fence};
 use osps_heart::time::Monotonic;
 
 /// The models, and what each of them shows.
