@@ -70,7 +70,7 @@ pub(super) struct Server {
     pub(super) due: bool,
     pub(super) stage: Stage,
     pub(super) holding: Holding,
-    /// When the stage wants [`Trigger::Timer`].
+    /// When the stage wants [`super::lifecycle::Trigger::Timer`].
     pub(super) timer: Option<Monotonic>,
 }
 
