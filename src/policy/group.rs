@@ -428,7 +428,7 @@ impl Group {
         };
         let (up_since, absent_since) =
             server.life().map_or((None, None), |life| (life.up_since, life.absent_since));
-        let up = up_since.map_or(Duration::ZERO, |since| now.since(since));
+        let up = up_since.map(|since| now.since(since));
         let took = killed_at.map(|killed| now.since(killed));
         let own = !matches!(cause, None | Some(Cause::Dependency | Cause::Requested));
         let next = if own && !ending {
@@ -446,7 +446,8 @@ impl Group {
             Next::Wait(until) => (Trigger::Wait, What::Backoff { death, until }),
             Next::Never => (Trigger::Never, What::Failed { death }),
         };
-        self.apply(slot, trigger, what, Note::Death { up, took }, now, out);
+        let note = Note::Death { up: up.unwrap_or_default(), took };
+        self.apply(slot, trigger, what, note, now, out);
         if let (Next::Wait(until), Some(server)) = (next, self.servers.get_mut(slot.index())) {
             server.timer = Some(until);
         }

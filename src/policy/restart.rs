@@ -1,7 +1,8 @@
 //! May it run again, and when? Answers from a tally of recent deaths; owns no timer.
 //!
 //! A server that was up for a second restarts at once: whatever it was, it is not a loop that
-//! eats the machine. One that dies young gets three free tries, then waits longer each time.
+//! eats the machine. One that dies young gets three free tries, then waits longer each time; but one
+//! that reached `up` works, and whatever kills it comes from outside: it never waits long.
 //! After s6's death tally and Erlang's intensity and period.
 
 use std::collections::VecDeque;
@@ -20,6 +21,10 @@ pub const FREE_PERIOD: Duration = Duration::from_secs(10);
 pub const DELAY_MIN: Duration = Duration::from_millis(100);
 /// Longest delay: an operator who mends the cause waits half a minute at most.
 pub const DELAY_MAX: Duration = Duration::from_secs(30);
+/// Longest delay for a server that had beaten before it died. Longer, and a server that somebody
+/// killed a few times by hand keeps its clients waiting although it is sound (25.6 s were seen);
+/// shorter, and a program that beats once and crashes takes a tenth of a processor.
+pub const DELAY_UP_MAX: Duration = Duration::from_secs(1);
 /// Up this long, all is forgiven.
 pub const HEALTHY: Duration = Duration::from_secs(60);
 /// Largest number of restarts that an intensity may name; bounds the tally.
@@ -57,8 +62,8 @@ impl Tally {
         Tally { intensity, deaths: VecDeque::new(), doublings: 0 }
     }
 
-    /// Counts a death at `now` of a process that had been up for `up` (zero if it never beat).
-    pub fn died(&mut self, now: Monotonic, up: Duration) -> Decision {
+    /// Counts a death at `now` of a process that had been up for `up`; `None` = it never beat.
+    pub fn died(&mut self, now: Monotonic, up: Option<Duration>) -> Decision {
         self.deaths.push_back(now);
         let kept = self.intensity.map_or(0, |intensity| intensity.restarts.min(INTENSITY_MAX));
         while self.deaths.len() > (kept as usize).max(FREE) + 1 {
@@ -69,15 +74,20 @@ impl Tally {
         {
             return Decision::GiveUp;
         }
-        if up >= HEALTHY {
+        let lasted = |span| up.is_some_and(|up| up >= span);
+        if lasted(HEALTHY) {
             self.doublings = 0;
         }
         let free = self.doublings == 0 && self.within(now, FREE_PERIOD) <= FREE;
-        if up >= UP_LONG_ENOUGH || free {
+        if lasted(UP_LONG_ENOUGH) || free {
             return Decision::Again(now);
         }
-        let delay = DELAY_MIN.saturating_mul(1 << self.doublings.min(16)).min(DELAY_MAX);
-        self.doublings = self.doublings.saturating_add(1);
+        let most = if up.is_some() { DELAY_UP_MAX } else { DELAY_MAX };
+        let delay = DELAY_MIN.saturating_mul(1 << self.doublings.min(16)).min(most);
+        // Whoever waits its longest climbs no further: a first start that fails after it begins there.
+        if delay < most {
+            self.doublings += 1;
+        }
         Decision::Again(now + delay)
     }
 
@@ -100,7 +110,8 @@ mod tests {
         (0..lives)
             .map(|_| {
                 now = now + Duration::from_millis(up);
-                let Decision::Again(next) = tally.died(now, Duration::from_millis(up)) else {
+                let up = (up > 0).then(|| Duration::from_millis(up));
+                let Decision::Again(next) = tally.died(now, up) else {
                     return u64::MAX;
                 };
                 let delay = next.since(now);
@@ -114,9 +125,21 @@ mod tests {
     fn three_free_restarts_then_doubling_to_half_a_minute() {
         let mut tally = Tally::new(None);
         assert_eq!(
-            delays(&mut tally, 14, 5),
+            delays(&mut tally, 14, 0),
             [0, 0, 0, 100, 200, 400, 800, 1600, 3200, 6400, 12_800, 25_600, 30_000, 30_000]
         );
+    }
+
+    /// Killed by hand again and again, a server that beats within milliseconds stayed down for 12.8
+    /// and 25.6 s, and every client waited: the ladder was made for starts that fail.
+    #[test]
+    fn a_server_that_beats_waits_a_second_at_most() {
+        let mut tally = Tally::new(None);
+        let ladder = [0, 0, 0, 100, 200, 400, 800, 1000, 1000, 1000];
+        assert_eq!(delays(&mut tally, 10, 5), ladder);
+        // Starts that fail after that climb on from there.
+        assert_eq!(delays(&mut tally, 3, 0), [1600, 3200, 6400]);
+        assert_eq!(delays(&mut tally, 2, 5), [1000, 1000]);
     }
 
     #[test]
@@ -127,10 +150,10 @@ mod tests {
     #[test]
     fn only_a_healthy_minute_forgives() {
         let mut tally = Tally::new(None);
-        delays(&mut tally, 6, 5);
-        assert_eq!(tally.died(at(100_000), Duration::from_millis(5)), Decision::Again(at(100_800)));
-        assert_eq!(tally.died(at(200_000), HEALTHY), Decision::Again(at(200_000)));
-        assert_eq!(tally.died(at(200_005), Duration::from_millis(5)), Decision::Again(at(200_005)));
+        delays(&mut tally, 6, 0);
+        assert_eq!(tally.died(at(100_000), None), Decision::Again(at(100_800)));
+        assert_eq!(tally.died(at(200_000), Some(HEALTHY)), Decision::Again(at(200_000)));
+        assert_eq!(tally.died(at(200_005), None), Decision::Again(at(200_005)));
     }
 
     #[test]
@@ -138,7 +161,7 @@ mod tests {
         let mut tally = Tally::new(None);
         for i in 0..20 {
             let now = at(i * 4000);
-            assert_eq!(tally.died(now, Duration::ZERO), Decision::Again(now), "death {i}");
+            assert_eq!(tally.died(now, None), Decision::Again(now), "death {i}");
         }
     }
 
@@ -146,7 +169,7 @@ mod tests {
     fn intensity_gives_up_at_the_restart_too_many() {
         let intensity = Intensity { restarts: 2, period: Duration::from_secs(60) };
         let mut tally = Tally::new(Some(intensity));
-        let up = Duration::from_secs(5);
+        let up = Some(Duration::from_secs(5));
         assert_eq!(tally.died(at(0), up), Decision::Again(at(0)));
         assert_eq!(tally.died(at(30_000), up), Decision::Again(at(30_000)));
         assert_eq!(tally.died(at(60_000), up), Decision::Again(at(60_000)), "the first is old");
