@@ -27,6 +27,8 @@ use super::{LIMIT, START};
 /// Stopped for less than this in one round, a server is not convicted: a beat interval, an eighth
 /// of the limit, may have passed before, and the rest is for a busy machine to let it beat again.
 const INNOCENT: Duration = ms(250);
+/// Bytes that a pipe holds.
+const PIPE: usize = 64 << 10;
 
 /// What has to be done later in a round.
 enum Act {
@@ -132,8 +134,11 @@ impl Life<'_> {
                 return (now < until).then(|| (now + ms(5), Act::Send(stream, sent, until)));
             }
             Act::Fill(mut fifos, piece, until) => {
+                // A server that reads as fast as this writes never lets a pipe be full: without a
+                // bound the strike did not end, and its flood kept a `release` away for a minute.
                 for fifo in &mut fifos {
-                    while fifo.write(&piece).is_ok() {}
+                    let pieces = 2 * PIPE / piece.len().max(1);
+                    (0..pieces).take_while(|_| fifo.write(&piece).is_ok()).for_each(drop);
                 }
                 return (now < until).then(|| (now + ms(1), Act::Fill(fifos, piece, until)));
             }
