@@ -1,7 +1,7 @@
 //! May it run again, and when? Answers from a tally of recent deaths; owns no timer.
 //!
-//! A server that was up for a second restarts at once: whatever it was, it is not a loop that
-//! eats the machine. One that dies young gets three free tries, then waits longer each time; but one
+//! A server that was up for a second restarts at once: whatever it was, it is not a loop that eats
+//! the machine. One that dies young gets three free tries, then waits longer each time; but one
 //! that reached `up` works, and whatever kills it comes from outside: it never waits long.
 //! After s6's death tally and Erlang's intensity and period.
 
@@ -84,7 +84,7 @@ impl Tally {
         }
         let most = if up.is_some() { DELAY_UP_MAX } else { DELAY_MAX };
         let delay = DELAY_MIN.saturating_mul(1 << self.doublings.min(16)).min(most);
-        // Whoever waits its longest climbs no further: a first start that fails after it begins there.
+        // Whoever waits its longest climbs no further: a failing start after it begins there.
         if delay < most {
             self.doublings += 1;
         }
