@@ -321,7 +321,8 @@ fn json_has_exactly_the_keys_of_schema_1() {
         [("primary", "primary"), ("secondary-1", "secondary"), ("secondary-2", "secondary")];
     assert_eq!(servers.len(), expected.len());
     for ((server, (name, role)), slot) in servers.iter().zip(expected).zip(0..) {
-        let first = ["activity", "beat_age_ms", "beats", "generation", "last_cause", "listen"];
+        let first =
+            ["activity", "beat_age_ms", "beats", "generation", "heart_pid", "last_cause", "listen"];
         let then = ["name", "pid", "restarts", "role", "sessions", "slot", "state"];
         assert_eq!(keys(server), [&first[..], &then].concat());
         assert_eq!((&server["name"], &server["role"]), (&name.into(), &role.into()));

@@ -164,7 +164,7 @@ fn every_field_is_where_the_document_says() {
         reserved,
         watchdog_heart,
     });
-    check_fields!(HeartCells { count, stamp_ns, limit_ns, owner, name });
+    check_fields!(HeartCells { count, stamp_ns, limit_ns, claim, name });
     check_fields!(SlotCells { server, activity });
     check_fields!(ServerCells {
         name,

@@ -616,7 +616,7 @@ fn a_segment_that_cannot_be_right_is_refused_and_swept() {
     let version = offset_of!(HeaderCells, version);
     let garbage = Random::new(1).bytes(8192);
     let cases: [(&str, Vec<u8>, Expected); 9] = [
-        ("of another version", patched(version, 2), |e| matches!(e, AttachError::Version(2))),
+        ("of another version", patched(version, 9), |e| matches!(e, AttachError::Version(9))),
         ("unfinished", patched(version, 0), |e| matches!(e, AttachError::Unfinished)),
         ("with another magic", patched(0, 7), |e| matches!(e, AttachError::Magic(7))),
         ("garbage", garbage, |e| matches!(e, AttachError::Magic(_))),

@@ -27,6 +27,7 @@ enum {
     HEADER_BEAT_INTERVAL_NS = 240,
     HEART_COUNT = 0,
     HEART_STAMP_NS = 8,
+    HEART_CLAIM = 24,
     SERVER_GENERATION = 64,
     SERVER_DESIRED = 72,
     PAGE = 4096,
@@ -61,6 +62,34 @@ static uint64_t now_ns(void) {
     return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
+static uint64_t start_time(void) {
+    char line[1024] = "";
+    FILE *stat = fopen("/proc/self/stat", "r");
+    if (stat) line[fread(line, 1, sizeof line - 1, stat)] = 0;
+    if (stat) fclose(stat);
+    /* The name stands in parentheses and may hold anything. Field 22; the space before field 3. */
+    char *field = strrchr(line, ')');
+    for (int number = 2; field && number < 22; number++) field = strchr(field + 1, ' ');
+    return field ? strtoull(field, NULL, 10) : 0;
+}
+
+/* The first process of a generation owns the heart: a child that runs this program must not beat in
+ * its parent's name. Slot + 1, generation, pid and start time, see docs/segment.md. */
+static void claim(uint64_t heart, uint64_t slot, uint64_t generation) {
+    uint64_t mine = (slot + 1) | (generation & 0xffff) << 8 | (uint64_t)getpid() << 24 |
+                    (start_time() & 0x3ffff) << 46;
+    uint64_t found = load(heart + HEART_CLAIM);
+    do {
+        uint64_t pid = found >> 24 & 0x3fffff;
+        if (found == mine) return;
+        if (pid && (found >> 8 & 0xffff) == (generation & 0xffff)) {
+            fprintf(stderr, "beat: this heart is taken by pid %" PRIu64 "\n", pid);
+            exit(2);
+        }
+    } while (!atomic_compare_exchange_weak_explicit(at(heart + HEART_CLAIM), &found, mine,
+                                                    memory_order_relaxed, memory_order_relaxed));
+}
+
 int main(int argc, char **argv) {
     uint64_t hang_ns = UINT64_MAX;
     if (argc == 3 && strcmp(argv[1], "--hang-after") == 0)
@@ -87,14 +116,15 @@ int main(int argc, char **argv) {
     uint64_t magic = load(HEADER_MAGIC);
     if (memcmp(&magic, "OSPSSEG1", 8) != 0) refuse("not a segment of osps:", path);
     /* Acquire: the version is stored last, so what follows sees the whole header. */
-    if (atomic_load_explicit(at(HEADER_VERSION), memory_order_acquire) != 1)
-        refuse("not of layout version 1:", path);
+    if (atomic_load_explicit(at(HEADER_VERSION), memory_order_acquire) != 2)
+        refuse("not of layout version 2:", path);
     if (slot >= load(HEADER_SLOTS_COUNT)) refuse("no such slot in", path);
     uint64_t heart = load(HEADER_HEARTS_OFFSET) + 64 * slot;
     uint64_t server = load(HEADER_SLOTS_OFFSET) + PAGE * slot;
     if (heart > size - 64 || server > size - PAGE) refuse("damaged:", path);
     if (load(server + SERVER_GENERATION) != generation)
         refuse("the slot belongs to another process in", path);
+    claim(heart, slot, generation);
     uint64_t interval = load(HEADER_BEAT_INTERVAL_NS);
 
     printf("beating in slot %" PRIu64 ", at least every %" PRIu64 " ms\n", slot,
@@ -102,6 +132,8 @@ int main(int argc, char **argv) {
     fflush(stdout);
     uint64_t started = now_ns();
     while (load(server + SERVER_DESIRED) != STOP) {
+        if (load(server + SERVER_GENERATION) != generation)
+            refuse("replaced: another process runs in this slot of", path);
         /* Release: whoever sees the new count shall find its stamp. One writer, so no add. */
         atomic_store_explicit(at(heart + HEART_STAMP_NS), now_ns(), memory_order_relaxed);
         uint64_t count = load(heart + HEART_COUNT) + 1;

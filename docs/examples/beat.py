@@ -20,6 +20,7 @@ HEADER_SLOTS_COUNT = 48
 HEADER_BEAT_INTERVAL_NS = 240
 HEART_COUNT = 0
 HEART_STAMP_NS = 8
+HEART_CLAIM = 24
 SERVER_GENERATION = 64
 SERVER_DESIRED = 72
 
@@ -52,8 +53,8 @@ words = memoryview(shared).cast("Q")
 
 if len(shared) < 4096 or words[HEADER_MAGIC // 8] != int.from_bytes(b"OSPSSEG1", "little"):
     refuse(f"{path} is not a segment of osps")
-if words[HEADER_VERSION // 8] != 1:
-    refuse(f"layout version {words[HEADER_VERSION // 8]}, this program knows version 1")
+if words[HEADER_VERSION // 8] != 2:
+    refuse(f"layout version {words[HEADER_VERSION // 8]}, this program knows version 2")
 if not 0 <= slot < words[HEADER_SLOTS_COUNT // 8]:
     refuse(f"there is no slot {slot}")
 heart = words[HEADER_HEARTS_OFFSET // 8] + 64 * slot
@@ -62,9 +63,28 @@ interval_ns = words[HEADER_BEAT_INTERVAL_NS // 8]
 if words[(server + SERVER_GENERATION) // 8] != generation:
     refuse(f"slot {slot} belongs to another process than generation {generation}")
 
+
+def own_claim():
+    """Slot + 1, generation, pid and start time of this process, see docs/segment.md."""
+    with open("/proc/self/stat") as stat:
+        start_time = int(stat.read().rpartition(")")[2].split()[19])
+    return slot + 1 | (generation & 0xFFFF) << 8 | os.getpid() << 24 | (start_time & 0x3FFFF) << 46
+
+
+# The first process of a generation owns the heart: a child that runs this program must not beat in
+# its parent's name. (Python has no compare-exchange. Two that came at the same moment would both
+# think they were first; the child of a program comes later.)
+claim = words[(heart + HEART_CLAIM) // 8]
+owner, owner_generation = claim >> 24 & 0x3FFFFF, claim >> 8 & 0xFFFF
+if owner and owner_generation == generation & 0xFFFF and claim != own_claim():
+    refuse(f"the heart of slot {slot} is taken by pid {owner}")
+words[(heart + HEART_CLAIM) // 8] = own_claim()
+
 print(f"beating in slot {slot}, at least every {interval_ns / 1e6:.0f} ms", flush=True)
 started = time.monotonic()
 while words[(server + SERVER_DESIRED) // 8] != STOP:
+    if words[(server + SERVER_GENERATION) // 8] != generation:
+        refuse("replaced: another process runs in this slot")
     # The stamp first: whoever sees the new count shall find its stamp.
     words[(heart + HEART_STAMP_NS) // 8] = time.monotonic_ns()
     words[(heart + HEART_COUNT) // 8] = (words[(heart + HEART_COUNT) // 8] + 1) % 2**64

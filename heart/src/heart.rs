@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::clock::SystemClock;
-use crate::ids::{Generation, SlotId};
+use crate::ids::{Claim, Generation, SlotId};
 use crate::orphan::{Orphan, Standing};
 use crate::segment::area::{Busy, OutOfBounds};
 use crate::segment::{Access, AttachError, Segment};
@@ -94,6 +94,12 @@ pub enum HeartError {
     },
     /// Another process runs in this slot: the generation that was asked for is over.
     Superseded(u32),
+    /// Another process of this program was first, so this heart is its: a child that opens the
+    /// heart of its parent, say. The pid is as that process sees it.
+    Taken {
+        /// Its pid.
+        pid: u32,
+    },
     /// Commits kept coming while the data was read: try again.
     Busy,
     /// Outside of the data area.
@@ -123,6 +129,11 @@ impl fmt::Display for HeartError {
             HeartError::Superseded(generation) => {
                 write!(f, "generation {generation} of this slot was replaced")
             }
+            HeartError::Taken { pid } => write!(
+                f,
+                "taken by pid {pid}: a heart has one owner, the first process that opens it; do \
+                 not beat here, or let this process open it first"
+            ),
             HeartError::Busy => Busy.fmt(f),
             HeartError::OutOfBounds { offset, length } => {
                 OutOfBounds { offset: *offset, length: *length }.fmt(f)
@@ -157,7 +168,10 @@ impl HeartError {
 }
 
 impl Heart {
-    /// The heart of a program that osps started, found through its environment.
+    /// The heart of a program that osps started, found through its environment, and claimed for
+    /// this process: any other process of the program is refused from now on, so that no child
+    /// can beat in its parent's name. Dropping does not give it back; osps frees it when this
+    /// process ends.
     pub fn from_env() -> Result<Heart, HeartError> {
         let text = |name| std::env::var(name).map_err(|_| HeartError::NotSupervised(name));
         let slot = number(env::SLOT, &text(env::SLOT)?)?;
@@ -178,6 +192,15 @@ impl Heart {
         if page.server.current_generation() != generation {
             return Err(HeartError::Superseded(generation.0));
         }
+        let pid = std::process::id();
+        let mine = Claim::of(slot, generation, pid, own_start_time());
+        segment.hearts()[slot.index()].claim(mine).map_err(|other| {
+            if mine.generation == other.generation {
+                HeartError::Taken { pid: other.pid }
+            } else {
+                HeartError::Superseded(generation.0)
+            }
+        })?;
         let clock = SystemClock;
         let now = clock.now();
         let orphan = Orphan::new(&segment, now);
@@ -193,22 +216,32 @@ impl Heart {
         })
     }
 
-    /// Beats: a fresh stamp, then the count.
+    /// Beats: a fresh stamp, then the count. Does nothing once another generation runs in the slot:
+    /// nobody beats in a successor's name.
     pub fn beat(&self) {
-        self.segment.hearts()[self.slot.index()].beat(self.clock.now());
+        if self.is_current() {
+            self.segment.hearts()[self.slot.index()].beat(self.clock.now());
+        }
     }
 
     /// Beats without a stamp, for loops that cannot afford a clock. A freeze is then noticed up to
     /// a check interval later.
     pub fn tick(&self) {
-        self.segment.hearts()[self.slot.index()].tick();
+        if self.is_current() {
+            self.segment.hearts()[self.slot.index()].tick();
+        }
+    }
+
+    fn is_current(&self) -> bool {
+        let server = &self.segment.slots()[self.slot.index()].server;
+        server.current_generation() == self.generation
     }
 
     /// Whether to finish and exit: osps said so, another process runs in this slot, or osps has
     /// been gone for the orphan timeout. Look at it once per turn, like beating.
     pub fn should_stop(&mut self) -> bool {
         let server = &self.segment.slots()[self.slot.index()].server;
-        if server.stop_wanted() || server.current_generation() != self.generation {
+        if server.stop_wanted() || !self.is_current() {
             return true;
         }
         // A look that comes more than a second after the last one is a late one: no time in which
@@ -227,6 +260,15 @@ impl Heart {
     pub fn beat_interval(&self) -> Duration {
         Duration::from_nanos(self.segment.header().beat_interval_ns.load(Ordering::Relaxed))
     }
+}
+
+/// When this process started, in clock ticks since boot; 0 = `/proc` does not say, and then the
+/// claim goes by the pid alone.
+fn own_start_time() -> u64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // The command's name stands in parentheses and may hold anything. Field 22; the state is 3.
+    let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
+    fields.split_ascii_whitespace().nth(19).and_then(|field| field.parse().ok()).unwrap_or(0)
 }
 
 fn number<T: std::str::FromStr>(name: &'static str, value: &str) -> Result<T, HeartError> {

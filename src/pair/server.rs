@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use osps_heart::clock::SystemClock;
-use osps_heart::ids::{Epoch, SlotId};
+use osps_heart::ids::{Claim, Epoch, SlotId};
 use osps_heart::orphan::{Orphan, Standing};
 use osps_heart::ownership::Holder;
 use osps_heart::segment::area::{LEVEL_PIECE, READ_TRIES};
@@ -36,6 +36,7 @@ use crate::pair::store::execute;
 use crate::pair::store::resp::Reply;
 use crate::pair::wire::FrameKind;
 use crate::sys::poll::{Interest, Poll, Ready};
+use crate::sys::procfs;
 
 /// First token of a link; link `i` has token `LINK + i`.
 const LINK: u64 = 1;
@@ -62,6 +63,10 @@ pub fn main(birth: Birth) -> Result<ExitCode, Error> {
     let role = page.server.role.load(Ordering::Relaxed);
     let slots = u8::try_from(segment.slots().len()).unwrap_or(u8::MAX);
     set_process_name(&name);
+    let pid = std::process::id();
+    let mine = Claim::of(slot, generation, pid, procfs::start_time(pid).unwrap_or(0));
+    let taken = |other: Claim| misfit(&format!("its heart is taken by pid {}", other.pid));
+    segment.hearts()[slot.index()].claim(mine).map_err(taken)?;
     let me = SlotView { slot, generation, name, segment, clock: SystemClock };
     let (role, peers): (Box<dyn Role>, Vec<_>) = match words::Role::from_code(role) {
         Some(words::Role::Primary) => {

@@ -76,6 +76,27 @@ pub fn launch(args: &[String], env: &[(&str, String)]) -> Result<(Process, Gate)
     }
 }
 
+/// From now on, whoever in our tree loses its parent becomes our child.
+pub fn inherit_orphans() -> Result<(), Failed> {
+    // Any pid turns it on; the kernel takes it as a flag.
+    let on = Pid::from_raw(1);
+    rustix::process::set_child_subreaper(on).map_err(Failed::to("become", "subreaper"))
+}
+
+/// A child that is dead and not yet reaped; it stays so.
+pub fn dead_child() -> Option<u32> {
+    use nix::sys::wait::{Id, WaitPidFlag, waitid};
+    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    waitid(Id::All, flags).ok()?.pid()?.as_raw().try_into().ok()
+}
+
+/// Reaps a dead child whose status nobody wants. `false` = it was not there.
+pub fn reap_stranger(pid: u32) -> bool {
+    let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return false };
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+    matches!(waitid(WaitId::Pid(pid), options), Ok(Some(_)))
+}
+
 fn open_pidfd(pid: u32) -> Result<OwnedFd, Errno> {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(Errno::SRCH)?;
     pidfd_open(pid, PidfdFlags::empty())
@@ -105,35 +126,46 @@ impl Process {
     /// known when [`Process::is_dead`] says so.
     pub fn kill(&self) -> Result<(), Failed> {
         self.kill_group();
-        match pidfd_send_signal(&self.pidfd, Signal::KILL) {
-            Ok(()) | Err(Errno::SRCH) => Ok(()),
-            Err(errno) => Err(Failed::to("kill", format!("pid {}", self.pid))(errno)),
-        }
+        self.signal(Signal::KILL)
     }
 
     /// Kills what is left of its process group. To be called before a dead leader is reaped: its
     /// zombie keeps the group's number from being reused.
     pub fn kill_group(&self) {
-        let refused = raw::signal_group(self.as_fd(), Signal::KILL.as_raw());
-        if refused.is_err_and(|error| error.raw_os_error() == Some(libc::EINVAL)) {
-            // Before Linux 6.9. The group is led by this process or does not exist.
-            if let Some(group) = i32::try_from(self.pid).ok().and_then(Pid::from_raw) {
-                let _ = kill_process_group(group, Signal::KILL);
-            }
-        }
+        let _ = self.signal_group(Signal::KILL);
     }
 
-    /// Asks it to terminate; continued after that, so that a stopped one can act on it.
+    fn signal_group(&self, signal: Signal) -> io::Result<()> {
+        let refused = raw::signal_group(self.as_fd(), signal.as_raw());
+        if refused.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::EINVAL)) {
+            // Before Linux 6.9. The group is led by this process or does not exist.
+            let group = i32::try_from(self.pid).ok().and_then(Pid::from_raw).ok_or(Errno::SRCH)?;
+            return Ok(kill_process_group(group, signal)?);
+        }
+        refused
+    }
+
+    /// Asks it and its process group to terminate; continued after that, so that a stopped one can
+    /// act on it.
     pub fn terminate(&self) -> Result<(), Failed> {
         for signal in [Signal::TERM, Signal::CONT] {
-            match pidfd_send_signal(&self.pidfd, signal) {
-                Ok(()) | Err(Errno::SRCH) => {}
-                Err(errno) => {
-                    return Err(Failed::to("terminate", format!("pid {}", self.pid))(errno));
-                }
+            // A group that does not exist, or not any more, is this process alone.
+            if self.signal_group(signal).is_err() {
+                self.signal(signal)?;
             }
         }
         Ok(())
+    }
+
+    /// Sends it a signal. One that is gone needs none.
+    pub fn signal(&self, signal: Signal) -> Result<(), Failed> {
+        match pidfd_send_signal(&self.pidfd, signal) {
+            Ok(()) | Err(Errno::SRCH) => Ok(()),
+            Err(errno) => {
+                let what = format!("signal {} to pid {}", signal.as_raw(), self.pid);
+                Err(Failed::to("send", what)(errno))
+            }
+        }
     }
 
     /// Whether it is dead: the kernel's word, after which it stores nothing more.

@@ -22,6 +22,8 @@ pub struct ThreadStat {
     pub tid: u32,
     /// State letter.
     pub state: char,
+    /// It will never run a user's instruction again.
+    pub exiting: bool,
     /// Time on a processor.
     pub cpu: Duration,
     /// Time waiting for one.
@@ -62,14 +64,53 @@ pub fn look(pid: u32) -> Option<Look> {
     })
 }
 
+/// What the kernel says of a process in its `stat`, as far as it matters here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stat {
+    /// Process id.
+    pub pid: u32,
+    /// State letter.
+    pub state: char,
+    /// Pid of its parent.
+    pub parent: u32,
+    /// Its session: the pid of the process that made it.
+    pub session: u32,
+    /// It is on its way out of the kernel: it will never run a user's instruction again.
+    pub exiting: bool,
+    /// When it started, in clock ticks since boot.
+    pub start_time: u64,
+}
+
+/// The flag of `stat` that says so, from linux/sched.h.
+const PF_EXITING: u64 = 4;
+
+/// Looks at a process's `stat`.
+pub fn stat(pid: u32) -> Option<Stat> {
+    parse_stat(pid, &read(&format!("/proc/{pid}/stat"))?)
+}
+
+/// All processes that are visible, one look at each; some 10 us a process.
+pub fn processes() -> Vec<Stat> {
+    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
+    let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter_map(stat).collect()
+}
+
+/// The pids of a process in its pid namespaces, from ours to its own.
+pub fn pids_of(pid: u32) -> Vec<u32> {
+    let status = read(&format!("/proc/{pid}/status")).unwrap_or_default();
+    let pids = field(&status, "NSpid:").unwrap_or_default();
+    pids.split_ascii_whitespace().map_while(|number| number.parse().ok()).collect()
+}
+
 /// When a process started, in clock ticks since boot.
 pub fn start_time(pid: u32) -> Option<u64> {
-    parse_stat(&read(&format!("/proc/{pid}/stat"))?).map(|(_, start_time)| start_time)
+    stat(pid).map(|stat| stat.start_time)
 }
 
 /// Its state letter.
 pub fn state(pid: u32) -> Option<char> {
-    parse_stat(&read(&format!("/proc/{pid}/stat"))?).map(|(state, _)| state)
+    stat(pid).map(|stat| stat.state)
 }
 
 /// The command's short name.
@@ -109,21 +150,25 @@ pub fn is_ignored(signal: u32) -> bool {
 }
 
 fn thread(pid: u32, tid: u32) -> Option<ThreadStat> {
-    let (state, _) = parse_stat(&read(&format!("/proc/{pid}/task/{tid}/stat"))?)?;
+    let stat = parse_stat(tid, &read(&format!("/proc/{pid}/task/{tid}/stat"))?)?;
     let schedstat = read(&format!("/proc/{pid}/task/{tid}/schedstat")).unwrap_or_default();
     let mut numbers = schedstat.split_ascii_whitespace().map_while(|number| number.parse().ok());
     let mut time = || Duration::from_nanos(numbers.next().unwrap_or(0));
-    Some(ThreadStat { tid, state, cpu: time(), run_delay: time() })
+    let (state, exiting) = (stat.state, stat.exiting);
+    Some(ThreadStat { tid, state, exiting, cpu: time(), run_delay: time() })
 }
 
-/// State and start time. The command's name stands in parentheses and may hold anything, so
-/// counting starts behind the last one.
-fn parse_stat(stat: &str) -> Option<(char, u64)> {
+/// The command's name stands in parentheses and may hold anything, so counting starts behind the
+/// last one.
+fn parse_stat(pid: u32, stat: &str) -> Option<Stat> {
     let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
+    // Fields 3, 4, 6, 9 and 22 of the line.
     let state = fields.next()?.chars().next()?;
-    // Field 22 of the line; the state is field 3.
-    let start_time = fields.nth(18)?.parse().ok()?;
-    Some((state, start_time))
+    let parent = fields.next()?.parse().ok()?;
+    let session = fields.nth(1)?.parse().ok()?;
+    let flags: u64 = fields.nth(2)?.parse().ok()?;
+    let start_time = fields.nth(12)?.parse().ok()?;
+    Some(Stat { pid, state, parent, session, exiting: flags & PF_EXITING != 0, start_time })
 }
 
 fn field<'a>(status: &'a str, key: &str) -> Option<&'a str> {
@@ -163,12 +208,18 @@ mod tests {
     #[test]
     fn names_with_parentheses_do_not_shift_the_fields() {
         let tail = " S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4711 20";
+        let expected =
+            Stat { pid: 12, state: 'S', parent: 1, session: 3, exiting: true, start_time: 4711 };
         for name in ["sh", "a) R 1 (b", "", "((("] {
-            assert_eq!(parse_stat(&format!("12 ({name}){tail}")), Some(('S', 4711)));
+            assert_eq!(parse_stat(12, &format!("12 ({name}){tail}")), Some(expected));
         }
         for bad in ["", "12 sh S", "12 (sh)", "12 (sh) S 1", "12 (sh) "] {
-            assert_eq!(parse_stat(bad), None, "{bad:?}");
+            assert_eq!(parse_stat(12, bad), None, "{bad:?}");
         }
+        assert_eq!(pids_of(std::process::id()).first(), Some(&std::process::id()));
+        let me = stat(std::process::id()).expect("this process lives");
+        assert!(processes().iter().any(|stat| (stat.pid, stat.parent) == (me.pid, me.parent)));
+        assert!(!me.exiting);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use osps_heart::ids::SlotId;
 use osps_heart::orphan::{WATCHDOG_STALE, watchdog_age};
 use osps_heart::segment::layout::{ServerCells, SlotCells};
 use osps_heart::segment::{Segment, text};
@@ -84,6 +85,9 @@ pub struct Server {
     /// Age of its last beat, from its first beat on.
     #[serde(rename = "beat_age_ms", serialize_with = "maybe_millis")]
     pub beat_age: Option<Duration>,
+    /// Pid of the process that claimed its heart, as that process sees it; the leader or a program
+    /// behind it.
+    pub heart_pid: Option<u32>,
     /// Restarts so far.
     pub restarts: Restarts,
     /// Why the last process went.
@@ -184,12 +188,15 @@ impl Server {
         let ahead = Duration::from_secs(1);
         let credible = beaten && sample.stamp <= now + ahead && sample.stamp.0 != 0;
         let listen = text::load(&server.listen);
+        let claim = segment.hearts()[slot].claimed();
+        let generation = server.current_generation();
+        let claimed = u8::try_from(slot).is_ok_and(|slot| claim.is_of(SlotId(slot), generation));
         Server {
             name: text::load(&server.name),
             role: Role::from_code(get(&server.role)),
             slot,
             pid,
-            generation: server.current_generation().0,
+            generation: generation.0,
             // A process that the page still names may be gone, if nobody was there to notice.
             state: State::from_code(get(&server.state)).map(|state| {
                 if state.has_process() && pid.is_none() { State::Down } else { state }
@@ -197,6 +204,7 @@ impl Server {
             listen: (!listen.is_empty()).then_some(listen),
             beats: sample.count,
             beat_age: (credible && pid.is_some()).then(|| now.since(sample.stamp)),
+            heart_pid: (claimed && pid.is_some()).then_some(claim.pid),
             restarts: Restarts(std::array::from_fn(|cause| get(&server.restarts[cause]))),
             last_cause: LastCause::of(server),
             activity: activity.text().filter(|text| !text.is_empty() && pid.is_some()),

@@ -59,8 +59,19 @@ fn row(server: &Server) -> String {
         server.restarts.of(&Cause::ALL),
         server.listen.as_deref().unwrap_or("-"),
         server.last_cause.map_or("-".to_owned(), |last| last.to_string()),
-        server.activity.as_deref().unwrap_or("-"),
+        doing(server),
     )
+}
+
+/// What it is doing, and who beats for it if that is not the leader.
+fn doing(server: &Server) -> String {
+    let beater = match (server.pid, server.heart_pid) {
+        (Some(leader), Some(pid)) if leader != pid => Some(format!("pid {pid} beats")),
+        (Some(_), None) if server.beat_age.is_some() => Some("unclaimed heart".to_owned()),
+        _ => None,
+    };
+    let said = [beater, server.activity.clone()].into_iter().flatten().collect::<Vec<_>>();
+    if said.is_empty() { "-".to_owned() } else { said.join(", ") }
 }
 
 fn age(span: Option<Duration>) -> String {

@@ -2,6 +2,8 @@
 
 use osps_heart::ids::{Generation, SlotId};
 
+use super::claimant::Claimant;
+use super::kin::LeftBehind;
 use crate::policy::group::Change;
 use crate::policy::verdict::Evidence;
 use crate::service::Service;
@@ -16,6 +18,10 @@ pub(super) struct Child {
     pub(super) generation: Generation,
     /// The process, until its death is confirmed.
     pub(super) process: Option<Process>,
+    /// Who beats in the slot's line.
+    pub(super) claimant: Claimant,
+    /// What its dead leader left behind.
+    pub(super) left: LeftBehind,
     /// Evidence taken when the server became late.
     pub(super) before: Option<Evidence>,
     /// The newest evidence.
@@ -30,6 +36,8 @@ impl Child {
             service,
             generation: Generation::default(),
             process: None,
+            claimant: Claimant::default(),
+            left: LeftBehind::default(),
             before: None,
             after: None,
             starting: None,
@@ -50,6 +58,17 @@ impl Child {
 
     pub(super) fn pid(&self) -> Option<u32> {
         self.process.as_ref().map(Process::pid)
+    }
+
+    /// The process whose silence is to be explained: who beats, if it is not the leader.
+    pub(super) fn beater(&self) -> Option<u32> {
+        self.claimant.process.as_ref().map(Process::pid).or(self.pid())
+    }
+
+    /// Who of this slot does not die, if somebody does not.
+    pub(super) fn undying(&self) -> Option<String> {
+        let leader = self.pid().map(|pid| format!("pid {pid} ({})", self.name()));
+        leader.or_else(|| (!self.left.is_empty()).then(|| self.left.names()))
     }
 
     /// The generation that lives in the slot, by our own table.

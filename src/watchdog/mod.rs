@@ -7,16 +7,19 @@
 //! start     the run directory claimed, survivors ended, the segment made
 //! turn      the loop: what is gathered, in which order
 //! perform   actions become system calls; child: what is held for one slot
+//! kin       what a launch started besides its leader; claimant: who of them beats
 //! evidence  what /proc shows, in the policy's terms
 //! ```
 
 mod child;
+mod claimant;
 mod evidence;
+mod kin;
 mod perform;
 mod start;
 mod turn;
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::fs::File;
 use std::os::fd::BorrowedFd;
 use std::process::ExitCode;
@@ -36,13 +39,15 @@ use crate::policy::group::{Action, Group, Outcome};
 use crate::policy::restart::Intensity;
 use crate::service::Service;
 use crate::sys::poll::Poll;
-use crate::sys::process::Process;
+use crate::sys::process::{self, Process};
 use crate::sys::raw;
 use crate::sys::signals::Signals;
 
-/// Tokens of the poll set. Child `i` has `CHILD + i`, askers have those from `CONTROL` on.
+/// Tokens of the poll set. Child `i` has `CHILD + i`, who is only waited for to die shares `KIN`,
+/// askers have those from `CONTROL` on.
 const SIGNALS: u64 = 0;
 const CHILD: u64 = 1;
+const KIN: u64 = 999;
 const CONTROL: u64 = 1000;
 
 /// Exit code of an instance that gave up.
@@ -75,6 +80,7 @@ pub type Plan<'a> = &'a dyn Fn(BorrowedFd<'_>) -> Result<Vec<Service>, Error>;
 pub fn main(settings: &Settings, fifos: Vec<String>, plan: Plan<'_>) -> Result<ExitCode, Error> {
     let signals = Signals::block()?;
     raw::close_on_exec_from(3);
+    process::inherit_orphans()?;
     let mut watchdog = Watchdog::start(settings, signals, fifos, plan)?;
     let outcome = watchdog.run();
     watchdog.finish(outcome);
@@ -104,6 +110,8 @@ struct Watchdog {
     /// The pending recall, and since when we have seen it.
     recall: Option<Recall>,
     actions: VecDeque<Action>,
+    /// Children that we had before anything was launched, by pid and start time.
+    strangers: HashSet<(u32, u64)>,
     /// Dead, but their status is held by somebody: reaped as soon as it is free.
     unreaped: Vec<Process>,
     check_interval: Duration,

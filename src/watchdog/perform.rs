@@ -12,6 +12,7 @@ use osps_heart::sync::Ordering;
 use osps_heart::time::{Clock, Monotonic, nanos};
 use osps_heart::words::{Cause, Class, Desired, env};
 
+use super::claimant::Claimant;
 use super::evidence::evidence;
 use super::{CHILD, Watchdog};
 use crate::policy::group::{Action, Change, Input, Note, cause_of};
@@ -40,16 +41,20 @@ impl Watchdog {
     }
 
     /// A death, if there is one: the rest of the process group is killed before the leader is
-    /// reaped, since its zombie keeps the group's number from being reused.
+    /// reaped, since its zombie keeps the numbers of its group and session from being reused.
     pub(super) fn gather_death(&mut self, slot: SlotId, now: Monotonic) {
-        let child = &mut self.children[slot.index()];
-        let Some(process) = child.process.as_ref().filter(|process| process.is_dead()) else {
+        let process = self.children[slot.index()].process.as_ref();
+        if !process.is_some_and(Process::is_dead) || self.waits_for_kin(slot) {
             return;
-        };
+        }
+        let child = &mut self.children[slot.index()];
+        let Some(process) = child.process.as_ref() else { return };
         process.kill_group();
         // Dead is dead, even if somebody else (a tracer) keeps the status for a while.
         let death = process.reap();
         self.poll.remove(process);
+        self.end_kin(slot, death, now);
+        let child = &mut self.children[slot.index()];
         let death = death.unwrap_or_else(|| {
             self.unreaped.extend(child.process.take());
             Death::Unknown
@@ -140,11 +145,15 @@ impl Watchdog {
         let process = child.process.as_ref();
         let done = match act {
             Act::Spawn => {
-                self.spawn(slot);
+                // Never two in one slot: not while something of the last launch lives.
+                child.left.successor_due = !child.left.is_empty();
+                if !child.left.successor_due {
+                    self.spawn(slot);
+                }
                 return;
             }
             Act::Look => {
-                child.before = child.pid().and_then(|pid| evidence(pid, self.clock.now()));
+                child.before = child.beater().and_then(|pid| evidence(pid, self.clock.now()));
                 return;
             }
             Act::Ask | Act::Terminate => {
@@ -154,10 +163,16 @@ impl Watchdog {
                     child.wake(slot);
                     Ok(())
                 } else {
-                    process.map_or(Ok(()), Process::terminate)
+                    let done = process.map_or(Ok(()), Process::terminate);
+                    self.terminate_kin(slot);
+                    done
                 }
             }
-            Act::Kill => process.map_or(Ok(()), Process::kill),
+            Act::Kill => {
+                let done = process.map_or(Ok(()), Process::kill);
+                child.left.kill(self.clock.now());
+                done
+            }
             Act::Alarm => Ok(()),
         };
         if let Err(failed) = done {
@@ -167,10 +182,13 @@ impl Watchdog {
 
     /// Starts a process: it waits at its gate until it is recorded, so that no unrecorded server
     /// can exist.
-    fn spawn(&mut self, slot: SlotId) {
+    pub(super) fn spawn(&mut self, slot: SlotId) {
         let generation = self.next_generation();
-        let count = self.segment.hearts()[slot.index()].sample().count;
+        let line = &self.segment.hearts()[slot.index()];
+        line.unclaim(slot);
+        let count = line.sample().count;
         let child = &mut self.children[slot.index()];
+        child.claimant = Claimant::unclaimed(count);
         child.generation = generation;
         (child.before, child.after) = (None, None);
         let mut args = vec!["__exec".to_owned(), slot.to_string(), generation.to_string()];
@@ -228,7 +246,7 @@ impl Watchdog {
     fn examine(&mut self, slot: SlotId) {
         let now = self.clock.now();
         let child = &mut self.children[slot.index()];
-        child.after = child.pid().and_then(|pid| evidence(pid, now));
+        child.after = child.beater().and_then(|pid| evidence(pid, now));
         let class = verdict::classify(child.before.as_ref(), child.after.as_ref());
         let (_, seen) = self.read_heart(slot);
         self.step(now, Input::Examined { slot, seen, class });

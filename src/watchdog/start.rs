@@ -13,6 +13,7 @@ use osps_heart::segment::{AttachError, CreateOptions, Geometry, Segment, text};
 use osps_heart::sync::Ordering;
 use osps_heart::time::{Clock, nanos};
 
+use super::kin::DYING;
 use super::{Allow, CONTROL, Child, Plan, SIGNALS, Settings, Watchdog};
 use crate::error::{Error, Refusal};
 use crate::instance::claim::Claim;
@@ -29,10 +30,6 @@ use crate::sys::{Failed, procfs, raw};
 /// The watchdog beats at least this often, whatever the check interval: servers judge it. With a
 /// short orphan timeout it beats four times within that.
 const BEAT: Duration = Duration::from_secs(1);
-
-/// How long a killed left-over may take to die. The kernel needs a millisecond, and some more for
-/// much memory; longer means an uninterruptible wait.
-const DYING: Duration = Duration::from_secs(5);
 
 /// What a watchdog is made of before it runs.
 struct Parts {
@@ -81,6 +78,7 @@ impl Watchdog {
             generation: Generation(u32::try_from(last).unwrap_or(0)),
             recall: None,
             actions: VecDeque::new(),
+            strangers: Watchdog::children_before(),
             unreaped: Vec::new(),
             check_interval: settings.times.check_interval,
             check_at: now,
@@ -200,8 +198,8 @@ fn create(
 
 /// What does not change in slots and hearts as long as the segment lives.
 fn furnish(segment: &Segment, services: &[Service]) {
-    let lines = (1u64..).zip(services).zip(segment.slots()).zip(segment.hearts());
-    for (((number, service), page), heart) in lines {
+    let lines = (0u8..).map(SlotId).zip(services).zip(segment.slots()).zip(segment.hearts());
+    for (((slot, service), page), heart) in lines {
         let server = &page.server;
         text::store(&server.name, &service.name);
         text::store(&heart.name, &service.name);
@@ -212,6 +210,6 @@ fn furnish(segment: &Segment, services: &[Service]) {
             text::store(&server.listen, &address.to_string());
         }
         heart.limit_ns.store(nanos(service.limits.hang), Ordering::Relaxed);
-        heart.owner.store(number, Ordering::Relaxed);
+        heart.unclaim(slot);
     }
 }

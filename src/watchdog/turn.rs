@@ -4,9 +4,9 @@
 
 use std::time::Duration;
 
-use osps_heart::ids::{Generation, SlotId};
+use osps_heart::ids::SlotId;
 use osps_heart::ownership;
-use osps_heart::pulse::{Sample, slack};
+use osps_heart::pulse::slack;
 use osps_heart::segment::What;
 use osps_heart::segment::mapping::FILE_NAME;
 use osps_heart::sync::Ordering;
@@ -19,6 +19,9 @@ use crate::policy::lifecycle::Stage;
 use crate::sys::poll::Ready;
 use crate::sys::{output, raw};
 use crate::view::log::{Glance, status_line};
+
+/// Between two turns while a deadline cannot be met.
+const REST: Duration = Duration::from_millis(10);
 
 /// The same signal again within this time is the same request.
 const MERGE: Duration = Duration::from_millis(100);
@@ -33,12 +36,15 @@ impl Watchdog {
         self.step(now, Input::Boot);
         loop {
             self.perform_all();
-            if let Some(outcome) = self.group.outcome() {
+            if let Some(outcome) = self.group.outcome().filter(|_| self.kin_are_gone()) {
                 return outcome;
             }
             let recall = self.recall.map(|recall| recall.since + recall.limit);
             // Hearts that are not judged have deadlines that nothing moves: no waiting for those.
             let group = self.group.next_deadline().filter(|_| !self.damaged);
+            // Nor for that of a successor whose predecessor's kin still die.
+            let blocked = self.children.iter().any(|child| child.left.successor_due);
+            let group = group.map(|at| if blocked { at.max(self.clock.now() + REST) } else { at });
             let deadlines = [Some(self.check_at), Some(self.beat_at), group, recall];
             let planned = deadlines.into_iter().flatten().min().unwrap_or(now);
             let ready = self.poll.wait(self.clock.now(), Some(planned)).unwrap_or_else(|failed| {
@@ -56,7 +62,8 @@ impl Watchdog {
         self.beat_at = now + self.beat_interval;
         // Read now, judged below: what the turn does meanwhile takes milliseconds, and a beat that
         // comes during them belongs to the next turn.
-        let seen: Vec<_> = self.group.slots().map(|slot| self.read_heart(slot)).collect();
+        let slots = self.group.slots();
+        let seen: Vec<_> = slots.map(|slot| self.read_heart(slot)).collect();
         self.step(now, Input::Turn { planned });
         self.perform_all();
         while let Some(signal) = self.signals.next() {
@@ -67,7 +74,9 @@ impl Watchdog {
             self.gather_death(slot, now);
             self.perform_all();
         }
+        self.gather_kin(now);
         self.unreaped.retain(|process| process.reap().is_none());
+        self.reap_inherited();
         for event in ready.iter().filter(|event| event.token >= CONTROL) {
             if event.token == CONTROL {
                 self.control.accept(&self.poll);
@@ -78,12 +87,15 @@ impl Watchdog {
             }
         }
         self.check_segment();
+        self.check_claims();
         self.retire();
         self.check_recall(now, planned);
         if !self.damaged {
             for (slot, (generation, seen)) in self.group.slots().zip(seen) {
-                // A successor that was started in this turn has its own baseline.
-                if self.children[slot.index()].generation == generation {
+                // A successor that was started in this turn has its own baseline; one that is still
+                // due has no heart, and who has left nothing but kin is not judged any more.
+                let child = &self.children[slot.index()];
+                if child.generation == generation && !child.left.successor_due {
                     self.step(now, Input::Sample { slot, seen });
                 }
             }
@@ -195,27 +207,29 @@ impl Watchdog {
         }
     }
 
-    /// Reads a heart, and says whose it is.
-    pub(super) fn read_heart(&self, slot: SlotId) -> (Generation, Sample) {
-        let sample = self.segment.hearts()[slot.index()].sample();
-        (self.children[slot.index()].generation, sample)
-    }
-
     pub(super) fn step(&mut self, now: Monotonic, input: Input) {
         self.actions.extend(self.group.step(now, input));
     }
 
     /// Tells the end and removes everything that osps made.
     pub(super) fn finish(self, outcome: Outcome) {
-        let left: Vec<_> = self.children.iter().filter_map(Child::pid).collect();
+        let mut left: Vec<_> = self.children.iter().filter_map(Child::undying).collect();
         self.control.tell(match outcome {
             Outcome::Clean => "stopped",
             Outcome::Forced => "stopped by force",
             Outcome::GaveUp => "gave up",
         });
         if !left.is_empty() {
-            log::error!("pids {left:?} do not die; the run directory stays for the next start");
+            left.sort();
+            log::error!(
+                "{} do not die; the run directory stays for the next start",
+                left.join(", ")
+            );
             return;
+        }
+        let strangers = self.unattributed();
+        if !strangers.is_empty() {
+            log::warn!("not ended, since nobody knows whose they are: {}", strangers.join(", "));
         }
         drop(self.segment);
         self.claim.remove();

@@ -60,7 +60,7 @@ fn heartbeat() {
         count: Word::new(0),
         stamp_ns: Word::new(0),
         limit_ns: Word::new(0),
-        owner: Word::new(0),
+        claim: Word::new(0),
         name: zeros(),
     });
     let server = {

@@ -1,10 +1,13 @@
 //! The heartbeat: what a server writes and what the watchdog reads.
 //!
-//! Writer: the server's main loop alone, plain load and store, no read-modify-write. Reader:
-//! anybody. The count decides *whether* a beat happened, the stamp only *when* (`pulse`).
+//! Writer: the claimant's main loop alone, plain load and store, no read-modify-write. Reader:
+//! anybody. A line is claimed before its first beat by the first process of its slot's
+//! generation that opens it; the watchdog alone frees it again, when the claimant died or at a
+//! launch. The count decides *whether* a beat happened, the stamp only *when* (`pulse`).
 //! Tested in benches/figures.rs for cost, in tests/supervise.rs from outside.
 
 use super::layout::HeartCells;
+use crate::ids::{Claim, SlotId};
 use crate::pulse::Sample;
 use crate::sync::Ordering;
 use crate::time::Monotonic;
@@ -22,6 +25,42 @@ impl HeartCells {
         let count = self.count.load(Ordering::Relaxed).wrapping_add(1);
         // Release: whoever sees this count sees its stamp, or a later one. Pairs with `sample`.
         self.count.store(count, Ordering::Release);
+    }
+
+    /// Claims the line for `mine`. `Err` = another process of that generation was first, or of a
+    /// later one. A claim under an earlier generation is a left-over's and gives way.
+    pub fn claim(&self, mine: Claim) -> Result<(), Claim> {
+        loop {
+            let found = self.claimed();
+            if found == mine {
+                return Ok(());
+            }
+            if found.pid != 0 && found.slot == mine.slot && !mine.is_later_than(found) {
+                return Err(found);
+            }
+            // If another one's claim came between, look again: each turn is one of those.
+            if self.exchange_claim(found, mine) {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Who beats here.
+    pub fn claimed(&self) -> Claim {
+        Claim::unpack(self.claim.load(Ordering::Relaxed))
+    }
+
+    /// Replaces exactly `from` by `to`; `false` = it was something else meanwhile. Relaxed: a claim
+    /// is before its beats for everybody who sees those, since `tick` releases.
+    pub fn exchange_claim(&self, from: Claim, to: Claim) -> bool {
+        let (from, to) = (from.pack(), to.pack());
+        self.claim.compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+
+    /// Makes it the line of a slot that nobody claimed: at creation and before each launch.
+    /// Watchdog only.
+    pub fn unclaim(&self, slot: SlotId) {
+        self.claim.store(Claim::unclaimed(slot).pack(), Ordering::Relaxed);
     }
 
     /// Reads the heart.

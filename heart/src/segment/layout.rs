@@ -10,7 +10,7 @@ use crate::words::Cause;
 /// First word of every segment: "OSPSSEG" and the digit of the family, little-endian.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"OSPSSEG1");
 /// Layout version, the word that is written last at creation: 0 means "not finished".
-pub const VERSION: u64 = 1;
+pub const VERSION: u64 = 2;
 /// Sections start on page boundaries, so that a reader may map a part.
 pub const PAGE: usize = 4096;
 /// Most slots of an instance: an arbiter and 32 others.
@@ -103,7 +103,8 @@ pub mod flag {
 }
 
 /// One heartbeat: one cache line, because two writers on one line cost each of them six times the
-/// store. `count` and `stamp_ns` are written by the server, the rest by whoever claims the line.
+/// store. `count` and `stamp_ns` are written by the claimant, `claim` by compare-exchange by
+/// whoever claims the line and by the watchdog, the rest by the watchdog.
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub struct HeartCells {
@@ -113,8 +114,8 @@ pub struct HeartCells {
     pub stamp_ns: Word,
     /// Silence that convicts, ns. For readers outside; the watchdog judges by its own figure.
     pub limit_ns: Word,
-    /// Slot number + 1 of the server whose heart this is; 0 = free line.
-    pub owner: Word,
+    /// Whose heart this is and who beats in it, see `ids::Claim`; 0 = free line.
+    pub claim: Word,
     /// Name, UTF-8, zero-padded.
     pub name: [Word; 4],
 }
