@@ -10,7 +10,7 @@ mod common;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
-use common::{Launch, Osps, PRIMARY, SECONDARY, skip};
+use common::{Launch, NO_RESTARTS, Osps, PRIMARY, SECONDARY, skip};
 
 fn port(osps: &Osps, slot: usize) -> String {
     osps.address(slot).port().to_string()
@@ -79,7 +79,7 @@ fn redis_benchmark_runs_on_every_port() {
             assert!(lines >= tests.split(',').count(), "{text}");
         }
     }
-    assert_eq!(osps.restarts(PRIMARY), [0; 6]);
+    assert_eq!(osps.restarts(PRIMARY), NO_RESTARTS);
 }
 
 /// Talks through a secondary, kills it in the middle, and goes on with one retry.
@@ -130,7 +130,7 @@ fn redis_py_goes_on_over_a_restart() {
     let mut command = Command::new("python3");
     command.args(["-c", PYTHON, &port(&osps, PRIMARY), &victim]).env("PYTHONPATH", &path);
     checked(&run(&mut command).expect("probed"));
-    assert_eq!(osps.restarts(PRIMARY), [0; 6]);
+    assert_eq!(osps.restarts(PRIMARY), NO_RESTARTS);
 }
 
 const NODE: &str = r#"

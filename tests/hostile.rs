@@ -43,8 +43,8 @@ use osps_heart::sync::{Ordering, Word};
 use targets::{TARGETS, Target};
 
 use common::{
-    Guest, Launch, Osps, Over, PRIMARY, Random, SECONDARY, SOON, Signal, now, pass, process_of,
-    told_seed,
+    Guest, Launch, NO_RESTARTS, Osps, Over, PRIMARY, Random, SECONDARY, SOON, Signal, now, pass,
+    process_of, told_seed,
 };
 
 // ---- What an input may cost ----
@@ -444,7 +444,7 @@ fn assert_status_works(osps: &Osps) {
 }
 
 /// What a server was restarted for, over all slots.
-fn restarts(osps: &Osps) -> Vec<[u64; 6]> {
+fn restarts(osps: &Osps) -> Vec<[u64; NO_RESTARTS.len()]> {
     (0..osps.segment().slots().len()).map(|slot| osps.restarts(slot)).collect()
 }
 
@@ -479,7 +479,7 @@ fn scribbled_hearts_convict_nobody() {
     });
     assert_calm(&osps, Duration::from_secs(1));
     assert_eq!([PRIMARY, SECONDARY].map(|slot| osps.generation(slot)), generations);
-    assert_eq!(restarts(&osps), [[0; 6]; 2], "{}", osps.log());
+    assert_eq!(restarts(&osps), [NO_RESTARTS; 2], "{}", osps.log());
 
     osps.signal(&osps.process(SECONDARY), Signal::STOP);
     osps.wait_successor(SECONDARY, generations[SECONDARY]);

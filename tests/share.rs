@@ -28,8 +28,8 @@ use osps_heart::sync::Ordering;
 use osps_heart::words::State;
 
 use common::{
-    Client, Launch, NOBODY, Osps, PRIMARY, READ_ONLY, Random, SECONDARY, SOON, Signal, Talk, fifo,
-    ms, pass, port, process_in, resident, ticks, told_seed, wait_until, watch_owner,
+    Client, Launch, NO_RESTARTS, NOBODY, Osps, PRIMARY, READ_ONLY, Random, SECONDARY, SOON, Signal,
+    Talk, fifo, ms, pass, port, process_in, resident, ticks, told_seed, wait_until, watch_owner,
 };
 
 // ---- Clients ----
@@ -49,7 +49,7 @@ fn start(args: &[&str]) -> Osps {
 
 fn assert_no_restarts(osps: &Osps) {
     for slot in 0..osps.segment().slots().len() {
-        assert_eq!(osps.restarts(slot), [0; 6], "slot {slot}\n{}", osps.log());
+        assert_eq!(osps.restarts(slot), NO_RESTARTS, "slot {slot}\n{}", osps.log());
     }
 }
 
@@ -838,7 +838,7 @@ fn a_frozen_owner_delays_writers_until_it_is_replaced_and_readers_never() {
     assert_eq!(reader.ask("GET k"), "new");
     osps.wait_linked();
     assert_eq!(session(&osps, "requetetype1").ask("GET k"), "new");
-    assert_eq!(osps.restarts(PRIMARY), [0; 6]);
+    assert_eq!(osps.restarts(PRIMARY), NO_RESTARTS);
 }
 
 /// The answer to a write that has to wait is worth as much to a client that sends no more.
@@ -868,7 +868,7 @@ fn many_writers_wait_for_a_frozen_owner() {
         replies.extend([writer.reply(), writer.reply()]);
     }
     assert_eq!(replies.len(), 98);
-    assert_eq!(osps.restarts(PRIMARY), [0; 6], "{}", osps.log());
+    assert_eq!(osps.restarts(PRIMARY), NO_RESTARTS, "{}", osps.log());
 }
 
 // ---- 6. An owner that beats and does not give back ----

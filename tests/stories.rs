@@ -22,7 +22,8 @@ use osps_heart::words::State;
 use osps_heart::{DataReader, HeartError};
 
 use common::{
-    BINARY, Launch, Osps, PRIMARY, Random, SECONDARY, SOON, Signal, ms, now, pass, verdicts, words,
+    BINARY, Launch, NO_RESTARTS, Osps, PRIMARY, Random, SECONDARY, SOON, Signal, ms, now, pass,
+    verdicts, words,
 };
 
 /// Nearly a full table of the default size: what a walk over all keys may meet.
@@ -52,7 +53,7 @@ fn fill(osps: &Osps, name: impl Fn(usize) -> String) {
 fn assert_untouched(osps: &Osps, slot: usize, generation: u32) {
     let shown = verdicts(&osps.segment());
     assert_eq!(osps.generation(slot), generation, "{shown:?}\n{}", osps.log());
-    assert_eq!(osps.restarts(slot), [0; 6], "{}", osps.log());
+    assert_eq!(osps.restarts(slot), NO_RESTARTS, "{}", osps.log());
 }
 
 // ---- What one client may cost ----

@@ -91,9 +91,9 @@ impl Owner {
     }
 }
 
-/// Whose a heart line is and who beats in it: one word, changed by compare-exchange. Slot number
-/// + 1 (8 bits, none = 0), low 16 bits of the generation, pid as its process sees it (22 bits),
-/// low 18 bits of its start time. Without a pid nobody claimed the line.
+/// Whose a heart line is and who beats in it: one word, changed by compare-exchange. One more than
+/// the slot (8 bits, none = 0), low 16 bits of the generation, pid as its process sees it (22
+/// bits), low 18 bits of its start time. Without a pid nobody claimed the line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Claim {
     /// The slot whose heart this is; `None` = free line.

@@ -74,6 +74,7 @@ words! {
     StartTimeout = 4, "start-timeout", "it never beat";
     Dependency = 5, "dependency", "one that it restarts with failed, so it went as well";
     Requested = 6, "requested", "somebody asked for it";
+    OutOfMemory = 7, "out-of-memory", "the kernel killed it for want of memory";
 }
 
 words! {
@@ -88,6 +89,7 @@ words! {
     Unkillable = 7, "unkillable", "in an uninterruptible wait: a kill may not work";
     Unknown = 8, "unknown", "`/proc` would not tell";
     NotReleasing = 9, "not-releasing", "it beats, but does not give the data area back";
+    Dying = 10, "dying", "the kernel writes its core or takes it down: it ends by itself";
 }
 
 words! {
@@ -118,6 +120,7 @@ words! {
     Killed = 1, "signal", "this signal killed it";
     NotSpawned = 2, "could not be started", "the kernel refused to start it";
     Unknown = 3, "status unknown", "confirmed, but somebody else got the status";
+    OutOfMemory = 4, "out of memory: killed by the kernel", "it was killed for want of memory";
 }
 
 words! {
@@ -169,7 +172,8 @@ impl Class {
             | Class::Blocked
             | Class::Unkillable
             | Class::Unknown
-            | Class::NotReleasing => false,
+            | Class::NotReleasing
+            | Class::Dying => false,
         }
     }
 }

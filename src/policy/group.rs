@@ -356,7 +356,12 @@ impl Group {
                 life.pulse.renew(now);
                 self.apply(slot, Trigger::Hold, What::Held { class }, Note::Nothing, now, out);
             }
-            Reading::Overdue if held => {
+            // An honest silence of the kernel's: killing would cut the core and hide the signal.
+            Reading::Overdue if class == Class::Dying && life.may_die(now) => {
+                life.pulse.renew(now);
+                self.apply(slot, Trigger::Hold, What::Held { class }, Note::Nothing, now, out);
+            }
+            Reading::Overdue if held && class != Class::Dying => {
                 life.pulse.renew(now);
                 self.apply(slot, Trigger::Pardon, What::Pardoned, Note::Nothing, now, out);
             }
@@ -575,6 +580,7 @@ pub fn cause_of(death: Death) -> Cause {
     match death {
         Death::Exited(_) | Death::NotSpawned | Death::Unknown => Cause::Exited,
         Death::Killed(_) => Cause::Killed,
+        Death::OutOfMemory => Cause::OutOfMemory,
     }
 }
 

@@ -11,6 +11,7 @@ use osps_heart::words::Cause;
 
 use super::lifecycle::{Patience, Stage};
 use super::restart::Tally;
+use super::verdict::DYING_MAX;
 
 /// First look for a new server's first beat; each further one comes later by half of the time that
 /// has passed, at most by the slack. So "up" is known within milliseconds, a freeze right after it
@@ -26,6 +27,8 @@ pub(super) struct Life {
     pub(super) pulse: Pulse,
     /// Its first beat.
     pub(super) up_since: Option<Monotonic>,
+    /// Since when the kernel has been seen taking it down.
+    pub(super) dying_since: Option<Monotonic>,
     /// Since when clients have had nobody to talk to; `None` = they have somebody.
     pub(super) absent_since: Option<Monotonic>,
 }
@@ -74,6 +77,13 @@ pub(super) struct Server {
     pub(super) timer: Option<Monotonic>,
 }
 
+impl Life {
+    /// Whether it may go on dying: within the time that the kernel may take.
+    pub(super) fn may_die(&mut self, now: Monotonic) -> bool {
+        now.since(*self.dying_since.get_or_insert(now)) < DYING_MAX
+    }
+}
+
 impl Server {
     /// Who runs in the slot, watched or leaving.
     pub(super) fn life(&self) -> Option<&Life> {
@@ -102,6 +112,7 @@ impl Server {
             probe_at: now + PROBE,
             pulse: Pulse::new(self.limits, now, count),
             up_since: None,
+            dying_since: None,
             absent_since,
         });
     }

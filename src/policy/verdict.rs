@@ -47,17 +47,26 @@ pub struct Evidence {
     pub traced: bool,
     /// Its control group is frozen.
     pub cgroup_frozen: bool,
+    /// The kernel writes its core, or all its threads are on their way out: it never runs again.
+    pub dying: bool,
     /// Its threads, a bounded number, the leader first.
     pub threads: Vec<Thread>,
     /// Kernel function that the leader sleeps in; empty if unknown or none.
     pub wait_channel: String,
 }
 
+/// How long the kernel may take to write a core or to take a process down: a core of 100 GB on a
+/// fast disk. Longer is a hang like any other.
+pub const DYING_MAX: Duration = Duration::from_secs(300);
+
 /// Classifies a silence from two looks at it, `before` at 60 % of the limit and `after` at the
 /// deadline. Without a `before` nothing is known about times.
 pub fn classify(before: Option<&Evidence>, after: Option<&Evidence>) -> Class {
     let Some(after) = after else { return Class::Unknown };
     let any = |state| after.threads.iter().any(|thread| thread.state == state);
+    if after.dying {
+        return Class::Dying;
+    }
     if after.traced || any(RunState::Traced) {
         return Class::Traced;
     }
@@ -119,6 +128,7 @@ mod tests {
             at: at(at_ms),
             traced: false,
             cgroup_frozen: false,
+            dying: false,
             threads: states.iter().enumerate().map(thread).collect(),
             wait_channel: String::new(),
         }
@@ -169,6 +179,8 @@ mod tests {
         assert_eq!(classify(None, None), Class::Unknown);
         let traced = Evidence { traced: true, ..evidence(4000, &quiet) };
         assert_eq!(classify(None, Some(&traced)), Class::Traced, "attached, not stopped");
+        let dying = Evidence { dying: true, ..evidence(4000, &[(Running, 1500, 0)]) };
+        assert_eq!(classify(None, Some(&dying)), Class::Dying, "whatever its threads look like");
         let frozen = Evidence { cgroup_frozen: true, ..evidence(4000, &quiet) };
         assert_eq!(classify(None, Some(&frozen)), Class::CgroupFrozen);
     }

@@ -12,6 +12,8 @@ use std::time::Duration;
 const THREADS_MAX: usize = 64;
 /// Most bytes read of one file.
 const BYTES_MAX: u64 = 4096;
+/// The same for `/proc/vmstat`, whose interesting line is far down.
+const VMSTAT_MAX: u64 = 1 << 16;
 /// Most directory entries walked to find those threads.
 const CGROUP_ROOTS: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
 
@@ -37,6 +39,8 @@ pub struct Look {
     pub traced: bool,
     /// Its control group is frozen.
     pub cgroup_frozen: bool,
+    /// The kernel is writing its core.
+    pub core_dumping: bool,
     /// Its threads, the leader first.
     pub threads: Vec<ThreadStat>,
     /// Where the leader sleeps.
@@ -58,6 +62,7 @@ pub fn look(pid: u32) -> Option<Look> {
     let wait_channel = read(&format!("/proc/{pid}/wchan")).unwrap_or_default();
     Some(Look {
         traced: tracer.is_some_and(|tracer| tracer != 0),
+        core_dumping: field(&status, "CoreDumping:") == Some("1"),
         cgroup_frozen: is_frozen(&read(&format!("/proc/{pid}/cgroup")).unwrap_or_default()),
         threads,
         wait_channel: if wait_channel == "0" { String::new() } else { wait_channel },
@@ -149,6 +154,51 @@ pub fn is_ignored(signal: u32) -> bool {
     mask.is_some_and(|mask| signal >= 1 && mask >> (signal - 1) & 1 == 1)
 }
 
+/// Kills for want of memory so far, where a process lives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OomKills {
+    /// The file that counts them: of its control group, or of the machine.
+    place: String,
+    count: u64,
+}
+
+impl OomKills {
+    /// Those that concern a process; `None` = nobody counts them.
+    pub fn of(pid: u32) -> Option<OomKills> {
+        let cgroups = read(&format!("/proc/{pid}/cgroup")).unwrap_or_default();
+        // The root group counts nothing; then the machine's number is what there is.
+        let own = cgroups.lines().flat_map(oom_files).map(OomKills::in_file);
+        own.flatten().next().or_else(|| OomKills::in_file("/proc/vmstat".to_owned()))
+    }
+
+    /// Whether there was one since then. The kill of a process that moved meanwhile is not seen.
+    pub fn grew(&self) -> bool {
+        OomKills::in_file(self.place.clone()).is_some_and(|now| now.count > self.count)
+    }
+
+    fn in_file(place: String) -> Option<OomKills> {
+        let text = read_to(&place, VMSTAT_MAX)?;
+        let count = text.lines().find_map(|line| line.strip_prefix("oom_kill "))?;
+        Some(OomKills { count: count.trim().parse().ok()?, place })
+    }
+}
+
+/// Where a line of `/proc/PID/cgroup` has its kills counted, version 2 or version 1.
+fn oom_files(line: &str) -> Vec<String> {
+    let mut parts = line.splitn(3, ':');
+    match (parts.next(), parts.next(), parts.next()) {
+        (Some(_), Some(""), Some(path)) => {
+            CGROUP_ROOTS.map(|root| format!("{root}{path}/memory.events")).to_vec()
+        }
+        (Some(_), Some(controllers), Some(path))
+            if controllers.split(',').any(|controller| controller == "memory") =>
+        {
+            vec![format!("/sys/fs/cgroup/memory{path}/memory.oom_control")]
+        }
+        _ => Vec::new(),
+    }
+}
+
 fn thread(pid: u32, tid: u32) -> Option<ThreadStat> {
     let stat = parse_stat(tid, &read(&format!("/proc/{pid}/task/{tid}/stat"))?)?;
     let schedstat = read(&format!("/proc/{pid}/task/{tid}/schedstat")).unwrap_or_default();
@@ -196,8 +246,12 @@ fn is_frozen(cgroups: &str) -> bool {
 }
 
 fn read(path: &str) -> Option<String> {
+    read_to(path, BYTES_MAX)
+}
+
+fn read_to(path: &str, most: u64) -> Option<String> {
     let mut text = Vec::new();
-    File::open(path).ok()?.take(BYTES_MAX).read_to_end(&mut text).ok()?;
+    File::open(path).ok()?.take(most).read_to_end(&mut text).ok()?;
     Some(String::from_utf8_lossy(&text).into_owned())
 }
 
@@ -235,6 +289,10 @@ mod tests {
     fn what_is_gone_is_none() {
         assert_eq!(look(u32::MAX), None);
         assert_eq!(start_time(u32::MAX), None);
+        assert_eq!(oom_files("garbage"), [""; 0]);
+        assert_eq!(oom_files("4:memory:/a"), ["/sys/fs/cgroup/memory/a/memory.oom_control"]);
+        assert_eq!(oom_files("0::/a")[0], "/sys/fs/cgroup/a/memory.events");
+        assert!(OomKills::of(std::process::id()).is_some(), "the machine counts at least");
         assert!(!is_frozen("garbage\n0::\n:::\n7:freezer:/no/such/group\n"));
     }
 }

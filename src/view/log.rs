@@ -14,6 +14,7 @@ use osps_heart::time::Short;
 use osps_heart::words::{Cause, Class, Press, State};
 
 use crate::policy::group::{Note, cause_of};
+use crate::policy::verdict::DYING_MAX;
 
 /// Who a line speaks of.
 #[derive(Clone, Copy, Debug)]
@@ -95,6 +96,11 @@ fn line(what: &What, scene: &Scene<'_>) -> Option<String> {
         What::Late { silence } => {
             format!("{from} -> {to} (no beat for {}, limit {limit})", Short(*silence))
         }
+        What::Held { class: Class::Dying } => format!(
+            "{from} -> {to} (dying: the kernel writes its core or takes it down; waiting for that, \
+             {} at most)",
+            humantime::format_duration(DYING_MAX)
+        ),
         What::Held { class } => {
             format!("{from} -> {to} ({class}: somebody's intention; watched, but not killed)")
         }
@@ -168,7 +174,9 @@ fn verdict(
         }
         (Cause::StartTimeout, _) => format!("no first beat for {silence}, limit {limit}"),
         (Cause::Dependency, _) => "ended, its dependency failed".to_owned(),
-        (Cause::Requested | Cause::Exited | Cause::Killed, _) => "killed at once".to_owned(),
+        (Cause::Requested | Cause::Exited | Cause::Killed | Cause::OutOfMemory, _) => {
+            "killed at once".to_owned()
+        }
     }
 }
 

@@ -264,7 +264,7 @@ impl Serialize for Restarts {
             other: u64,
         }
         let sums = Sums {
-            dead: self.of(&[Cause::Exited, Cause::Killed]),
+            dead: self.of(&[Cause::Exited, Cause::Killed, Cause::OutOfMemory]),
             frozen: self.of(&[Cause::Frozen]),
             other: self.of(&[Cause::StartTimeout, Cause::Dependency, Cause::Requested]),
         };

@@ -1,13 +1,16 @@
 //! What the watchdog holds for one slot: the service, and the process that runs it now.
 
 use osps_heart::ids::{Generation, SlotId};
+use osps_heart::segment::Death;
 
 use super::claimant::Claimant;
 use super::kin::LeftBehind;
 use crate::policy::group::Change;
+
 use crate::policy::verdict::Evidence;
 use crate::service::Service;
 use crate::sys::process::Process;
+use crate::sys::procfs::OomKills;
 use crate::view::log::Who;
 
 /// One slot's service and its present process.
@@ -20,6 +23,8 @@ pub(super) struct Child {
     pub(super) process: Option<Process>,
     /// Who beats in the slot's line.
     pub(super) claimant: Claimant,
+    /// Kills for want of memory where it lives, as of the last look.
+    pub(super) oom_kills: Option<OomKills>,
     /// What its dead leader left behind.
     pub(super) left: LeftBehind,
     /// Evidence taken when the server became late.
@@ -38,6 +43,7 @@ impl Child {
             process: None,
             claimant: Claimant::default(),
             left: LeftBehind::default(),
+            oom_kills: None,
             before: None,
             after: None,
             starting: None,
@@ -63,6 +69,19 @@ impl Child {
     /// The process whose silence is to be explained: who beats, if it is not the leader.
     pub(super) fn beater(&self) -> Option<u32> {
         self.claimant.process.as_ref().map(Process::pid).or(self.pid())
+    }
+
+    /// Looks how many kills for want of memory there were.
+    pub(super) fn count_oom_kills(&mut self) {
+        self.oom_kills = self.pid().and_then(OomKills::of);
+    }
+
+    /// A death by SIGKILL, or by a shell that tells one of its child, is told as one for want of
+    /// memory if there was such a kill since the last look.
+    pub(super) fn explained(&self, death: Death) -> Death {
+        let may_be = matches!(death, Death::Killed(libc::SIGKILL) | Death::Exited(137));
+        let grew = may_be && self.oom_kills.as_ref().is_some_and(OomKills::grew);
+        if grew { Death::OutOfMemory } else { death }
     }
 
     /// Who of this slot does not die, if somebody does not.

@@ -26,6 +26,7 @@ pub(super) fn evidence(pid: u32, at: Monotonic) -> Option<Evidence> {
         at,
         traced: look.traced,
         cgroup_frozen: look.cgroup_frozen,
+        dying: look.core_dumping || look.threads.iter().all(|thread| thread.exiting),
         threads: look.threads.iter().map(thread).collect(),
         wait_channel: look.wait_channel,
     })

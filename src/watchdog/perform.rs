@@ -54,7 +54,9 @@ impl Watchdog {
         let death = process.reap();
         self.poll.remove(process);
         self.end_kin(slot, death, now);
+        let by_us = !self.group.stage(slot).is_watched();
         let child = &mut self.children[slot.index()];
+        let death = death.map(|death| if by_us { death } else { child.explained(death) });
         let death = death.unwrap_or_else(|| {
             self.unreaped.extend(child.process.take());
             Death::Unknown
@@ -230,6 +232,7 @@ impl Watchdog {
             log::debug!("{}: {failed}", child.name());
         }
         child.process = Some(process);
+        child.count_oom_kills();
         let starting = child.starting.take();
         if let Some(mut change) = starting {
             if let What::Started { pid: known, .. } = &mut change.what {

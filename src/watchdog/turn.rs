@@ -134,6 +134,9 @@ impl Watchdog {
             let steps = u32::try_from(behind + 1).unwrap_or(u32::MAX);
             self.check_at = self.check_at + self.check_interval.saturating_mul(steps);
         }
+        for child in &mut self.children {
+            child.count_oom_kills();
+        }
         let glance = |slot: SlotId| Glance {
             who: self.children[slot.index()].who(),
             state: self.group.stage(slot).state(),

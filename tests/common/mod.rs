@@ -36,7 +36,7 @@ use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, setrlimit};
 
-pub use self::osps::{BINARY, Launch, Line, Osps, SOON, now, wait_until};
+pub use self::osps::{BINARY, Launch, Line, NO_RESTARTS, Osps, SOON, now, wait_until};
 pub use self::osps::{process_in, process_of, recorded};
 pub use client::{Client, NOBODY, READ_ONLY, port, words};
 pub use draw::{Random, seed, told_seed};

@@ -23,6 +23,9 @@ use super::{Client, PRIMARY, text};
 /// The binary under test.
 pub const BINARY: &str = env!("CARGO_BIN_EXE_osps");
 
+/// Restarts of a slot that had none.
+pub const NO_RESTARTS: [u64; Cause::ALL.len()] = [0; Cause::ALL.len()];
+
 /// How long anything may take that should take milliseconds: generous, for a loaded machine.
 pub const SOON: Duration = Duration::from_secs(30);
 

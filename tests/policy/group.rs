@@ -5,6 +5,7 @@ use std::time::Duration;
 use osps::policy::group::{Action, Group, Input};
 use osps::policy::lifecycle::{Act, Stage};
 use osps::policy::restart::Intensity;
+use osps::policy::verdict::DYING_MAX;
 use osps_heart::ids::SlotId;
 use osps_heart::pulse::Sample;
 use osps_heart::segment::Death;
@@ -240,4 +241,33 @@ fn any_input() -> impl Strategy<Value = Input> {
         1 => slot().prop_map(|slot| Input::NotReleasing { slot }),
         4 => Just(Input::Timers),
     ]
+}
+
+proptest! {
+    // Five minutes of looks each.
+    #![proptest_config(config(24))]
+
+    /// Whoever writes a core, or is taken down by the kernel, is waited for; but not for ever.
+    #[test]
+    fn who_dies_by_itself_has_its_time(
+        specs in specs(limits()),
+        slot in 0..4_usize,
+        lates in vec(prop_oneof![3 => Just(0), 1 => 0..3000_u64], 1..20),
+    ) {
+        let (slot, mut world) = (slot % specs.len(), World::new(None, specs, GOOD));
+        world.feed(Input::Boot)?;
+        world.settle(ms(100))?;
+        world.play(&Step::Freeze(slot, Class::Dying))?;
+        let since = world.now;
+        for late in &lates {
+            world.turn(Trouble::Watchdog(ms(*late)))?;
+        }
+        world.settle(DYING_MAX.saturating_sub(world.now.since(since)))?;
+        prop_assert!(!world.acts.iter().any(|(_, act)| *act == Act::Kill), "a core is cut");
+        // It was first seen after the late turns at the latest, and is looked at once a limit.
+        let late: u64 = lates.iter().sum();
+        world.settle(ms(late) + world.time_to_heal())?;
+        let killed = world.acts.iter().any(|(_, act)| *act == Act::Kill);
+        prop_assert!(killed, "a death that does not end hides a freeze for ever");
+    }
 }

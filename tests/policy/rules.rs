@@ -241,7 +241,9 @@ impl World {
             What::Verdict { .. } => {
                 return Err(TestCaseError::fail(format!("no reason to kill: {change:?}")));
             }
-            What::Held { class } => prop_assert!(class.is_intention()),
+            What::Held { class } => {
+                prop_assert!(class.is_intention() || class == Class::Dying);
+            }
             What::Died { death, cause } => {
                 let itself = from.is_watched().then(|| cause_of(death));
                 let expected = self.reasons[slot.index()].or(itself);

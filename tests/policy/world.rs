@@ -25,7 +25,11 @@ pub fn is_for_silence(what: What) -> bool {
     match cause {
         Cause::Frozen => class != Some(Class::NotReleasing),
         Cause::StartTimeout => true,
-        Cause::Exited | Cause::Killed | Cause::Dependency | Cause::Requested => false,
+        Cause::Exited
+        | Cause::Killed
+        | Cause::OutOfMemory
+        | Cause::Dependency
+        | Cause::Requested => false,
     }
 }
 

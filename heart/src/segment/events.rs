@@ -126,13 +126,15 @@ pub enum Death {
     NotSpawned,
     /// Confirmed, but somebody else got the status.
     Unknown,
+    /// The kernel killed it for want of memory: its control group's or the machine's.
+    OutOfMemory,
 }
 
 impl fmt::Display for Death {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.encode() {
             (kind @ (DeathKind::Exited | DeathKind::Killed), value) => write!(f, "{kind} {value}"),
-            (kind @ (DeathKind::NotSpawned | DeathKind::Unknown), _) => kind.fmt(f),
+            (kind, _) => kind.fmt(f),
         }
     }
 }
@@ -145,6 +147,7 @@ impl Death {
             Death::Killed(signal) => (DeathKind::Killed, value(signal)),
             Death::NotSpawned => (DeathKind::NotSpawned, 0),
             Death::Unknown => (DeathKind::Unknown, 0),
+            Death::OutOfMemory => (DeathKind::OutOfMemory, 0),
         }
     }
 
@@ -155,6 +158,7 @@ impl Death {
             DeathKind::Killed => Death::Killed(number()?),
             DeathKind::NotSpawned => Death::NotSpawned,
             DeathKind::Unknown => Death::Unknown,
+            DeathKind::OutOfMemory => Death::OutOfMemory,
         })
     }
 }

@@ -169,7 +169,7 @@ pub struct ServerCells {
     /// Slot number + 1 of the server it depends on, 0 = none.
     pub depends_on: Word,
     /// Room for later fields.
-    pub reserved: [Word; 224],
+    pub reserved: [Word; 223],
 }
 
 /// What the server in the slot says of itself.
