@@ -123,6 +123,19 @@ pub enum Refusal {
         bytes: usize,
     },
 
+    /// A limit on the size of files is smaller than the segment.
+    #[error(
+        "{}: File too large: the segment needs {bytes} bytes, and a limit on the size of files is \
+         below that; raise it (ulimit -f unlimited) or choose a smaller --data-size",
+        path.display()
+    )]
+    FileLimit {
+        /// The run directory.
+        path: PathBuf,
+        /// Bytes of the segment.
+        bytes: usize,
+    },
+
     // ---- Another watchdog ----
     /// Its lock is held, but there is no segment.
     #[error("{} is locked by an osps that is just starting or stopping; try again", .0.display())]

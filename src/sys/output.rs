@@ -11,10 +11,11 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use nix::sys::signal::{SigSet, SigmaskHow};
 use osps_heart::sync::{Ordering, Word};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::{Errno, ReadWriteFlags, pwritev2};
+
+use super::raw;
 
 /// Lines kept for a reader that is slow: a crash loop writes some five lines a restart.
 const QUEUE: usize = 512;
@@ -68,7 +69,7 @@ impl Output {
         let (told, left) = (Arc::clone(&dropped), Arc::clone(&pending));
         // A thread inherits the signal mask: with one that lets a stop signal through, the kernel
         // would deliver it there and end the process, whatever the main thread blocks.
-        let mask = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK);
+        let mask = raw::mask_signals(u64::MAX);
         // Small stack: the thread only moves bytes. If it cannot be started, the queue's other
         // end is dropped and every line counts as dropped.
         let _ = std::thread::Builder::new()
@@ -76,7 +77,7 @@ impl Output {
             .stack_size(64 << 10)
             .spawn(move || run(stream(), &jobs, &told, &left));
         if let Ok(mask) = mask {
-            let _ = mask.thread_set_mask();
+            let _ = raw::mask_signals(mask);
         }
         Output { queue, dropped, pending, stream }
     }

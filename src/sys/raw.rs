@@ -33,13 +33,42 @@ pub fn signal_group(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
 /// Sets every signal back to its default action, as a fresh program expects: an ignored one is
 /// inherited over exec. To be called before a program is exec'd, with one thread.
 pub fn default_signals() {
-    for signal in 1..=31 {
-        if signal != libc::SIGKILL && signal != libc::SIGSTOP {
-            // SAFETY: SIG_DFL is a valid action for each of these signals, and no handler of ours
-            // is needed any more: the caller is about to exec.
-            unsafe { libc::signal(signal, libc::SIG_DFL) };
-        }
+    // The kernel refuses KILL and STOP, which are default for ever.
+    for signal in 1..=libc::SIGRTMAX() {
+        default_signal(signal);
     }
+}
+
+/// Sets a signal back to its default action. The call itself, since the C library refuses its own
+/// two (32 and 33), which a parent may have ignored all the same.
+pub fn default_signal(signal: i32) {
+    // Handler, flags, restorer where there is one, mask: default, none, none, empty.
+    let action = [0_u64; 4];
+    let old: *mut u64 = ptr::null_mut();
+    // SAFETY: the kernel reads at most 32 bytes, all zero, which is a valid action for every
+    // signal; a number that has none is refused. 8 is the size of its set of signals.
+    unsafe {
+        libc::syscall(libc::SYS_rt_sigaction, signal, action.as_ptr(), old, size_of::<u64>());
+    };
+}
+
+/// Replaces this thread's signal mask, bit `n - 1` for signal `n`; returns the old one. The call
+/// itself and not the C library's, which leaves its own two real-time signals (32 and 33) out: they
+/// would end the process like any other.
+pub fn mask_signals(mask: u64) -> io::Result<u64> {
+    let mut old = 0_u64;
+    // SAFETY: both pointers are to 8 bytes that live over the call, and 8 is the size of the
+    // kernel's set on all 64-bit machines.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_rt_sigprocmask,
+            libc::SIG_SETMASK,
+            &raw const mask,
+            &raw mut old,
+            size_of::<u64>(),
+        )
+    };
+    if result == 0 { Ok(old) } else { Err(io::Error::last_os_error()) }
 }
 
 static RANGE_START: Word = Word::new(0);
@@ -74,6 +103,10 @@ extern "C" fn on_bus_error(
 ) {
     // SAFETY: the kernel passes a valid siginfo to an SA_SIGINFO handler.
     let info = unsafe { &*info };
+    if info.si_code <= 0 {
+        // Sent by a process: there is no fault, and nothing to do.
+        return;
+    }
     // SAFETY: for SIGBUS the address field is the one that is set.
     let address = unsafe { info.si_addr() } as usize;
     let page = address & !0xfff;

@@ -192,6 +192,10 @@ fn create(
             let (path, bytes) = (path.to_owned(), options.geometry.total_size);
             Err(Refusal::Full { path, bytes }.into())
         }
+        Err(AttachError::Io { answer, .. }) if answer.raw_os_error() == Some(libc::EFBIG) => {
+            let (path, bytes) = (path.to_owned(), options.geometry.total_size);
+            Err(Refusal::FileLimit { path, bytes }.into())
+        }
         Err(why) => Err(failed(why)),
     }
 }

@@ -17,6 +17,7 @@ use crate::instance::control::Request;
 use crate::policy::group::{Input, Outcome};
 use crate::policy::lifecycle::Stage;
 use crate::sys::poll::Ready;
+use crate::sys::signals::Came;
 use crate::sys::{output, raw};
 use crate::view::log::{Glance, status_line};
 
@@ -66,8 +67,14 @@ impl Watchdog {
         let seen: Vec<_> = slots.map(|slot| self.read_heart(slot)).collect();
         self.step(now, Input::Turn { planned });
         self.perform_all();
-        while let Some(signal) = self.signals.next() {
-            self.stop_requested(now, signal);
+        for came in self.signals.take() {
+            match came {
+                Came::Stop(signal) => self.stop_requested(now, signal),
+                Came::Ignored(signal) => log::warn!(
+                    "{signal}: ignored; INT, TERM, HUP and QUIT stop osps, and a signal for a \
+                     server goes to that server's pid"
+                ),
+            }
         }
         self.perform_all();
         for slot in self.group.slots() {
