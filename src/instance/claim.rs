@@ -53,6 +53,8 @@ impl Claim {
             };
             let opened = make(place).and_then(|made| {
                 let run_dir = RunDir::open(&place.path).inspect_err(|_| unmake(place, made))?;
+                // Perhaps by one who was killed before it could say more.
+                let made = if run_dir.is_ours() { made | flag::MADE_DIR } else { made };
                 Ok((made, run_dir))
             });
             let (made, run_dir) = match opened {
@@ -179,7 +181,7 @@ fn make(place: &Place) -> Result<u64, Error> {
         let _ = mkdirat(rustix::fs::CWD, parent, Mode::RWXU);
         RunDir::open(parent).inspect_err(|_| unmake(place, made))?;
     }
-    match mkdirat(rustix::fs::CWD, &place.path, Mode::RWXU) {
+    match mkdirat(rustix::fs::CWD, &place.path, Mode::RWXU | Mode::SVTX) {
         Ok(()) => made |= flag::MADE_DIR,
         Err(Errno::EXIST) => {}
         Err(Errno::NOENT) if !place.own_parent => {

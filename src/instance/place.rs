@@ -32,6 +32,11 @@ pub const NEW_SEGMENT: &str = "segment.new";
 /// The control socket.
 pub const CONTROL: &str = "control";
 
+/// Mode bit of a directory that osps made (the sticky bit, with nothing for others beside it). It is
+/// there from `mkdir` to `rmdir`, so whoever is killed in between leaves something that the next
+/// one knows to be osps's.
+pub(super) const MADE_BY_US: u32 = 0o1000;
+
 /// How long a lock may be held by somebody who is just leaving.
 pub(super) const LEAVING: Duration = Duration::from_millis(1200);
 
@@ -67,6 +72,7 @@ impl Place {
 pub struct RunDir {
     path: PathBuf,
     dir: OwnedFd,
+    ours: bool,
 }
 
 impl RunDir {
@@ -87,7 +93,7 @@ impl RunDir {
             let (path, owner) = (path.to_owned(), stat.st_uid);
             return Err(Refusal::ForeignDirectory { path, owner, user: uid }.into());
         }
-        if stat.st_mode & 0o1000 != 0 {
+        if stat.st_mode & MADE_BY_US != 0 && stat.st_mode & 0o077 != 0 {
             return Err(Refusal::CommonDirectory(path.to_owned()).into());
         }
         if stat.st_mode & 0o077 != 0 {
@@ -99,7 +105,12 @@ impl RunDir {
         if kind != 0x0102_1994 && kind != 0x8584_58f6 {
             return Err(Refusal::NotTmpfs(path.to_owned()).into());
         }
-        Ok(RunDir { path: path.to_owned(), dir })
+        Ok(RunDir { path: path.to_owned(), dir, ours: stat.st_mode & MADE_BY_US != 0 })
+    }
+
+    /// Whether osps made it, and so removes it.
+    pub(super) fn is_ours(&self) -> bool {
+        self.ours
     }
 
     /// Its path.
@@ -168,11 +179,12 @@ impl RunDir {
     }
 
     /// Removes what osps made in it, FIFOs of these names too, except `lock` and perhaps the
-    /// segment. Returns how many names were there.
+    /// segment, which goes last: who is killed meanwhile has not lost the data. Returns how many
+    /// names were there.
     pub(super) fn sweep(&self, fifos: &[String], with_segment: bool) -> usize {
         let fifos = fifos.iter().map(|name| (name.as_str(), FileType::Fifo));
         let files = [MEMBERS, NEW_SEGMENT, SEGMENT].map(|name| (name, FileType::RegularFile));
-        let all = files.into_iter().chain([(CONTROL, FileType::Socket)]).chain(fifos);
+        let all = fifos.chain([(CONTROL, FileType::Socket)]).chain(files);
         // What has our name but is of another kind is somebody else's.
         let ours = |(name, kind): &(&str, FileType)| {
             let stat = statat(&self.dir, *name, AtFlags::SYMLINK_NOFOLLOW);

@@ -162,11 +162,16 @@ impl Launch {
         (child, watchdog)
     }
 
-    /// Starts it and waits until its segment is there.
-    pub fn spawn(self) -> Osps {
+    /// Starts it and waits for nothing.
+    pub fn spawn_unfounded(self) -> Osps {
         let (out, err) = (Lines::default(), Lines::default());
         let (child, watchdog) = self.begin(&out, &err);
-        let osps = Osps { child, watchdog, launch: self, out, err };
+        Osps { child, watchdog, launch: self, out, err }
+    }
+
+    /// Starts it and waits until its segment is there.
+    pub fn spawn(self) -> Osps {
+        let osps = self.spawn_unfounded();
         osps.wait_founded();
         osps
     }
