@@ -32,9 +32,9 @@ pub const NEW_SEGMENT: &str = "segment.new";
 /// The control socket.
 pub const CONTROL: &str = "control";
 
-/// Mode bit of a directory that osps made (the sticky bit, with nothing for others beside it). It is
-/// there from `mkdir` to `rmdir`, so whoever is killed in between leaves something that the next
-/// one knows to be osps's.
+/// Mode bit of a directory that osps made (the sticky bit, with nothing for others beside it). It
+/// is there from `mkdir` to `rmdir`, so whoever is killed in between leaves something that the
+/// next one knows to be osps's.
 pub(super) const MADE_BY_US: u32 = 0o1000;
 
 /// How long a lock may be held by somebody who is just leaving.
