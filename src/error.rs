@@ -156,6 +156,24 @@ pub enum Refusal {
         /// Age of its last beat.
         age: Duration,
     },
+    /// A watchdog beats there, in another pid namespace.
+    #[error(
+        "osps already runs in {}: in another pid namespace, where its watchdog is pid {pid}, since \
+         {}, {}. See `osps status`, end it with `osps stop`, or choose another --name",
+        path.display(),
+        Short(*since),
+        age.map_or("frozen".to_owned(), |age| format!("alive (last beat {} ago)", Short(age)))
+    )]
+    Elsewhere {
+        /// The run directory.
+        path: PathBuf,
+        /// The watchdog's, there.
+        pid: u64,
+        /// Time since it started.
+        since: Duration,
+        /// Age of its last beat; `None` = it does not beat.
+        age: Option<Duration>,
+    },
     /// A watchdog holds the lock, but does not beat.
     #[error(
         "osps already runs in {}: watchdog pid {pid}, since {}, frozen (no beat for {}, state \
@@ -256,6 +274,13 @@ pub enum Refusal {
         /// Its state letter.
         state: char,
     },
+    /// It does not answer, and runs where we cannot see it.
+    #[error(
+        "the watchdog, which runs in another pid namespace, is frozen: no beat for {}. Continue or \
+         end it there (in its container)",
+        Short(*.0)
+    )]
+    FrozenElsewhere(Duration),
     /// It ended in the middle of its stop.
     #[error("the watchdog ended, but not everything is gone: see its log and {}", .0.display())]
     LeftOver(PathBuf),

@@ -305,7 +305,7 @@ fn json_has_exactly_the_keys_of_schema_1() {
     assert_eq!(status["check_interval_ms"], 2000);
 
     let watchdog = &status["watchdog"];
-    assert_eq!(keys(watchdog), ["alive", "beat_age_ms", "pid", "since_ms"]);
+    assert_eq!(keys(watchdog), ["alive", "beat_age_ms", "other_pid_namespace", "pid", "since_ms"]);
     assert_eq!(watchdog["pid"], osps.watchdog_pid());
     assert_eq!(watchdog["alive"], true);
     assert!(watchdog["beat_age_ms"].is_u64() && watchdog["since_ms"].is_u64(), "{watchdog}");

@@ -18,7 +18,7 @@ use rustix::fs::{Mode, fstat, mkdirat};
 use rustix::io::Errno;
 
 use super::place::{LEAVING, LOCK, MEMBERS, Place, RunDir};
-use super::survivors::{Survivor, is_watched, survivors};
+use super::survivors::{Survivor, Watch, is_watched, survivors};
 use crate::error::{Error, Refusal};
 use crate::sys::poll::pause;
 use crate::sys::{Failed, procfs};
@@ -209,11 +209,16 @@ fn holder(path: &Path, now: Monotonic) -> Refusal {
     let Ok(segment) = Segment::open(path, Access::ReadOnly) else {
         return Refusal::Between(path.to_owned());
     };
+    let elsewhere = matches!(Watch::of(&segment, path), Watch::Elsewhere);
     let path = path.to_owned();
     let header = segment.header();
     let pid = header.watchdog_pid.load(Ordering::Relaxed);
     let since = now.since(Monotonic(header.started_ns.load(Ordering::Relaxed)));
     match watchdog_age(&segment, now) {
+        age if elsewhere => {
+            let age = age.filter(|age| *age < WATCHDOG_STALE);
+            Refusal::Elsewhere { path, pid, since, age }
+        }
         Some(age) if age < WATCHDOG_STALE => Refusal::Running { path, pid, since, age },
         age => {
             let state = u32::try_from(pid).ok().and_then(procfs::state).unwrap_or('?');

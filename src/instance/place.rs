@@ -227,6 +227,15 @@ impl AsFd for RunDir {
     }
 }
 
+/// Whether somebody holds the lock in a run directory; `None` = there is none. Held for a moment
+/// by the one who asks: whoever starts just then tries again.
+pub(super) fn lock_is_held(run_dir: &Path) -> Option<bool> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let lock = rustix::fs::open(run_dir.join(LOCK), flags, Mode::empty()).ok()?;
+    let taken = flock(&lock, FlockOperation::NonBlockingLockShared);
+    Some(taken == Err(Errno::WOULDBLOCK))
+}
+
 /// What the last orphaned server does: removes the directory, if nobody holds `lock` and nobody
 /// else lives. `members` is given up first, so that of several leaving servers one finds it free.
 pub fn leave_orphaned(run_dir: &RunDir, fifos: &[String], members: OwnedFd, made: u64) {

@@ -10,7 +10,7 @@ use osps_heart::orphan::{WATCHDOG_STALE, watchdog_age};
 use osps_heart::segment::{Access, Segment};
 use osps_heart::time::Clock;
 
-use super::place::{CONTROL, Place, RunDir};
+use super::place::{CONTROL, Place, RunDir, lock_is_held};
 use crate::error::{Error, Refusal};
 use crate::sys::process::Process;
 use crate::sys::{Failed, output, procfs, socket};
@@ -38,8 +38,14 @@ pub fn main(place: &Place) -> Result<ExitCode, Error> {
     };
     // The kernel's word for who listens; the segment may be cut short or not be readable.
     let (_, pid) = socket::peer(&stream)?;
-    let start_time = procfs::start_time(pid).unwrap_or(0);
-    let watchdog = Process::find(pid, start_time).ok_or_else(not_running)?;
+    let watchdog = match pid {
+        Some(pid) => {
+            let start_time = procfs::start_time(pid).unwrap_or(0);
+            Some(Process::find(pid, start_time).ok_or_else(not_running)?)
+        }
+        // Another pid namespace: it answers all the same.
+        None => None,
+    };
     let segment = Segment::open(&place.path, Access::ReadOnly).ok();
     stream.set_read_timeout(Some(ANSWER)).map_err(failed)?;
     stream.write_all(b"stop\n").map_err(failed)?;
@@ -59,7 +65,7 @@ pub fn main(place: &Place) -> Result<ExitCode, Error> {
                 seen.truncate(64);
             }
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
-                explain_silence(segment.as_ref(), &watchdog)?;
+                explain_silence(segment.as_ref(), watchdog.as_ref())?;
             }
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(_) => break,
@@ -69,14 +75,23 @@ pub fn main(place: &Place) -> Result<ExitCode, Error> {
     if place.path.join(CONTROL).symlink_metadata().is_err() {
         return Ok(ExitCode::SUCCESS);
     }
-    let dead = watchdog.is_dead();
+    let dead = match &watchdog {
+        Some(watchdog) => watchdog.is_dead(),
+        None => lock_is_held(&place.path) != Some(true),
+    };
     let why = if dead { Refusal::LeftOver(place.path.clone()) } else { Refusal::HungUp };
     Err(why.into())
 }
 
 /// Nothing came for a while: is it still at work, or frozen?
-fn explain_silence(segment: Option<&Segment>, watchdog: &Process) -> Result<(), Refusal> {
+fn explain_silence(segment: Option<&Segment>, watchdog: Option<&Process>) -> Result<(), Refusal> {
     let age = segment.and_then(|segment| watchdog_age(segment, SystemClock.now()));
+    let Some(watchdog) = watchdog else {
+        return match age {
+            Some(age) if age >= WATCHDOG_STALE => Err(Refusal::FrozenElsewhere(age)),
+            _ => Ok(()),
+        };
+    };
     let pid = watchdog.pid();
     let stopped = procfs::state(pid) == Some('T');
     let beats = age.map_or(!stopped, |age| age < WATCHDOG_STALE);

@@ -48,12 +48,14 @@ pub fn connect_unix(dir: BorrowedFd<'_>, name: &str) -> Result<UnixStream, Faile
     UnixStream::connect(short_path(dir, name)).map_err(Failed::to("connect to", name))
 }
 
-/// The user at the other end of a unix socket, and its process id.
-pub fn peer(stream: &UnixStream) -> Result<(u32, u32), Failed> {
-    let credentials = rustix::net::sockopt::socket_peercred(stream)
+/// The user at the other end of a unix socket, and its process id; `None` = it lives in a pid
+/// namespace that is not visible from here.
+pub fn peer(stream: &UnixStream) -> Result<(u32, Option<u32>), Failed> {
+    use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+    let credentials = getsockopt(stream, PeerCredentials)
         .map_err(Failed::to("ask for the peer of", "control socket"))?;
-    let pid = u32::try_from(credentials.pid.as_raw_nonzero().get()).unwrap_or(0);
-    Ok((credentials.uid.as_raw(), pid))
+    let pid = u32::try_from(credentials.pid()).ok().filter(|pid| *pid != 0);
+    Ok((credentials.uid(), pid))
 }
 
 /// Sends one byte and, with it, descriptors.

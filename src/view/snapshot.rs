@@ -21,7 +21,7 @@ use osps_heart::time::{Monotonic, nanos};
 use osps_heart::words::{Cause, Class, Role, State};
 use serde::{Serialize, Serializer};
 
-use crate::instance::survivors::watchdog_of;
+use crate::instance::survivors::Watch;
 use crate::sys::process::Process;
 
 /// One look at an instance. Absent is `None`, never a number that means it.
@@ -51,8 +51,11 @@ pub struct Snapshot {
 pub struct Watchdog {
     /// Its pid, as recorded.
     pub pid: u64,
-    /// Whether that process lives.
+    /// Whether that process lives, here or elsewhere.
     pub alive: bool,
+    /// It lives in another pid namespace: pids are as seen there, and cannot be checked.
+    #[serde(rename = "other_pid_namespace")]
+    pub elsewhere: bool,
     /// Age of its last beat.
     #[serde(rename = "beat_age_ms", serialize_with = "maybe_millis")]
     pub beat_age: Option<Duration>,
@@ -132,14 +135,17 @@ impl Snapshot {
         let header = segment.header();
         let owner = segment.owner().current();
         let area = segment.area_cells();
-        let servers: Vec<_> =
-            (0..segment.slots().len()).map(|slot| Server::of(segment, slot, now)).collect();
+        let watch = Watch::of(segment, run_dir);
+        let elsewhere = matches!(watch, Watch::Elsewhere);
+        let server = |slot| Server::of(segment, slot, elsewhere, now);
+        let servers: Vec<_> = (0..segment.slots().len()).map(server).collect();
         Snapshot {
             name: text::load(&header.name),
             run_dir: run_dir.to_owned(),
             watchdog: Watchdog {
                 pid: get(&header.watchdog_pid),
-                alive: watchdog_of(segment).is_some(),
+                alive: watch.is_alive(),
+                elsewhere,
                 beat_age: watchdog_age(segment, now),
                 since: now.since(Monotonic(get(&header.started_ns))),
             },
@@ -177,12 +183,14 @@ impl Watchdog {
 }
 
 impl Server {
-    fn of(segment: &Segment, slot: usize, now: Monotonic) -> Server {
+    fn of(segment: &Segment, slot: usize, elsewhere: bool, now: Monotonic) -> Server {
         let SlotCells { server, activity } = &segment.slots()[slot];
         let sample = segment.hearts()[slot].sample();
         let identity = server.identity();
         let pid = identity.map(|identity| identity.pid).filter(|_| {
-            identity.is_some_and(|known| Process::find(known.pid, known.start_time).is_some())
+            elsewhere
+                || identity
+                    .is_some_and(|known| Process::find(known.pid, known.start_time).is_some())
         });
         let beaten = sample.count != get(&server.baseline);
         let ahead = Duration::from_secs(1);

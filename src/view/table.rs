@@ -10,6 +10,7 @@ use super::snapshot::{Health, Server, Snapshot};
 /// The table, without a line end.
 pub fn render(snapshot: &Snapshot) -> String {
     let watchdog = &snapshot.watchdog;
+    let place = if watchdog.elsewhere { " in another pid namespace" } else { "" };
     let standing = match (watchdog.alive, watchdog.is_frozen()) {
         (true, false) => "alive",
         (true, true) => "FROZEN",
@@ -17,7 +18,8 @@ pub fn render(snapshot: &Snapshot) -> String {
     };
     let mut lines = vec![
         format!(
-            "{} in {}: watchdog pid {} {standing}, beat {} ago, started {} ago; hang timeout {}",
+            "{} in {}: watchdog pid {} {standing}{place}, beat {} ago, started {} ago; \
+             hang timeout {}",
             snapshot.name,
             snapshot.run_dir.display(),
             watchdog.pid,
@@ -35,6 +37,9 @@ pub fn render(snapshot: &Snapshot) -> String {
         Health::AllUp => "all up".to_owned(),
         Health::Degraded if !watchdog.alive => {
             "servers live without a watchdog: start osps again".to_owned()
+        }
+        Health::Degraded if watchdog.is_frozen() && watchdog.elsewhere => {
+            "the watchdog is frozen: continue or end it in its own pid namespace".to_owned()
         }
         Health::Degraded if watchdog.is_frozen() => format!(
             "the watchdog is frozen: continue it with `kill -CONT {0}` or end it with `kill -9 \
