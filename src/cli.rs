@@ -146,9 +146,12 @@ pub struct Pair {
     /// [default: 256]
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub cell_size: Option<u64>,
-    /// Answer DEBUG SLEEP|SPIN|BLOCK|ABORT, to make faults by hand
+    /// Answer DEBUG SLEEP|SPIN|BLOCK|ABORT, to make faults by hand; on loopback only
     #[arg(long)]
     pub allow_debug: bool,
+    /// Let --listen name an address that other machines reach; there are no passwords
+    #[arg(long)]
+    pub allow_remote: bool,
 }
 
 /// Commands beside running the pair.
@@ -232,6 +235,7 @@ impl Cli {
             cell_size: self.pair.cell_size.unwrap_or(standard.cell_size),
             intensity: watch.max_restarts,
             allow_debug: self.pair.allow_debug,
+            allow_remote: self.pair.allow_remote,
             programs,
         };
         config.validate()?;
@@ -256,6 +260,7 @@ impl Cli {
             ("--data-size", pair.data_size.is_some()),
             ("--cell-size", pair.cell_size.is_some()),
             ("--allow-debug", pair.allow_debug),
+            ("--allow-remote", pair.allow_remote),
         ]
         .into_iter()
         .find_map(|(option, given)| given.then_some(option))

@@ -29,9 +29,9 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, raise};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
-use osps::pair::store::commands::Command;
+use osps::pair::store::commands::{Command, When};
 use osps::pair::store::execute;
-use osps::pair::store::resp::Reply;
+use osps::pair::store::resp::{Protocol, Reply};
 use osps_heart::example;
 use osps_heart::ids::{Epoch, Generation, Owner, SlotId};
 use osps_heart::ownership::{Arbiter, ArbiterAction, Holder, HolderAction, names, retired};
@@ -67,6 +67,10 @@ type Request = libc::c_uint;
 type Request = libc::c_int;
 
 /// `ptrace` with a request that takes no address.
+fn plain_set<'a>(key: &'a [u8], value: &'a [u8]) -> Command<'a> {
+    Command::Set { key, value, when: When::Always, get: false }
+}
+
 fn trace(request: Request, thread: Pid, data: i32) -> nix::Result<()> {
     let (nothing, data) = (std::ptr::null_mut::<libc::c_void>(), libc::c_long::from(data));
     // SAFETY: TRACEME, SETOPTIONS, SINGLESTEP and CONT use no pointer and touch no memory of ours.
@@ -364,7 +368,8 @@ fn perform(deed: &Deed, area: &Area<'_>, raw: Option<(&Place, &[Word])>) {
             let table = table(area);
             let mut update = update(&[]);
             let mut reply = Vec::new();
-            if execute::change(&table, &mut update, command, &mut Reply(&mut reply)) {
+            if execute::change(&table, &mut update, command, &mut Reply(&mut reply, Protocol::Two))
+            {
                 update.commit();
             }
         }
@@ -436,7 +441,7 @@ fn updates() -> Vec<(&'static str, Deed)> {
 }
 
 fn commands() -> Vec<(&'static str, Deed)> {
-    let set = |key, value| Deed::Obey(Command::Set { key, value });
+    let set = |key, value| Deed::Obey(plain_set(key, value));
     let increase = |by| Deed::Obey(Command::Incr { key: b"number", by });
     vec![
         ("", set(b"other", b"stays")),
@@ -578,7 +583,7 @@ impl Owned<'_> {
         if self.keyed {
             let mut expected = entries(area);
             expected.insert(b"next".to_vec(), b"owner".to_vec());
-            perform(&Deed::Obey(Command::Set { key: b"next", value: b"owner" }), area, None);
+            perform(&Deed::Obey(plain_set(b"next", b"owner")), area, None);
             let found = entries(area);
             return (found != expected).then(|| format!("{found:?} instead of {expected:?}"));
         }
@@ -627,7 +632,7 @@ fn history(deeds: &[(&str, Deed)], place: &Place) -> BTreeMap<u64, Vec<u8>> {
 
 fn obey(command: &Command<'_>, keyed: &mut BTreeMap<Vec<u8>, Vec<u8>>) {
     match command {
-        Command::Set { key, value } => drop(keyed.insert(key.to_vec(), value.to_vec())),
+        Command::Set { key, value, .. } => drop(keyed.insert(key.to_vec(), value.to_vec())),
         Command::Del(keys) => keyed.retain(|key, _| !keys.contains(&&key[..])),
         Command::Incr { key, by } => {
             let old = keyed.get(*key).map_or("0", |value| str::from_utf8(value).unwrap());
@@ -855,7 +860,7 @@ fn inhabit(segment: &Segment) {
     let held = Owner { slot: Some(A.0), generation: 11, epoch: Epoch(4) };
     assert!(segment.owner().exchange(Owner::NONE, held));
     segment.owner().set_recall(Epoch(4), Monotonic(1));
-    perform(&Deed::Obey(Command::Set { key: b"key", value: b"kept" }), &segment.area(), None);
+    perform(&Deed::Obey(plain_set(b"key", b"kept")), &segment.area(), None);
     perform(&Deed::Abort(&[(100, 50, 1)]), &segment.area(), None);
     segment.hearts()[1].beat(Monotonic(2));
     segment.header().generation.store(12, Ordering::Relaxed);

@@ -74,6 +74,8 @@ pub struct Config {
     pub intensity: Option<Intensity>,
     /// Whether `DEBUG` commands are answered.
     pub allow_debug: bool,
+    /// Whether the pair may be reached from other machines.
+    pub allow_remote: bool,
     /// What runs.
     pub programs: Programs,
 }
@@ -102,6 +104,7 @@ impl Default for Config {
             cell_size: 256,
             intensity: None,
             allow_debug: false,
+            allow_remote: false,
             programs: Programs::Pair {
                 workers: 1,
                 listen: SocketAddr::from(([127, 0, 0, 1], 2222)),
@@ -214,6 +217,16 @@ impl Config {
                     let why = format!("from 1 to {WORKERS_MAX} secondaries");
                     return Err(refuse("--workers", workers, why));
                 }
+                if !listen.ip().is_loopback() && !self.allow_remote {
+                    let why = "other machines could read and change the data, without a password; \
+                               say --allow-remote if that is meant"
+                        .to_owned();
+                    return Err(refuse("--listen", listen, why));
+                }
+                if self.allow_debug && !listen.ip().is_loopback() {
+                    let why = format!("a stranger could end servers with it: not with {listen}");
+                    return Err(refuse("--allow-debug", "", why));
+                }
                 if listen.port() != 0 && usize::from(u16::MAX - listen.port()) < *workers {
                     let why = format!("no room for {workers} further ports above it");
                     return Err(refuse("--listen", listen, why));
@@ -270,6 +283,8 @@ mod tests {
             workers,
             listen: SocketAddr::from(([127, 0, 0, 1], port)),
         };
+        let everywhere =
+            Programs::Pair { workers: 1, listen: SocketAddr::from(([0, 0, 0, 0], 2222)) };
         for (option, config) in [
             ("--name", Config { name: "../etc".to_owned(), ..sound() }),
             ("--name", Config { name: String::new(), ..sound() }),
@@ -292,6 +307,11 @@ mod tests {
                 },
             ),
             ("--workers", Config { programs: pair(0, 2222), ..sound() }),
+            ("--listen", Config { programs: everywhere.clone(), ..sound() }),
+            (
+                "--allow-debug",
+                Config { programs: everywhere, allow_remote: true, allow_debug: true, ..sound() },
+            ),
             ("--workers", Config { programs: pair(33, 2222), ..sound() }),
             ("--listen", Config { programs: pair(4, 65_532), ..sound() }),
             ("--", Config { programs: Programs::Own { command: vec![], listen: None }, ..sound() }),

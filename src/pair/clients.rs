@@ -1,7 +1,8 @@
 //! Client connections of a built-in server: accept, read, decode, reply. Never blocks.
 //!
 //! What a client can make us hold is bounded: one unfinished request of input, and replies up to a
-//! limit, beyond which its requests wait until it reads. A turn takes a bounded amount from each
+//! limit, beyond which its requests wait until it reads. All clients together have a budget: who
+//! began an unfinished request first goes first, then who holds most. A turn takes a bounded amount from each
 //! connection, so that one busy client delays neither the others nor the beat. A connection whose
 //! request has to wait (for the ownership of the data) is parked: in order, keeping the request,
 //! while everybody else goes on.
@@ -13,9 +14,9 @@ use std::time::Duration;
 
 use osps_heart::time::Monotonic;
 
-use crate::pair::store::resp::{self, Decoded, Reply};
-use crate::sys::Failed;
+use crate::pair::store::resp::{self, Decoded, Protocol, ProtocolError, Reply, Skip, TooLarge};
 use crate::sys::poll::{Interest, Poll, Ready};
+use crate::sys::{Failed, socket};
 
 /// Token of the listener.
 pub const LISTENER: u64 = 0;
@@ -30,8 +31,11 @@ const READ: usize = 64 << 10;
 const REST: Duration = Duration::from_millis(100);
 /// Requests answered on one connection in one turn.
 const REQUESTS: usize = 256;
-/// Replies waiting to be read by a client, beyond which its requests wait.
-const REPLIES: usize = 256 << 10;
+/// Replies waiting to be read by a client, beyond which its requests wait: enough for whoever sends
+/// some 400,000 requests before it reads.
+const REPLIES: usize = 32 << 20;
+/// Bytes held for all clients together, input and replies.
+const BUDGET: usize = 64 << 20;
 /// An unfinished line that is quiet for so long counts as a line, where the service says so.
 const QUIET: Duration = Duration::from_millis(50);
 
@@ -78,6 +82,21 @@ pub trait Responder {
     /// Whether this unfinished line counts as a line once it has gone quiet.
     fn takes_quiet_line(&self, line: &[u8]) -> bool;
 
+    /// Answers a line of text that is no command (`word` is its first word), or no line of words at
+    /// all (`None`). `false` = that is not welcome: an error tells.
+    fn answer_text(
+        &mut self,
+        session: &mut Self::Session,
+        word: Option<&[u8]>,
+        out: &mut Vec<u8>,
+    ) -> bool;
+
+    /// A request was refused before it was understood.
+    fn refused(&mut self, session: &mut Self::Session);
+
+    /// Longest word that is of any use.
+    fn room(&self) -> usize;
+
     /// Whether this turn has taken its time: what is left comes in the next, after a beat.
     fn is_spent(&self) -> bool;
 }
@@ -95,6 +114,14 @@ struct Connection<S> {
     progress: Progress,
     /// When the input last grew, if it ends in an unfinished line.
     quiet_since: Option<Monotonic>,
+    /// The rest of a request that is not kept, and the error that it will be answered with.
+    skip: Option<(Skip, TooLarge)>,
+    /// Since when its request has been unfinished.
+    unfinished_since: Option<Monotonic>,
+    /// Bytes of replies that were sent; they stay in front of the others for a while.
+    sent: usize,
+    /// Bytes it was counted with in the budget.
+    held: usize,
     interest: Interest,
 }
 
@@ -115,6 +142,10 @@ pub struct Clients<S> {
     /// Connections with an unfinished line, in the order of their deadlines.
     quiet: VecDeque<(Monotonic, u64)>,
     scratch: Vec<u8>,
+    /// Bytes held for all connections.
+    held: usize,
+    /// The operator was told that the budget is spent.
+    told_budget: bool,
 }
 
 /// How far one connection got with the requests that it sent.
@@ -144,6 +175,8 @@ impl<S: std::fmt::Debug> Clients<S> {
             parked: VecDeque::new(),
             quiet: VecDeque::new(),
             scratch: vec![0; READ],
+            held: 0,
+            told_budget: false,
         })
     }
 
@@ -270,10 +303,12 @@ impl<S: std::fmt::Debug> Clients<S> {
             self.close(poll, service, token);
             return;
         }
+        let held = connection.input.len() + connection.output.len();
+        self.held = self.held + held - std::mem::replace(&mut connection.held, held);
         match progress {
             Progress::Done => {}
             // If the client does not read, its reading brings the next turn.
-            Progress::More if connection.output.len() > REPLIES => {}
+            Progress::More if connection.unread() > REPLIES => {}
             Progress::More => self.pending.push(token),
             Progress::Parked if before == Progress::Parked => {}
             Progress::Parked => self.parked.push_back(token),
@@ -289,6 +324,39 @@ impl<S: std::fmt::Debug> Clients<S> {
         {
             connection.interest = interest;
         }
+        while self.held > BUDGET && self.relieve(poll, service) {}
+    }
+
+    /// Closes one connection, since too much is held: the oldest unfinished request, else the one
+    /// that holds most.
+    fn relieve<V: Responder<Session = S>>(&mut self, poll: &Poll, service: &mut V) -> bool {
+        let unfinished = self.connections.iter().filter_map(|(token, connection)| {
+            Some((connection.unfinished_since.filter(|_| connection.held > READ)?, *token))
+        });
+        let largest =
+            || self.connections.iter().max_by_key(|(_, c)| c.held).map(|(token, _)| *token);
+        let Some(token) = unfinished.min().map(|(_, token)| token).or_else(largest) else {
+            return false;
+        };
+        if !self.told_budget {
+            self.told_budget = true;
+            log::warn!(
+                "clients hold more than {} MiB of unfinished requests and unread replies: closing \
+                 the oldest unfinished one, or the largest",
+                BUDGET >> 20
+            );
+        }
+        if let Some(connection) = self.connections.get_mut(&token) {
+            connection.broken = true;
+            // It may not be read any more; if it is, it says why.
+            connection.output.truncate(connection.sent);
+            let why = "ERR too much memory is held for clients: closing this one";
+            Reply(&mut connection.output, Protocol::Two).error(why);
+            connection.ended = true;
+            connection.flush();
+        }
+        self.close(poll, service, token);
+        true
     }
 
     fn accept<V: Responder<Session = S>>(&mut self, poll: &Poll, service: &mut V, now: Monotonic) {
@@ -299,6 +367,7 @@ impl<S: std::fmt::Debug> Clients<S> {
                     self.next += 1;
                     // A refused option costs latency, not correctness.
                     let _ = stream.set_nodelay(true);
+                    let _ = socket::keep_alive(&stream);
                     let sound = stream.set_nonblocking(true).is_ok()
                         && poll.add(&stream, token, Interest::READ).is_ok();
                     if sound {
@@ -311,6 +380,10 @@ impl<S: std::fmt::Debug> Clients<S> {
                             broken: false,
                             progress: Progress::Done,
                             quiet_since: None,
+                            skip: None,
+                            unfinished_since: None,
+                            sent: 0,
+                            held: 0,
                             interest: Interest::READ,
                         };
                         self.connections.insert(token, connection);
@@ -336,6 +409,7 @@ impl<S: std::fmt::Debug> Clients<S> {
 
     fn close<V: Responder<Session = S>>(&mut self, poll: &Poll, service: &mut V, token: u64) {
         if let Some(connection) = self.connections.remove(&token) {
+            self.held -= connection.held;
             poll.remove(&connection.stream);
             if connection.progress == Progress::Parked {
                 self.parked.retain(|parked| *parked != token);
@@ -371,7 +445,33 @@ impl<S> Connection<S> {
     /// Enough is held for this client; the rest stays in the socket until it reads, or until its
     /// requests went through.
     fn is_full(&self) -> bool {
-        self.output.len() > REPLIES || (self.progress != Progress::Done && self.input.len() >= READ)
+        self.unread() > REPLIES || (self.progress != Progress::Done && self.input.len() >= READ)
+    }
+
+    /// Bytes of replies that the client has not taken yet.
+    fn unread(&self) -> usize {
+        self.output.len() - self.sent
+    }
+
+    /// Skips what is not kept. Returns how much of the input that was.
+    fn skip<V: Responder<Session = S>>(&mut self, service: &mut V) -> Result<usize, ProtocolError> {
+        let Some((mut skip, why)) = self.skip.take() else { return Ok(0) };
+        let (eaten, all) = skip.eat(&self.input)?;
+        if all {
+            service.refused(&mut self.session);
+            Reply(&mut self.output, Protocol::Two).error(&format!("ERR {why}"));
+        } else {
+            self.skip = Some((skip, why));
+        }
+        Ok(eaten)
+    }
+
+    /// An error after which nothing can be understood any more.
+    fn fail(&mut self, error: ProtocolError) -> usize {
+        Reply(&mut self.output, Protocol::Two).error(&format!("ERR {error}"));
+        self.ended = true;
+        self.broken = true;
+        self.input.len()
     }
 
     /// Answers complete requests, up to this turn's share.
@@ -379,11 +479,17 @@ impl<S> Connection<S> {
         if self.progress == Progress::Parked {
             return Progress::Parked;
         }
-        let mut used = 0;
+        let mut used = match self.skip(service) {
+            Ok(used) => used,
+            Err(error) => self.fail(error),
+        };
         let mut progress = Progress::Done;
         self.quiet_since = None;
         for number in 0.. {
-            if self.output.len() > REPLIES || number == REQUESTS || service.is_spent() {
+            if self.skip.is_some() {
+                break;
+            }
+            if self.unread() > REPLIES || number == REQUESTS || service.is_spent() {
                 progress = Progress::More;
                 break;
             }
@@ -394,7 +500,8 @@ impl<S> Connection<S> {
                 used += length;
                 continue;
             }
-            match resp::decode(input) {
+            let is_text = input.first().is_some_and(|first| *first != b'*');
+            match resp::decode_within(input, service.room()) {
                 Ok(Decoded::Incomplete) => {
                     if service.takes_quiet_line(input) && !self.ended {
                         self.quiet_since = Some(now);
@@ -402,7 +509,9 @@ impl<S> Connection<S> {
                     break;
                 }
                 Ok(Decoded::Request { words, used: length }) => {
-                    let after = if words.is_empty() {
+                    let mut talks =
+                        |word| service.answer_text(&mut self.session, word, &mut self.output);
+                    let after = if words.is_empty() || (is_text && talks(words.first().copied())) {
                         After::Keep
                     } else {
                         service.answer(&mut self.session, &words, &mut self.output, now)
@@ -420,29 +529,51 @@ impl<S> Connection<S> {
                         }
                     }
                 }
+                Ok(Decoded::TooLarge { why, skip, used: length }) => {
+                    self.input.drain(..used + length);
+                    self.skip = Some((skip, why));
+                    used = match self.skip(service) {
+                        Ok(used) => used,
+                        Err(error) => self.fail(error),
+                    };
+                }
+                Err(error) if is_text && error.is_of_line() => {
+                    // Where it ends is known, so what follows can be understood.
+                    let end = input.iter().position(|byte| *byte == b'\n');
+                    used += end.map_or(input.len(), |end| end + 1);
+                    if !service.answer_text(&mut self.session, None, &mut self.output) {
+                        service.refused(&mut self.session);
+                        Reply(&mut self.output, Protocol::Two).error(&format!("ERR {error}"));
+                    }
+                }
                 Err(error) => {
-                    Reply(&mut self.output).error(&format!("ERR {error}"));
-                    self.ended = true;
-                    self.broken = true;
-                    used = self.input.len();
+                    used = self.fail(error);
                     break;
                 }
             }
         }
         self.input.drain(..used);
+        if used > 0 {
+            self.unfinished_since = None;
+        }
+        if self.input.is_empty() {
+            // A large request is over: its memory is not kept for the next.
+            self.input.shrink_to(READ);
+        } else {
+            self.unfinished_since.get_or_insert(now);
+        }
         progress
     }
 
     /// Sends what the client takes now. Returns whether the connection is finished.
     fn flush(&mut self) -> bool {
-        let mut sent = 0;
         let finished = loop {
-            if sent == self.output.len() {
+            if self.sent == self.output.len() {
                 break self.ended && (self.broken || self.progress == Progress::Done);
             }
-            match self.stream.write(&self.output[sent..]) {
+            match self.stream.write(&self.output[self.sent..]) {
                 Ok(0) => break true,
-                Ok(length) => sent += length,
+                Ok(length) => self.sent += length,
                 Err(error) if is_transient(&error) => break false,
                 Err(_) => {
                     self.broken = true;
@@ -450,14 +581,21 @@ impl<S> Connection<S> {
                 }
             }
         };
-        self.output.drain(..sent);
+        // Moved only when it is worth it: a long queue is not copied for every piece of it.
+        if self.sent * 2 >= self.output.len() {
+            self.output.drain(..self.sent);
+            self.sent = 0;
+            if self.output.is_empty() {
+                self.output.shrink_to(READ);
+            }
+        }
         finished
     }
 
     /// What to wait for from now on, if that changed.
     fn wanted(&self) -> Option<Interest> {
         let read = !self.ended && !self.is_full();
-        let interest = Interest { read, write: !self.output.is_empty() };
+        let interest = Interest { read, write: self.unread() > 0 };
         (interest != self.interest).then_some(interest)
     }
 }

@@ -22,6 +22,8 @@ const TENURE: Duration = Duration::from_millis(2);
 /// A holder that committed nothing for so long, and has nobody waiting, is idle: it may be asked
 /// at once. Some ten commits fit into it.
 const CALM: Duration = Duration::from_micros(100);
+/// What a word that asks for a session begins with.
+const ASKS: &[u8] = b"requete";
 /// Steps of arbitration in one go: a clearing, a grant, a recall; more would be a loop.
 const STEPS: usize = 4;
 
@@ -221,7 +223,7 @@ impl Role for Primary {
     }
 
     fn opened(&mut self, _shared: &mut Common, peer: IpAddr, _now: Monotonic) -> Session {
-        Session { peer, rights: Rights::All, job: None }
+        Session::new(peer, Rights::All, None)
     }
 
     fn closed(&mut self, _shared: &mut Common, _session: &Session, _cleanly: bool) {}
@@ -234,16 +236,32 @@ impl Role for Primary {
         out: &mut Vec<u8>,
         now: Monotonic,
     ) -> Option<usize> {
-        let asked = JobType::ALL.iter().find(|(.., word)| input.starts_with(word.as_bytes()));
-        let (kind, _, word) = *asked?;
-        match self.dispatch(common, kind, session.peer, now) {
-            Some(port) => out.extend_from_slice(port.to_string().as_bytes()),
-            None => out.extend_from_slice(b"errtraitement no secondary available"),
+        let blanks = input.iter().take_while(|byte| byte.is_ascii_whitespace()).count();
+        let said = &input[blanks..];
+        let asked = JobType::ALL.iter().find(|(.., word)| said.starts_with(word.as_bytes()));
+        if let Some((kind, _, word)) = asked {
+            match self.dispatch(common, *kind, session.peer, now) {
+                Some(port) => out.extend_from_slice(port.to_string().as_bytes()),
+                None => out.extend_from_slice(b"errtraitement no secondary available"),
+            }
+            return Some(blanks + word.len());
         }
-        Some(word.len())
+        // Another type: a whole line, since its end may be on its way.
+        let end = said.iter().position(|byte| *byte == b'\n')?;
+        let word = said[..end].trim_ascii();
+        if !word.starts_with(ASKS) || word.contains(&b' ') {
+            return None;
+        }
+        let word = word.get(..32).unwrap_or(word).escape_ascii();
+        let refusal = format!(
+            "errtraitement unknown request type {word} (requetetype1 reads, requetetype2 reads and \
+             writes)"
+        );
+        out.extend_from_slice(refusal.as_bytes());
+        Some(blanks + end + 1)
     }
 
-    fn takes_quiet_words(&self) -> bool {
-        true
+    fn small_talk(&self, _shared: &Common, _session: &Session) -> Option<String> {
+        None
     }
 }

@@ -7,6 +7,8 @@ use osps_heart::time::Monotonic;
 
 use super::link::Link;
 use super::slot_view::SlotView;
+use crate::pair::dispatch::JobType;
+use crate::pair::store::resp::Protocol;
 use crate::pair::wire::Frame;
 
 /// What a client may do.
@@ -26,7 +28,41 @@ pub struct Session {
     /// What it may do.
     pub rights: Rights,
     /// The job it was announced with.
-    pub job: Option<u64>,
+    pub job: Option<Taken>,
+    /// What it asked to be answered in.
+    pub protocol: Protocol,
+    /// What it called itself; empty = nothing.
+    pub name: Vec<u8>,
+    /// Its requests since `MULTI`.
+    pub queue: Option<Queue>,
+}
+
+/// A job that a session took.
+#[derive(Clone, Copy, Debug)]
+pub struct Taken {
+    /// Its number.
+    pub id: u64,
+    /// What was asked for.
+    pub kind: JobType,
+}
+
+/// Requests between `MULTI` and `EXEC`.
+#[derive(Debug, Default)]
+pub struct Queue {
+    /// Their words.
+    pub requests: Vec<Vec<Vec<u8>>>,
+    /// Bytes of them.
+    pub bytes: usize,
+    /// One was refused: none will be carried out.
+    pub refused: bool,
+}
+
+impl Session {
+    /// A client that just connected.
+    pub fn new(peer: IpAddr, rights: Rights, job: Option<Taken>) -> Session {
+        let (protocol, name) = (Protocol::Two, Vec::new());
+        Session { peer, rights, job, protocol, name, queue: None }
+    }
 }
 
 /// What both parts of a server work with.
@@ -61,6 +97,6 @@ pub trait Role {
         out: &mut Vec<u8>,
         now: Monotonic,
     ) -> Option<usize>;
-    /// Whether an unfinished, unknown word that has gone quiet counts as a line.
-    fn takes_quiet_words(&self) -> bool;
+    /// One plain line for a text that is no command, in a session where that is welcome.
+    fn small_talk(&self, common: &Common, session: &Session) -> Option<String>;
 }

@@ -1,14 +1,16 @@
 //! A secondary (SS): serves the clients that the primary announces, and tells what became of them.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
+use osps_heart::clock::unix_ns;
 use osps_heart::ids::Generation;
 use osps_heart::ownership::HolderAction;
 use osps_heart::sync::Ordering;
 use osps_heart::time::Monotonic;
 
 use super::link::{Message, announced};
-use super::role::{Common, Rights, Role, Session};
+use super::role::{Common, Rights, Role, Session, Taken};
 use crate::pair::dispatch::{Announced, Expected, JobType};
 use crate::pair::wire::{Frame, FrameKind};
 
@@ -102,12 +104,12 @@ impl Role for Secondary {
         if let Some(job) = job {
             tell(common, FrameKind::Begin, job.id);
         }
-        Session { peer, rights, job: job.map(|job| job.id) }
+        Session::new(peer, rights, job.map(|job| Taken { id: job.id, kind: job.kind }))
     }
 
     fn closed(&mut self, common: &mut Common, session: &Session, cleanly: bool) {
         if let Some(job) = session.job {
-            tell(common, if cleanly { FrameKind::Done } else { FrameKind::Failed }, job);
+            tell(common, if cleanly { FrameKind::Done } else { FrameKind::Failed }, job.id);
         }
     }
 
@@ -122,7 +124,19 @@ impl Role for Secondary {
         None
     }
 
-    fn takes_quiet_words(&self) -> bool {
-        false
+    fn small_talk(&self, common: &Common, session: &Session) -> Option<String> {
+        let kind = session.job?.kind;
+        let (_, _, word) = *JobType::ALL.iter().find(|(known, ..)| *known == kind)?;
+        let commands = match session.rights {
+            Rights::All => "GET key, SET key value, INCR key, KEYS *, PING, QUIT",
+            Rights::Read => "GET key, KEYS *, PING, QUIT",
+        };
+        let time = std::time::UNIX_EPOCH + Duration::from_nanos(unix_ns());
+        Some(format!(
+            "{} (generation {}) serves you, {word}; it is {} UTC. What I know: {commands}",
+            common.me.name,
+            common.me.generation,
+            humantime::format_rfc3339_seconds(time).to_string().replace(['T', 'Z'], " ").trim_end(),
+        ))
     }
 }

@@ -12,7 +12,7 @@ use osps_heart::clock::SystemClock;
 use osps_heart::ids::{Claim, Epoch, SlotId};
 use osps_heart::orphan::{Orphan, Standing};
 use osps_heart::ownership::Holder;
-use osps_heart::segment::area::{LEVEL_PIECE, READ_TRIES};
+use osps_heart::segment::area::{LEVEL_PIECE, READ_TRIES, Update, View};
 use osps_heart::segment::layout::flag;
 use osps_heart::segment::{Access, Segment, text};
 use osps_heart::sync::Ordering;
@@ -25,7 +25,7 @@ use super::fault;
 use super::link::Link;
 use super::plan::fifos;
 use super::primary::Primary;
-use super::role::{Common, Rights, Role, Session};
+use super::role::{Common, Queue, Rights, Role, Session};
 use super::secondary::Secondary;
 use super::slot_view::SlotView;
 use crate::error::{Error, Refusal};
@@ -33,7 +33,7 @@ use crate::instance::exec::Birth;
 use crate::instance::place::{RunDir, leave_orphaned};
 use crate::pair::store::commands::{self, Command};
 use crate::pair::store::execute;
-use crate::pair::store::resp::Reply;
+use crate::pair::store::resp::{MAX_REQUEST, MAX_WORDS, Protocol, Reply};
 use crate::pair::wire::FrameKind;
 use crate::sys::poll::{Interest, Poll, Ready};
 use crate::sys::procfs;
@@ -44,6 +44,8 @@ const LINK: u64 = 1;
 const FRAMES: usize = 256;
 /// Pause before a frame that may have been lost is sent again. A lost frame costs a writer this.
 const REPEAT: Duration = Duration::from_millis(20);
+/// How often somebody who speaks another protocol is told in the log.
+const FOREIGN_PAUSE: Duration = Duration::from_secs(60);
 /// Tries of a walk over the whole table, before it is done as owner.
 const WALK_TRIES: usize = 2;
 /// What a client reads that writes where it may not.
@@ -127,6 +129,10 @@ struct Core {
     /// When this turn has to come to its beat.
     spent_at: Monotonic,
     allow_debug: bool,
+    /// Longest word that is of any use: what a cell can hold, and a little for messages.
+    room: usize,
+    /// When somebody was last told to speak another protocol.
+    foreign_told: Option<Monotonic>,
     started: Monotonic,
 }
 
@@ -144,6 +150,7 @@ impl Server {
         let flags = me.segment.header().flags.load(Ordering::Relaxed);
         let geometry = me.segment.geometry();
         let size = |bytes| usize::try_from(bytes).unwrap_or(0);
+        let room = size(geometry.cell_size).max(1024);
         let table = Table::new(size(geometry.data_size), size(geometry.cell_size))
             .ok_or_else(|| Refusal::Misfit("the data area holds no table".to_owned()))?;
         let activity = &me.page().activity;
@@ -162,6 +169,8 @@ impl Server {
             repeat_at: started,
             spent_at: started,
             allow_debug: flags & flag::ALLOW_DEBUG != 0,
+            room,
+            foreign_told: None,
             started,
         };
         Ok(Server { core, poll, clients, orphan })
@@ -293,14 +302,20 @@ impl Core {
         (!self.hasty).then_some(epoch)
     }
 
-    /// Carries out a change of the table: all of it, or none and an error.
-    fn write(&mut self, command: &Command<'_>, out: &mut Vec<u8>, now: Monotonic) -> After {
+    /// Carries out changes of the table as one update: all of it, or none. `work` appends the reply
+    /// and says whether there is something to commit.
+    fn update(
+        &mut self,
+        out: &mut Vec<u8>,
+        now: Monotonic,
+        work: impl FnOnce(&Table, &mut Update<'_>, &mut Vec<u8>) -> bool,
+    ) -> After {
         let Some(epoch) = self.may_write(now) else { return self.park() };
         let me = &self.common.me;
         let area = me.segment.area();
         let mut update = area.begin();
         let start = out.len();
-        let changed = execute::change(&self.table, &mut update, command, &mut Reply(out));
+        let changed = work(&self.table, &mut update, out);
         self.updated = Some(epoch);
         if changed {
             // The last look before the commit: what is ours was ours all the time.
@@ -316,16 +331,22 @@ impl Core {
         After::Keep
     }
 
-    /// Answers from the table without a lock; as owner if commits never pause.
-    fn read(&mut self, command: &Command<'_>, out: &mut Vec<u8>) -> After {
+    /// Answers from the table without a lock; as owner if commits never pause. `look` appends the
+    /// reply; it may be called again, with what it appended taken back.
+    fn read(
+        &mut self,
+        out: &mut Vec<u8>,
+        walks: bool,
+        mut look: impl FnMut(&Table, View<'_>, &mut Vec<u8>),
+    ) -> After {
         let area = self.common.me.segment.area();
         let start = out.len();
         let table = &self.table;
         // A walk over all keys takes long: few tries, then as owner. The others are short.
-        let tries = if matches!(command, Command::Keys(_)) { WALK_TRIES } else { READ_TRIES };
+        let tries = if walks { WALK_TRIES } else { READ_TRIES };
         let read = area.read_within(tries, |view| {
             out.truncate(start);
-            execute::look(table, view, command, &mut Reply(out));
+            look(table, view, out);
         });
         if read.is_ok() {
             return After::Keep;
@@ -334,7 +355,171 @@ impl Core {
         if self.holder.owns(self.common.me.owner()).is_none() {
             return self.park();
         }
-        area.read_as_owner(|view| execute::look(table, view, command, &mut Reply(out)));
+        area.read_as_owner(|view| look(table, view, out));
+        After::Keep
+    }
+
+    /// Carries out what was queued since `MULTI`: one update under one grant, or one look.
+    fn exec(&mut self, session: &mut Session, out: &mut Vec<u8>, now: Monotonic) -> After {
+        let Some(queue) = session.queue.take() else {
+            Reply(out, session.protocol).error("ERR EXEC without MULTI");
+            return After::Keep;
+        };
+        if queue.refused {
+            let text = "EXECABORT Transaction discarded because of previous errors.";
+            Reply(out, session.protocol).error(text);
+            return After::Keep;
+        }
+        let requests: Vec<Vec<&[u8]>> =
+            queue.requests.iter().map(|words| words.iter().map(Vec::as_slice).collect()).collect();
+        // Each was understood when it was queued.
+        let commands: Vec<Command<'_>> =
+            requests.iter().filter_map(|words| commands::parse(words).ok()).collect();
+        let protocol = session.protocol;
+        let mut plain = Vec::new();
+        for command in commands.iter().filter(|command| !command.looks() && !command.writes()) {
+            let mut bytes = Vec::new();
+            self.plain(session, command, &mut bytes);
+            plain.push(bytes);
+        }
+        let each = |out: &mut Vec<u8>, table: &mut dyn FnMut(&Command<'_>, &mut Reply<'_>)| {
+            let mut reply = Reply(out, protocol);
+            reply.array(commands.len());
+            let mut plain = plain.iter();
+            for command in &commands {
+                if command.looks() || command.writes() {
+                    table(command, &mut reply);
+                } else {
+                    reply.0.extend(plain.next().into_iter().flatten());
+                }
+            }
+        };
+        let after = if commands.iter().any(Command::writes) {
+            self.update(out, now, |table, update, out| {
+                let mut changed = false;
+                each(out, &mut |command, reply| {
+                    if command.writes() {
+                        changed |= execute::change(table, update, command, reply);
+                    } else {
+                        execute::look(table, update.view(), command, reply);
+                    }
+                });
+                changed
+            })
+        } else {
+            self.read(out, true, |table, view, out| {
+                each(out, &mut |command, reply| execute::look(table, view, command, reply));
+            })
+        };
+        if after == After::Park {
+            session.queue = Some(queue);
+        }
+        after
+    }
+
+    /// Between `MULTI` and `EXEC`: keeps a request, or refuses it and with it all of them.
+    fn enqueue(session: &mut Session, words: &[&[u8]], command: &Command<'_>, out: &mut Vec<u8>) {
+        let read_only = command.writes() && session.rights != Rights::All;
+        let mut reply = Reply(out, session.protocol);
+        let Some(queue) = &mut session.queue else { return };
+        let bytes: usize = words.iter().map(|word| word.len() + 32).sum();
+        let refusal = if read_only {
+            Some(READ_ONLY)
+        } else if matches!(command, Command::Multi) {
+            Some("ERR MULTI calls can not be nested")
+        } else if matches!(command, Command::Watch) {
+            Some("ERR WATCH inside MULTI is not allowed")
+        } else if queue.requests.len() == MAX_WORDS || queue.bytes + bytes > MAX_REQUEST {
+            Some("ERR too many requests, or too large ones, between MULTI and EXEC")
+        } else {
+            None
+        };
+        if let Some(refusal) = refusal {
+            queue.refused = true;
+            reply.error(refusal);
+            return;
+        }
+        queue.bytes += bytes;
+        queue.requests.push(words.iter().map(|word| word.to_vec()).collect());
+        reply.simple("QUEUED");
+    }
+
+    /// Answers what has nothing to do with the table.
+    fn plain(&mut self, session: &mut Session, command: &Command<'_>, out: &mut Vec<u8>) -> After {
+        let mut reply = Reply(out, session.protocol);
+        match command {
+            Command::Ping(None) => reply.simple("PONG"),
+            Command::Ping(Some(message)) | Command::Echo(message) => reply.bulk(message),
+            Command::Info(_) => reply.bulk(self.info().as_bytes()),
+            Command::Quit => {
+                reply.simple("OK");
+                return After::Close;
+            }
+            Command::Commands => reply.array(0),
+            Command::Client(client) => match client {
+                commands::Client::GetName if session.name.is_empty() => reply.null(),
+                commands::Client::GetName => reply.bulk(&session.name),
+                commands::Client::Id => reply.integer(1),
+                commands::Client::SetName(name) => {
+                    session.name = name.to_vec();
+                    reply.simple("OK");
+                }
+                commands::Client::SetInfo(_)
+                | commands::Client::NoEvict
+                | commands::Client::NoTouch => reply.simple("OK"),
+            },
+            Command::Hello { version, name } => {
+                session.protocol = version.unwrap_or(session.protocol);
+                if let Some(name) = name {
+                    session.name = name.to_vec();
+                }
+                let mut reply = Reply(out, session.protocol);
+                reply.map(7);
+                for (key, value) in [
+                    ("server", "osps"),
+                    ("version", env!("CARGO_PKG_VERSION")),
+                    ("mode", "standalone"),
+                    ("role", "master"),
+                ] {
+                    reply.bulk(key.as_bytes());
+                    reply.bulk(value.as_bytes());
+                }
+                reply.bulk(b"proto");
+                reply.integer(if session.protocol == Protocol::Three { 3 } else { 2 });
+                reply.bulk(b"id");
+                reply.integer(1);
+                reply.bulk(b"modules");
+                reply.array(0);
+            }
+            Command::Select | Command::Unwatch => reply.simple("OK"),
+            Command::Watch => reply.error(&commands::Refused::Watch.to_string()),
+            Command::Multi => {
+                session.queue = Some(Queue::default());
+                reply.simple("OK");
+            }
+            Command::Debug(_) if !self.allow_debug => {
+                reply.error("ERR DEBUG is off; start osps with --allow-debug");
+            }
+            Command::Debug(fault) => {
+                fault::make(&self.common.me, fault);
+                reply.simple("OK");
+            }
+            Command::Foreign => {
+                let now = self.common.me.clock.now();
+                if self.foreign_told.is_none_or(|told| now.since(told) >= FOREIGN_PAUSE) {
+                    self.foreign_told = Some(now);
+                    log::warn!(
+                        "{}: somebody at {} speaks HTTP to this port (POST, Host: or HTTP/1.x): a \
+                         web page, perhaps; closed before anything it sent was done",
+                        self.common.me.name,
+                        session.peer
+                    );
+                }
+                return After::Close;
+            }
+            // Everything else is the table's, or was answered before.
+            _ => reply.error("ERR not here"),
+        }
         After::Keep
     }
 
@@ -407,13 +592,37 @@ impl Responder for Core {
         self.role.bare(&mut self.common, session, input, out, now)
     }
 
-    /// One word that is no command and no part of one: whoever sent it waits for an answer. A line
-    /// with blanks, or the beginning of a command, may be on its way in pieces, and half of a write
-    /// must not be carried out.
+    /// Text that is no RESP: whoever sent it waits for an answer. Half of a write may be on its way
+    /// in pieces, and must not be carried out.
     fn takes_quiet_line(&self, line: &[u8]) -> bool {
-        let word = line.iter().all(u8::is_ascii_graphic) && !line.contains(&b'*');
-        let word = word && !line.is_empty() && !line.contains(&b'"') && !line.contains(&b'\'');
-        word && self.role.takes_quiet_words() && !commands::is_name(line)
+        let is_text = line.first().is_some_and(|first| *first != b'*');
+        is_text && !line.trim_ascii().is_empty() && !commands::may_be_half_a_write(line)
+    }
+
+    fn answer_text(
+        &mut self,
+        session: &mut Session,
+        word: Option<&[u8]>,
+        out: &mut Vec<u8>,
+    ) -> bool {
+        // Who speaks of transactions knows the protocol.
+        if session.queue.is_some() || word.is_some_and(commands::is_name) {
+            return false;
+        }
+        let Some(line) = self.role.small_talk(&self.common, session) else { return false };
+        out.extend_from_slice(line.as_bytes());
+        out.extend_from_slice(b"\r\n");
+        true
+    }
+
+    fn refused(&mut self, session: &mut Session) {
+        if let Some(queue) = &mut session.queue {
+            queue.refused = true;
+        }
+    }
+
+    fn room(&self) -> usize {
+        self.room
     }
 
     fn is_spent(&self) -> bool {
@@ -430,56 +639,45 @@ impl Responder for Core {
         let command = match commands::parse(words) {
             Ok(command) => command,
             Err(refused) => {
-                Reply(out).error(&refused.to_string());
+                self.refused(session);
+                Reply(out, session.protocol).error(&refused.to_string());
                 return After::Keep;
             }
         };
-        let mut reply = Reply(out);
         match &command {
-            Command::Get(_) | Command::Exists(_) | Command::Keys(_) | Command::DbSize => {
-                return self.read(&command, out);
-            }
-            Command::Set { .. } | Command::Del(_) | Command::Incr { .. } | Command::FlushDb => {
-                if session.rights == Rights::All {
-                    return self.write(&command, out, now);
+            Command::Exec => return self.exec(session, out, now),
+            Command::Discard => {
+                let mut reply = Reply(out, session.protocol);
+                match session.queue.take() {
+                    Some(_) => reply.simple("OK"),
+                    None => reply.error("ERR DISCARD without MULTI"),
                 }
-                reply.error(READ_ONLY);
+                return After::Keep;
             }
-            Command::Ping(None) => reply.simple("PONG"),
-            Command::Ping(Some(message)) | Command::Echo(message) => reply.bulk(message),
-            Command::Info(_) => reply.bulk(self.info().as_bytes()),
-            Command::Quit => {
-                reply.simple("OK");
-                return After::Close;
+            Command::Quit | Command::Foreign => {}
+            _ if session.queue.is_some() => {
+                Core::enqueue(session, words, &command, out);
+                return After::Keep;
             }
-            Command::Commands => reply.array(0),
-            Command::Client(client) => match client {
-                commands::Client::GetName => reply.null(),
-                commands::Client::Id => reply.integer(1),
-                commands::Client::SetName(_)
-                | commands::Client::SetInfo(_)
-                | commands::Client::NoEvict
-                | commands::Client::NoTouch => reply.simple("OK"),
-            },
-            Command::Hello(_) => {
-                reply.array(6);
-                for (key, value) in [("server", "osps"), ("version", env!("CARGO_PKG_VERSION"))] {
-                    reply.bulk(key.as_bytes());
-                    reply.bulk(value.as_bytes());
-                }
-                reply.bulk(b"proto");
-                reply.integer(2);
-            }
-            Command::Select => reply.simple("OK"),
-            Command::Debug(_) if !self.allow_debug => {
-                reply.error("ERR DEBUG is off; start osps with --allow-debug");
-            }
-            Command::Debug(fault) => {
-                fault::make(&self.common.me, fault);
-                reply.simple("OK");
-            }
+            _ => {}
         }
-        After::Keep
+        let protocol = session.protocol;
+        if command.looks() {
+            let walks = matches!(command, Command::Keys(_));
+            return self.read(out, walks, |table, view, out| {
+                execute::look(table, view, &command, &mut Reply(out, protocol));
+            });
+        }
+        if command.writes() {
+            if session.rights != Rights::All {
+                Reply(out, protocol).error(READ_ONLY);
+                return After::Keep;
+            }
+            return self.update(out, now, |table, update, out| {
+                execute::change(table, update, &command, &mut Reply(out, protocol))
+            });
+        }
+        self.plain(session, &command, out)
     }
 }
 

@@ -2,10 +2,11 @@
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
@@ -27,6 +28,17 @@ pub fn listen(address: SocketAddr) -> Result<TcpListener, Failed> {
     rustix::net::listen(&listener, BACKLOG).map_err(Failed::to("listen on", address))?;
     listener.set_nonblocking(true).map_err(Failed::to("listen on", address))?;
     Ok(listener)
+}
+
+/// Finds out about a peer that went without a word, as Redis does: asked after 300 s of silence,
+/// and given up after three more questions 100 s apart.
+pub fn keep_alive(stream: &TcpStream) -> Result<(), Failed> {
+    use rustix::net::sockopt;
+    let failed = |errno| Failed::to("keep alive", "connection")(errno);
+    sockopt::set_socket_keepalive(stream, true).map_err(failed)?;
+    sockopt::set_tcp_keepidle(stream, Duration::from_secs(300)).map_err(failed)?;
+    sockopt::set_tcp_keepintvl(stream, Duration::from_secs(100)).map_err(failed)?;
+    sockopt::set_tcp_keepcnt(stream, 3).map_err(failed)
 }
 
 /// A path to `name` in an open directory that fits into a socket address, however long the

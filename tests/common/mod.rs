@@ -131,7 +131,7 @@ pub fn has(program: &str) -> bool {
 const INSTALL: &str = "\
     as root: apt-get install gcc gdb python3 python3-pip redis-tools util-linux nodejs npm\n\
     and beside the build: python3 -m pip install --target target/clients/python redis\n\
-    npm install --prefix target/clients/node ioredis";
+    npm install --prefix target/clients/node ioredis redis";
 
 /// Says why a test does not run here, for want of a tool or a right that can be had. Where
 /// `OSPS_NO_SKIP` is set, as in CI, that is a failure.

@@ -5,7 +5,7 @@
 use osps_heart::segment::area::{Update, View};
 use osps_heart::table::{Refused, Table};
 
-use super::commands::{Command, glob_match, integer};
+use super::commands::{Command, When, glob_match, integer};
 use super::resp::Reply;
 
 /// Bytes of keys in one reply of `KEYS`, and 16 for each. More would be held for one client; and a
@@ -24,6 +24,22 @@ pub fn look(table: &Table, view: View<'_>, command: &Command<'_>, reply: &mut Re
             Some(value) => reply.bulk(&value),
             None => reply.null(),
         },
+        Command::MGet(keys) => {
+            reply.array(keys.len());
+            for key in keys {
+                match table.get(view, key) {
+                    Some(value) => reply.bulk(&value),
+                    None => reply.null(),
+                }
+            }
+        }
+        Command::Strlen(key) => {
+            let length = table.get(view, key).map_or(0, |value| value.len());
+            reply.integer(i64::try_from(length).unwrap_or(i64::MAX));
+        }
+        Command::Type(key) => {
+            reply.simple(if table.contains(view, key) { "string" } else { "none" });
+        }
         Command::Exists(keys) => {
             let found = keys.iter().filter(|key| table.contains(view, key)).count();
             reply.integer(i64::try_from(found).unwrap_or(i64::MAX));
@@ -72,6 +88,13 @@ pub fn change(
             reply.integer(number);
             return false;
         }
+        Ok(Outcome::Old { value, changed }) => {
+            match value {
+                Some(value) => reply.bulk(&value),
+                None => reply.null(),
+            }
+            return changed;
+        }
         Err(error) => {
             reply.error(&error);
             return false;
@@ -84,6 +107,11 @@ enum Outcome {
     Done,
     Number(i64),
     Unchanged(i64),
+    /// What was there before, or nothing.
+    Old {
+        value: Option<Vec<u8>>,
+        changed: bool,
+    },
 }
 
 fn attempt(
@@ -93,9 +121,52 @@ fn attempt(
 ) -> Result<Outcome, String> {
     let text = |refused: Refused| refused.to_string();
     match command {
-        Command::Set { key, value } => {
+        Command::Set { key, value, when, get } => {
+            let old = table.get(update.view(), key);
+            let changed = match when {
+                When::Always => true,
+                When::Absent => old.is_none(),
+                When::Present => old.is_some(),
+            };
+            if changed {
+                table.set(update, key, value).map_err(text)?;
+            }
+            match (get, changed) {
+                (true, _) => Ok(Outcome::Old { value: old, changed }),
+                (false, true) => Ok(Outcome::Done),
+                (false, false) => Ok(Outcome::Old { value: None, changed }),
+            }
+        }
+        Command::SetNx { key, value } => {
+            if table.contains(update.view(), key) {
+                return Ok(Outcome::Unchanged(0));
+            }
             table.set(update, key, value).map_err(text)?;
+            Ok(Outcome::Number(1))
+        }
+        Command::MSet(pairs) => {
+            let mut before: Vec<(&[u8], Option<Vec<u8>>)> = Vec::with_capacity(pairs.len());
+            for (key, value) in pairs {
+                let old = table.get(update.view(), key);
+                if let Err(refused) = table.set(update, key, value) {
+                    // All or nothing, inside of a MULTI as well: back to what was there.
+                    for (key, old) in before.into_iter().rev() {
+                        match old {
+                            Some(old) => table.set(update, key, &old).map_err(text)?,
+                            None => drop(table.remove(update, key).map_err(text)?),
+                        }
+                    }
+                    return Err(text(refused));
+                }
+                before.push((*key, old));
+            }
             Ok(Outcome::Done)
+        }
+        Command::Append { key, value } => {
+            let mut new = table.get(update.view(), key).unwrap_or_default();
+            new.extend_from_slice(value);
+            table.set(update, key, &new).map_err(text)?;
+            Ok(Outcome::Number(i64::try_from(new.len()).unwrap_or(i64::MAX)))
         }
         Command::Del(keys) => {
             let mut removed = 0;
@@ -128,6 +199,7 @@ mod tests {
     use osps_heart::example::Memory;
 
     use super::super::commands::parse;
+    use super::super::resp::Protocol;
     use super::*;
 
     /// A server in small: one table, and what the words of a request are answered with.
@@ -142,7 +214,7 @@ mod tests {
             let Store(memory, table) = self;
             let command = parse(words).unwrap();
             let mut bytes = Vec::new();
-            let mut reply = Reply(&mut bytes);
+            let mut reply = Reply(&mut bytes, Protocol::Two);
             let commits = if command.writes() {
                 memory.change(|update| change(table, update, &command, &mut reply))
             } else {
@@ -181,14 +253,33 @@ mod tests {
             ("DBSIZE", ":1 ", false),
             ("FLUSHDB", "+OK ", true),
             ("DBSIZE", ":0 ", false),
+            ("SET a 1 XX", "$-1 ", false),
+            ("SET a 1 NX GET", "$-1 ", true),
+            ("SET a 2 NX", "$-1 ", false),
+            ("SET a 2 NX GET", "$1 1 ", false),
+            ("SET a 2 XX", "+OK ", true),
+            ("GETSET a 3", "$1 2 ", true),
+            ("SETNX a 4", ":0 ", false),
+            ("SETNX b 4", ":1 ", true),
+            ("MSET a 5 c 6 a 7", "+OK ", true),
+            ("MGET a x c", "*3 $1 7 $-1 $1 6 ", false),
+            ("APPEND a 8", ":2 ", true),
+            ("APPEND d 8", ":1 ", true),
+            ("STRLEN a", ":2 ", false),
+            ("STRLEN x", ":0 ", false),
+            ("TYPE a", "+string ", false),
+            ("TYPE x", "+none ", false),
+            ("DECR d", ":7 ", true),
+            ("DECRBY d 10", ":-3 ", true),
+            ("UNLINK d x", ":1 ", true),
             ("PING", "-ERR not a reading command ", false),
         ] {
             assert_eq!(store.ask(line), (reply.to_owned(), commits), "{line}");
         }
         let mut bytes = Vec::new();
-        let said = store
-            .0
-            .change(|update| change(&store.1, update, &Command::DbSize, &mut Reply(&mut bytes)));
+        let said = store.0.change(|update| {
+            change(&store.1, update, &Command::DbSize, &mut Reply(&mut bytes, Protocol::Two))
+        });
         assert!(!said && bytes.starts_with(b"-ERR not a writing command"));
     }
 
@@ -202,6 +293,15 @@ mod tests {
             assert!(reply.starts_with('-') && !commits, "{line}: {reply}");
         }
         assert_eq!(store.ask("GET a").0, "$1 1 ");
+        // Also in the middle of an update that goes on, as between MULTI and EXEC.
+        let words: [&[u8]; 7] = [b"MSET", b"a", b"9", b"b", b"9", b"c", b"3"];
+        let command = parse(&words).unwrap();
+        store.0.change(|update| {
+            let mut bytes = Vec::new();
+            let reply = &mut Reply(&mut bytes, Protocol::Two);
+            assert!(!change(&store.1, update, &command, reply), "the table is full");
+        });
+        assert_eq!(store.ask("MGET a b c").0, "*3 $1 1 $1 2 $-1 ", "committed as it was");
     }
 
     /// `KEYS` is bounded in what it holds (each key and 16 bytes) and in what it compares.

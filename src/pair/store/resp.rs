@@ -1,4 +1,4 @@
-//! RESP2, the Redis protocol: requests are decoded, replies encoded.
+//! RESP, the Redis protocol: requests are decoded, replies encoded, in version 2 or 3.
 //!
 //! A request is an array of bulk strings (`*1\r\n$4\r\nPING\r\n`, what libraries send) or an inline
 //! line (`PING\r\n`, what a person types into `nc`). Decoding is pure and total: any bytes are a
@@ -8,34 +8,37 @@
 //! [`MAX_WORDS`] slices. More bytes never change an answer other than [`Decoded::Incomplete`].
 //! One call is linear in the input (and an array skips the bodies of its words unread).
 //!
-//! **Deliberately not here.** No RESP3 and no state between calls. An inline word whose text
+//! A request that is longer than what is kept is not kept: [`Decoded::TooLarge`] says how to skip it,
+//! so that it costs an error and not the connection.
+//!
+//! **Deliberately not here.** No state between calls. An inline word whose text
 //! differs from its bytes (`"a\n"`, `a"b"`) would need memory of its own: it is refused, never
 //! misread, and the array form says the same without quotes. What the words mean is
 //! [`commands`](super::commands)' affair. Tested below: tables, every cut, arbitrary bytes.
 
 use thiserror::Error;
 
-/// Most words in a request. It bounds what one request makes us allocate (1 KiB of slices) and the
-/// size of a request as a whole; fewer would cut a `DEL` of many keys.
-pub const MAX_WORDS: usize = 64;
+/// Most words in a request that is kept. It bounds what one request makes us allocate (16 KiB of
+/// slices); fewer would cut an `MSET` of many keys.
+pub const MAX_WORDS: usize = 1024;
 
-/// Most bytes in one word. Far above any key or value of the table, so that "too long" is normally
-/// answered by the table, politely, rather than by a protocol error that closes the connection.
-pub const MAX_WORD: usize = 64 * 1024;
+/// Most bytes in one word that is kept, whatever a cell can hold.
+pub const MAX_WORD: usize = 512 * 1024;
+
+/// Most words that are skipped, and most bytes of one: Redis's own limits. Beyond, the input is not
+/// believed to be a request, and the connection closes.
+const SKIPPED_WORDS: usize = 1 << 20;
+const SKIPPED_WORD: usize = 512 << 20;
 
 /// Most bytes of an inline request before its `\n`: Redis's own limit. Until the line ends we must
 /// keep it, so without a limit a client that never ends it would own our memory.
 pub const MAX_INLINE: usize = 64 * 1024;
 
-/// Bytes in the longest request. An input buffer of this size always holds a whole request: given
-/// as many bytes, [`decode`] never answers [`Decoded::Incomplete`].
-pub const MAX_REQUEST: usize =
-    b"*64\r\n".len() + MAX_WORDS * (b"$65536\r\n".len() + MAX_WORD + b"\r\n".len());
+/// Bytes in the longest request that is kept: given as many bytes, [`decode`] never answers
+/// [`Decoded::Incomplete`].
+pub const MAX_REQUEST: usize = 1 << 20;
 
-// The samples inside MAX_REQUEST have as many digits as the limits, an inline word is never longer
-// than a bulk one may be, and a whole line with its end fits a request.
-const _: () = assert!(MAX_WORDS < 100 && MAX_WORD < 100_000);
-const _: () = assert!(MAX_INLINE <= MAX_WORD && MAX_INLINE < MAX_REQUEST);
+const _: () = assert!(MAX_INLINE <= MAX_WORD && MAX_WORD + MAX_INLINE < MAX_REQUEST);
 
 /// What the front of the input is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,6 +52,69 @@ pub enum Decoded<'a> {
         /// Bytes it took from the front of the input, never 0.
         used: usize,
     },
+    /// A request that is not kept. More of it follows: feed that to `skip`, then answer `why`.
+    TooLarge {
+        /// What is too large.
+        why: TooLarge,
+        /// Knows where it ends.
+        skip: Skip,
+        /// Bytes it took from the front of the input, never 0.
+        used: usize,
+    },
+}
+
+/// Why a request is not kept; the text is the error reply, without its code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum TooLarge {
+    /// A word is longer than anything that fits a cell.
+    #[error("word of {length} bytes is longer than {room}, what fits a cell (--cell-size)")]
+    Word {
+        /// Its length.
+        length: usize,
+        /// Most that is kept.
+        room: usize,
+    },
+    /// It has more words than [`MAX_WORDS`].
+    #[error("request of {0} words is longer than {MAX_WORDS}")]
+    Words(usize),
+    /// Its words are longer together than [`MAX_REQUEST`].
+    #[error("request is longer than {MAX_REQUEST} bytes")]
+    Request,
+}
+
+/// The rest of a request that is not kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Skip {
+    /// Bytes of the present word and of its line end.
+    bytes: usize,
+    /// Words after that.
+    words: usize,
+}
+
+impl Skip {
+    /// Skips what is there. Returns how many bytes that was, and whether it was all.
+    pub fn eat(&mut self, input: &[u8]) -> Result<(usize, bool), ProtocolError> {
+        let mut rest = input;
+        loop {
+            let taken = self.bytes.min(rest.len());
+            self.bytes -= taken;
+            rest = &rest[taken..];
+            if self.bytes > 0 || self.words == 0 {
+                break;
+            }
+            let bulk = match rest {
+                [] => break,
+                [b'$', bulk @ ..] => bulk,
+                [other, ..] => return Err(ProtocolError::ExpectedBulk(*other)),
+            };
+            let refusal = ProtocolError::InvalidBulkLength;
+            let Some((size, body)) = length(bulk, SKIPPED_WORD, refusal)? else { break };
+            self.words -= 1;
+            self.bytes = size + b"\r\n".len();
+            rest = body;
+        }
+        Ok((input.len() - rest.len(), self.bytes == 0 && self.words == 0))
+    }
 }
 
 /// Why the bytes are not RESP. There is no way to find the next request: answer with
@@ -56,10 +122,10 @@ pub enum Decoded<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum ProtocolError {
-    /// The array's length is not a number from 0 to [`MAX_WORDS`].
+    /// The array's length is not a number, or above Redis's own limit.
     #[error("Protocol error: invalid multibulk length")]
     InvalidMultibulkLength,
-    /// A word's length is not a number from 0 to [`MAX_WORD`].
+    /// A word's length is not a number from 0 to Redis's own limit.
     #[error("Protocol error: invalid bulk length")]
     InvalidBulkLength,
     /// An array holds something other than a bulk string, such as another array.
@@ -82,20 +148,50 @@ pub enum ProtocolError {
     Escape,
 }
 
+impl ProtocolError {
+    /// Whether it is one of a line of text, whose end is known: what follows can be understood.
+    pub fn is_of_line(self) -> bool {
+        matches!(self, Self::TooManyWords | Self::UnbalancedQuotes | Self::Escape)
+    }
+}
+
 /// Decodes the request at the front of `input`.
 pub fn decode(input: &[u8]) -> Result<Decoded<'_>, ProtocolError> {
+    decode_within(input, MAX_WORD)
+}
+
+/// The same, where words longer than `room` (at most [`MAX_WORD`]) are of no use.
+pub fn decode_within(input: &[u8], room: usize) -> Result<Decoded<'_>, ProtocolError> {
     match input {
-        [b'*', rest @ ..] => array(input.len(), rest),
+        [b'*', b'-', rest @ ..] => Ok(negative(input.len(), rest)?),
+        [b'*', rest @ ..] => array(input.len(), rest, room.min(MAX_WORD)),
         _ => inline(input),
     }
 }
 
-/// Decodes what follows the `*` of an input of `whole` bytes.
-fn array(whole: usize, rest: &[u8]) -> Result<Decoded<'_>, ProtocolError> {
+/// An array of less than nothing, which Redis skips.
+fn negative(whole: usize, rest: &[u8]) -> Result<Decoded<'_>, ProtocolError> {
     let refusal = ProtocolError::InvalidMultibulkLength;
-    let Some((count, mut rest)) = length(rest, MAX_WORDS, refusal)? else {
+    Ok(match length(rest, SKIPPED_WORD, refusal)? {
+        Some((_, after)) => Decoded::Request { words: Vec::new(), used: whole - after.len() },
+        None => Decoded::Incomplete,
+    })
+}
+
+/// Decodes what follows the `*` of an input of `whole` bytes.
+fn array(whole: usize, rest: &[u8], room: usize) -> Result<Decoded<'_>, ProtocolError> {
+    let refusal = ProtocolError::InvalidMultibulkLength;
+    let Some((count, mut rest)) = length(rest, SKIPPED_WORDS, refusal)? else {
         return Ok(Decoded::Incomplete);
     };
+    if count > MAX_WORDS {
+        let skip = Skip { bytes: 0, words: count };
+        return Ok(Decoded::TooLarge {
+            why: TooLarge::Words(count),
+            skip,
+            used: whole - rest.len(),
+        });
+    }
     let mut words = Vec::with_capacity(count);
     while words.len() < count {
         let bulk = match rest {
@@ -103,9 +199,21 @@ fn array(whole: usize, rest: &[u8]) -> Result<Decoded<'_>, ProtocolError> {
             [b'$', bulk @ ..] => bulk,
             [other, ..] => return Err(ProtocolError::ExpectedBulk(*other)),
         };
-        let Some((size, body)) = length(bulk, MAX_WORD, ProtocolError::InvalidBulkLength)? else {
+        let refusal = ProtocolError::InvalidBulkLength;
+        let Some((size, body)) = length(bulk, SKIPPED_WORD, refusal)? else {
             return Ok(Decoded::Incomplete);
         };
+        let (used, left) = (whole - body.len(), count - words.len() - 1);
+        let why = if size > room {
+            Some(TooLarge::Word { length: size, room })
+        } else {
+            // What follows takes at least "$0\r\n\r\n" a word.
+            (used + size + 2 + left * 6 > MAX_REQUEST).then_some(TooLarge::Request)
+        };
+        if let Some(why) = why {
+            let skip = Skip { bytes: size + 2, words: left };
+            return Ok(Decoded::TooLarge { why, skip, used });
+        }
         let Some((word, end)) = body.split_at_checked(size) else {
             return Ok(Decoded::Incomplete);
         };
@@ -214,9 +322,19 @@ fn quoted(quote: u8, text: &[u8]) -> Result<(&[u8], &[u8]), ProtocolError> {
     }
 }
 
-/// Appends replies to an output buffer: `Reply(&mut output).integer(1)`.
+/// Version of the protocol that a client asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Protocol {
+    /// RESP2, what everybody starts with.
+    #[default]
+    Two,
+    /// RESP3, after `HELLO 3`: null and maps have types of their own.
+    Three,
+}
+
+/// Appends replies to an output buffer: `Reply(&mut output, Protocol::Two).integer(1)`.
 #[derive(Debug)]
-pub struct Reply<'a>(pub &'a mut Vec<u8>);
+pub struct Reply<'a>(pub &'a mut Vec<u8>, pub Protocol);
 
 impl Reply<'_> {
     /// A short text such as `OK`. Line ends in it are dropped.
@@ -244,7 +362,18 @@ impl Reply<'_> {
 
     /// No value: what `GET` answers for a key that is not there.
     pub fn null(&mut self) {
-        self.line(b'$', "-1");
+        match self.1 {
+            Protocol::Two => self.line(b'$', "-1"),
+            Protocol::Three => self.line(b'_', ""),
+        }
+    }
+
+    /// The head of a map: the next `2 * len` replies are its keys and values in turn.
+    pub fn map(&mut self, len: usize) {
+        match self.1 {
+            Protocol::Two => self.array(2 * len),
+            Protocol::Three => self.line(b'%', &len.to_string()),
+        }
     }
 
     /// The head of an array: the next `len` replies are its elements.
@@ -273,6 +402,7 @@ mod tests {
         ("line end in a word", b"*1\r\n$4\r\n\r\n\0\xff\r\n", &[b"\r\n\0\xff"]),
         ("ten bytes", b"*1\r\n$10\r\n0123456789\r\n", &[b"0123456789"]),
         ("empty array", b"*0\r\n", &[]),
+        ("an array of less than nothing", b"*-10\r\n", &[]),
         ("inline", b"PING\r\n", &[b"PING"]),
         ("inline, bare line feed", b"GET k\n", &[b"GET", b"k"]),
         ("empty line", b"\r\n", &[]),
@@ -309,24 +439,55 @@ mod tests {
         }
     }
 
-    /// The limit that docs/pair.md and clients know.
+    /// What is not kept is skipped to its very end, in pieces of any size.
     #[test]
-    fn a_word_may_have_64_kib() {
-        assert_eq!(decode(b"*1\r\n$65536\r\n"), Ok(Decoded::Incomplete));
-        assert_eq!(decode(b"*1\r\n$65537\r\n"), Err(ProtocolError::InvalidBulkLength));
+    fn too_large_requests_are_skipped_whole() {
+        let word = |length: usize| {
+            [format!("${length}\r\n").as_bytes(), &vec![b'$'; length], b"\r\n"].concat()
+        };
+        let many = [b"*1025\r\n".to_vec(), word(1).repeat(1025)].concat();
+        let long = [b"*3\r\n".to_vec(), word(3), word(1025), word(2000)].concat();
+        let whole = [b"*1024\r\n".to_vec(), word(1024).repeat(1024)].concat();
+        for (name, request, why) in [
+            ("many", many, TooLarge::Words(1025)),
+            ("long", long, TooLarge::Word { length: 1025, room: 1024 }),
+            ("whole", whole, TooLarge::Request),
+        ] {
+            let input = [&request[..], b"PING\r\n"].concat();
+            let Ok(Decoded::TooLarge { why: seen, mut skip, used }) = decode_within(&input, 1024)
+            else {
+                panic!("{name} is kept");
+            };
+            assert_eq!((seen, used < request.len()), (why, true), "{name}");
+            let (mut at, mut held, mut done) = (used, 0, false);
+            for piece in 1.. {
+                let there = (at + held + piece % 700 + 1).min(input.len());
+                let (eaten, all) = skip.eat(&input[at..there]).expect("sound");
+                (at, held, done) = (at + eaten, there - at - eaten, all);
+                if done || there == input.len() {
+                    break;
+                }
+                assert!(held < 32, "{name}: a head of {held} bytes");
+            }
+            assert!(done, "{name}");
+            assert_eq!(at, request.len(), "{name}");
+        }
+        assert!(matches!(decode(b"*1\r\n$536870912\r\n"), Ok(Decoded::TooLarge { .. })));
+        assert_eq!(decode(b"*1\r\n$536870913\r\n"), Err(ProtocolError::InvalidBulkLength));
+        assert!(matches!(decode(b"*1048576\r\n"), Ok(Decoded::TooLarge { .. })));
     }
 
     #[test]
     fn malformed_requests_are_refused() {
         use ProtocolError as E;
         let table: &[(&str, &[u8], E)] = &[
-            ("negative array", b"*-1\r\n", E::InvalidMultibulkLength),
             ("array without length", b"*\r\n", E::InvalidMultibulkLength),
             ("letters as array length", b"*x", E::InvalidMultibulkLength),
             ("signed array length", b"*+1\r\n", E::InvalidMultibulkLength),
             ("array length after a blank", b"* 1\r\n", E::InvalidMultibulkLength),
             ("array length with leading zero", b"*01\r\n", E::InvalidMultibulkLength),
-            ("many words", b"*65\r\n", E::InvalidMultibulkLength),
+            ("many words", b"*1048577\r\n", E::InvalidMultibulkLength),
+            ("minus, no number", b"*-\r\n", E::InvalidMultibulkLength),
             ("huge array", b"*18446744073709551617", E::InvalidMultibulkLength),
             ("array length, bare line feed", b"*1\n", E::InvalidMultibulkLength),
             ("array length, bare return", b"*1\r$", E::InvalidMultibulkLength),
@@ -334,7 +495,6 @@ mod tests {
             ("word without length", b"*1\r\n$\r\n", E::InvalidBulkLength),
             ("letters as word length", b"*1\r\n$4x\r\n", E::InvalidBulkLength),
             ("endless zeros", b"*1\r\n$00000000", E::InvalidBulkLength),
-            ("long word", b"*1\r\n$65537\r\n", E::InvalidBulkLength),
             ("huge word", b"*1\r\n$99999999999999999999", E::InvalidBulkLength),
             ("nested array", b"*1\r\n*1\r\n", E::ExpectedBulk(b'*')),
             ("integer in an array", b"*1\r\n:1\r\n", E::ExpectedBulk(b':')),
@@ -358,7 +518,7 @@ mod tests {
     #[test]
     fn errors_are_worded_as_in_redis() {
         let text = |input: &[u8]| decode(input).unwrap_err().to_string();
-        assert_eq!(text(b"*-1\r\n"), "Protocol error: invalid multibulk length");
+        assert_eq!(text(b"*x"), "Protocol error: invalid multibulk length");
         assert_eq!(text(b"*1\r\n$-1\r\n"), "Protocol error: invalid bulk length");
         assert_eq!(text(b"*1\r\nx"), "Protocol error: expected '$', got 'x'");
         assert_eq!(text(b"*1\r\n\r\n"), "Protocol error: expected '$', got '\\r'");
@@ -391,12 +551,26 @@ mod tests {
 
     #[test]
     fn the_longest_request_is_as_long_as_the_constant_says() {
-        let word = vec![b'x'; MAX_WORD];
-        let input = encoded(&vec![&word[..]; MAX_WORDS]);
+        // "*2\r\n", and twice "$524...\r\n" with its line end.
+        let heads = b"*2\r\n".len() + 2 * b"$500000\r\n\r\n".len();
+        let words = [vec![b'x'; MAX_WORD], vec![b'y'; MAX_REQUEST - heads - MAX_WORD]];
+        let words: Vec<&[u8]> = words.iter().map(Vec::as_slice).collect();
+        let input = encoded(&words);
         assert_eq!(input.len(), MAX_REQUEST);
-        let words = vec![&word[..]; MAX_WORDS];
-        assert_eq!(decode(&input), Ok(Decoded::Request { words, used: MAX_REQUEST }));
         assert_eq!(decode(&input[..MAX_REQUEST - 1]), Ok(Decoded::Incomplete));
+        assert_eq!(decode(&input), Ok(Decoded::Request { words, used: MAX_REQUEST }));
+    }
+
+    #[test]
+    fn version_3_has_its_own_null_and_maps() {
+        let mut output = Vec::new();
+        let mut reply = Reply(&mut output, Protocol::Three);
+        reply.null();
+        reply.map(1);
+        assert_eq!(output, b"_\r\n%1\r\n");
+        output.clear();
+        Reply(&mut output, Protocol::Two).map(2);
+        assert_eq!(output, b"*4\r\n");
     }
 
     #[test]
@@ -416,14 +590,14 @@ mod tests {
         ];
         for (name, write, expected) in table {
             let mut output = b"before".to_vec();
-            write(&mut Reply(&mut output));
+            write(&mut Reply(&mut output, Protocol::Two));
             assert_eq!(output, [b"before", *expected].concat(), "{name}");
         }
     }
 
     fn encoded(words: &[&[u8]]) -> Vec<u8> {
         let mut output = Vec::new();
-        let mut reply = Reply(&mut output);
+        let mut reply = Reply(&mut output, Protocol::Two);
         reply.array(words.len());
         for word in words {
             reply.bulk(word);
@@ -486,7 +660,7 @@ mod tests {
         #[test]
         fn what_is_encoded_is_decoded(
             words in prop::collection::vec(
-                prop::collection::vec(any::<u8>(), 0..40), 0..=MAX_WORDS),
+                prop::collection::vec(any::<u8>(), 0..40), 0..=64),
             rest in prop::collection::vec(any::<u8>(), 0..9),
         ) {
             let words: Vec<&[u8]> = words.iter().map(Vec::as_slice).collect();
