@@ -33,7 +33,7 @@ use crate::instance::exec::Birth;
 use crate::instance::place::{RunDir, leave_orphaned};
 use crate::pair::store::commands::{self, Command};
 use crate::pair::store::execute;
-use crate::pair::store::resp::{MAX_REQUEST, MAX_WORDS, Protocol, Reply};
+use crate::pair::store::resp::{MAX_REQUEST, Protocol, Reply};
 use crate::pair::wire::FrameKind;
 use crate::sys::poll::{Interest, Poll, Ready};
 use crate::sys::procfs;
@@ -422,14 +422,16 @@ impl Core {
         let read_only = command.writes() && session.rights != Rights::All;
         let mut reply = Reply(out, session.protocol);
         let Some(queue) = &mut session.queue else { return };
-        let bytes: usize = words.iter().map(|word| word.len() + 32).sum();
+        match command {
+            // Slips that spoil nothing, as in Redis.
+            Command::Multi => return reply.error("ERR MULTI calls can not be nested"),
+            Command::Watch => return reply.error("ERR WATCH inside MULTI is not allowed"),
+            _ => {}
+        }
+        let bytes: usize = words.iter().map(|word| word.len() + 32).sum::<usize>() + 64;
         let refusal = if read_only {
             Some(READ_ONLY)
-        } else if matches!(command, Command::Multi) {
-            Some("ERR MULTI calls can not be nested")
-        } else if matches!(command, Command::Watch) {
-            Some("ERR WATCH inside MULTI is not allowed")
-        } else if queue.requests.len() == MAX_WORDS || queue.bytes + bytes > MAX_REQUEST {
+        } else if queue.bytes + bytes > MAX_REQUEST {
             Some("ERR too many requests, or too large ones, between MULTI and EXEC")
         } else {
             None
@@ -456,6 +458,7 @@ impl Core {
                 return After::Close;
             }
             Command::Commands => reply.array(0),
+            Command::ConfigGet => reply.map(0),
             Command::Client(client) => match client {
                 commands::Client::GetName if session.name.is_empty() => reply.null(),
                 commands::Client::GetName => reply.bulk(&session.name),
@@ -491,7 +494,7 @@ impl Core {
                 reply.bulk(b"modules");
                 reply.array(0);
             }
-            Command::Select | Command::Unwatch => reply.simple("OK"),
+            Command::Select | Command::Unwatch | Command::FunctionFlush => reply.simple("OK"),
             Command::Watch => reply.error(&commands::Refused::Watch.to_string()),
             Command::Multi => {
                 session.queue = Some(Queue::default());

@@ -30,11 +30,11 @@ const QUOTED: usize = 64;
 const NAME: usize = 16;
 
 /// The commands, in lower case, for telling a wrong number of arguments from an unknown name.
-const NAMES: [&str; 36] = [
-    "append", "client", "command", "dbsize", "debug", "decr", "decrby", "del", "discard", "echo",
-    "exec", "exists", "flushall", "flushdb", "get", "getset", "hello", "incr", "incrby", "info",
-    "keys", "mget", "mset", "multi", "ping", "quit", "select", "set", "setnx", "strlen", "type",
-    "unlink", "unwatch", "watch", "post", "host:",
+const NAMES: [&str; 38] = [
+    "append", "client", "command", "config", "dbsize", "debug", "decr", "decrby", "del", "discard",
+    "echo", "exec", "exists", "flushall", "flushdb", "function", "get", "getset", "hello", "incr",
+    "incrby", "info", "keys", "mget", "mset", "multi", "ping", "quit", "select", "set", "setnx",
+    "strlen", "type", "unlink", "unwatch", "watch", "post", "host:",
 ];
 
 /// Those that change something, or make others do.
@@ -127,6 +127,10 @@ pub enum Command<'a> {
     Quit,
     /// `COMMAND ..`, which clients ask when they connect: answer an empty array.
     Commands,
+    /// `CONFIG GET pattern..`: nothing can be configured through it, so nothing matches.
+    ConfigGet,
+    /// `FUNCTION FLUSH [ASYNC|SYNC]`: there are none.
+    FunctionFlush,
     /// `CLIENT ..`.
     Client(Client<'a>),
     /// `HELLO [version [SETNAME name]]`: describe the server, and speak this version from now on.
@@ -334,6 +338,11 @@ pub fn parse<'a>(words: &[&'a [u8]]) -> Result<Command<'a>, Refused> {
         (_, [_, last]) if last.starts_with(b"HTTP/1.") => Command::Foreign,
         (b"quit", _) => Command::Quit,
         (b"command", _) => Command::Commands,
+        (b"config", [get, _, ..]) if one_of(get, &["get"]) => Command::ConfigGet,
+        (b"function", [flush, ..]) if one_of(flush, &["flush"]) => Command::FunctionFlush,
+        (b"config" | b"function", [subcommand, ..]) => {
+            return Err(Refused::UnknownSubcommand(printable(subcommand)));
+        }
         (b"client", [subcommand, args @ ..]) => Command::Client(client(subcommand, args)?),
         (b"hello", []) => Command::Hello { version: None, name: None },
         (b"hello", [version, options @ ..]) => hello(version, options)?,
@@ -621,6 +630,8 @@ mod tests {
             ("DECRBY n -3", C::Incr { key: b"n", by: 3 }),
             ("UNLINK a", C::Del(vec![b"a"])),
             ("FLUSHALL SYNC", C::FlushDb),
+            ("CONFIG GET save", C::ConfigGet),
+            ("FUNCTION FLUSH", C::FunctionFlush),
             ("MULTI", C::Multi),
             ("EXEC", C::Exec),
             ("DISCARD", C::Discard),
@@ -706,6 +717,7 @@ mod tests {
             ("FLUSHDB SYNC SYNC", "ERR syntax error"),
             ("INFO a b", "ERR syntax error"),
             ("CLIENT", "ERR wrong number of arguments for 'client' command"),
+            ("CONFIG SET save x", "ERR unknown subcommand 'SET'"),
             ("CLIENT FOO", "ERR unknown subcommand 'FOO'"),
             ("CLIENT REPLY OFF", "ERR unknown subcommand 'REPLY'"),
             ("CLIENT SETNAME", "ERR wrong number of arguments for 'client|setname' command"),
@@ -774,7 +786,7 @@ mod tests {
         for name in NAMES {
             // Some number of arguments gets it past "unknown".
             assert!(!matches!(typed(name), Err(Refused::Unknown { .. })), "{name}");
-            let understood = ["", " 0", " a 1", " id", " abort"]
+            let understood = ["", " 0", " a 1", " id", " abort", " get a", " flush"]
                 .iter()
                 .any(|args| typed(&format!("{name}{args}")).is_ok());
             assert!(understood, "{name}");
