@@ -156,6 +156,19 @@ pub enum Refusal {
         /// Age of its last beat.
         age: Duration,
     },
+    /// A watchdog has the place, but its directory is gone.
+    #[error(
+        "osps already runs for {}: {}, whose directory was removed by somebody; it puts it back \
+         within a second: try again, or end it with `osps stop` then",
+        path.display(),
+        pid.map_or("in another pid namespace".to_owned(), |pid| format!("watchdog pid {pid}"))
+    )]
+    Nameless {
+        /// The run directory.
+        path: PathBuf,
+        /// The watchdog's, if it is visible.
+        pid: Option<u32>,
+    },
     /// A watchdog beats there, in another pid namespace.
     #[error(
         "osps already runs in {}: in another pid namespace, where its watchdog is pid {pid}, since \

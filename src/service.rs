@@ -5,6 +5,7 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
+use std::sync::Arc;
 
 use osps_heart::ids::{Generation, SlotId};
 use osps_heart::pulse::Limits;
@@ -41,15 +42,17 @@ pub struct Service {
     pub arbiter: bool,
     /// How to make it look at the segment now.
     pub wake: Option<Wake>,
-    /// FIFOs held open for the instance's life: what is in flight in them outlives a server.
-    pub held: Vec<Fifo>,
+    /// FIFOs that a server of osps's own gets, in the order that it expects. Held open for the
+    /// instance's life: what is in flight in them outlives a server, and a name that vanishes
+    /// matters to nobody.
+    pub fifos: Vec<Arc<Fifo>>,
 }
 
 /// A way to wake a server up, so that it looks at the segment now and not at its next beat.
 #[derive(Debug)]
 pub struct Wake {
     /// The FIFO that it reads.
-    pub fifo: Fifo,
+    pub fifo: Arc<Fifo>,
     /// The bytes that mean "look" to the server of this slot and generation.
     pub bytes: fn(SlotId, Generation) -> [u8; WAKE_SIZE],
 }
@@ -88,7 +91,7 @@ impl Service {
             edges: Edges::default(),
             arbiter: true,
             wake: None,
-            held: Vec::new(),
+            fifos: Vec::new(),
         })
     }
 }

@@ -4,7 +4,9 @@
 //! claims decides, and moves in when nobody lives there any more. Tested in tests/rundir.rs.
 
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 
 use osps_heart::clock::SystemClock;
@@ -17,11 +19,12 @@ use osps_heart::time::{Clock, Monotonic};
 use rustix::fs::{Mode, fstat, mkdirat};
 use rustix::io::Errno;
 
-use super::place::{LEAVING, LOCK, MEMBERS, Place, RunDir};
+use super::place::{LEAVING, LOCK, MEMBERS, Place, RunDir, Stands};
 use super::survivors::{Survivor, Watch, is_watched, survivors};
 use crate::error::{Error, Refusal};
 use crate::sys::poll::pause;
-use crate::sys::{Failed, procfs};
+use crate::sys::socket::Claimed;
+use crate::sys::{Failed, procfs, socket};
 
 /// A run directory whose `lock` is ours.
 #[derive(Debug)]
@@ -36,8 +39,26 @@ pub struct Claim {
     pub survivors: Vec<Survivor>,
     /// Names of the FIFOs that osps may have made here.
     fifos: Vec<String>,
-    /// Held for life.
-    lock: OwnedFd,
+    /// Held for life: the lock, and those that took its place after somebody had removed it.
+    locks: Vec<OwnedFd>,
+    /// Where it should be.
+    place: Place,
+    /// Held for life: nobody else of this user can claim the same place, even if the directory is
+    /// removed. `None` where the kernel has no such names for us.
+    address: Option<UnixListener>,
+    /// What the path looked like when all names were there: device, inode, last change.
+    seen: Option<(u64, u64, i64, u64)>,
+    /// Names under which somebody put something else, told once.
+    foreign: Vec<String>,
+}
+
+/// What became of the names.
+#[derive(Debug, Default)]
+pub struct Restored {
+    /// These were gone and are there again.
+    pub back: Vec<String>,
+    /// Under these somebody put something else; not told before.
+    pub foreign: Vec<String>,
 }
 
 impl Claim {
@@ -45,6 +66,25 @@ impl Claim {
     pub fn take(place: &Place, fifos: Vec<String>) -> Result<Claim, Error> {
         let clock = SystemClock;
         let until = clock.now() + LEAVING;
+        let mut name = loop {
+            match socket::claim_name(&address(place))? {
+                Claimed::Ours(listener) => break Some(listener),
+                // Somebody else's name is no reason not to start: the lock decides.
+                Claimed::Squatted => break None,
+                // By one who is just leaving, or who lives and whose directory was removed.
+                Claimed::Taken(_) if clock.now() < until && !is_watched(&place.path) => pause(),
+                Claimed::Taken(pid) => {
+                    let vanished = !place.path.join(SEGMENT).exists();
+                    let path = place.path.clone();
+                    let refusal = if vanished {
+                        Refusal::Nameless { path, pid }
+                    } else {
+                        holder(&place.path, clock.now())
+                    };
+                    return Err(refusal.into());
+                }
+            }
+        };
         loop {
             let vanished = |error: &Error| {
                 matches!(error, Error::Failed(failed)
@@ -67,10 +107,22 @@ impl Claim {
                 Err(error) => return Err(error),
             };
             match run_dir.take_lock() {
-                Ok(Some(lock)) => {
+                Ok(Some((lock, lock_is_new))) => {
                     let (kept, survivors) = (None, Vec::new());
-                    let mut claim = Claim { run_dir, made, kept, survivors, fifos, lock };
-                    claim.look()?;
+                    let (locks, place) = (vec![lock], place.clone());
+                    let mut claim = Claim {
+                        run_dir,
+                        made,
+                        kept,
+                        survivors,
+                        fifos,
+                        locks,
+                        place,
+                        address: name.take(),
+                        seen: None,
+                        foreign: Vec::new(),
+                    };
+                    claim.look(lock_is_new)?;
                     return Ok(claim);
                 }
                 // Held by a living watchdog, or by somebody who is just leaving.
@@ -89,10 +141,10 @@ impl Claim {
     }
 
     /// Looks at what is there.
-    fn look(&mut self) -> Result<(), Error> {
+    fn look(&mut self, lock_is_new: bool) -> Result<(), Error> {
         // Before anything is touched: is this a directory of osps at all?
         let mut old = [0u8; 32];
-        let length = rustix::io::pread(&self.lock, &mut old, 0).unwrap_or(0);
+        let length = rustix::io::pread(&self.locks[0], &mut old, 0).unwrap_or(0);
         if !old[..length].iter().all(|byte| byte.is_ascii_digit() || *byte == b'\n') {
             return Err(Refusal::ForeignLock(self.run_dir.path().join(LOCK)).into());
         }
@@ -100,6 +152,11 @@ impl Claim {
             let header = segment.header();
             let boot = [0, 1].map(|i: usize| header.boot_id[i].load(Ordering::Relaxed));
             if boot == procfs::boot_id() {
+                // Who lives is no left-over. If there was a lock it is ours, and so nobody's; if
+                // there was none, somebody may have removed it under a living watchdog.
+                if Watch::beside_us(&segment, lock_is_new) {
+                    return Err(holder(self.run_dir.path(), SystemClock.now()).into());
+                }
                 self.made |=
                     header.flags.load(Ordering::Relaxed) & (flag::MADE_DIR | flag::MADE_PARENT);
                 self.survivors = survivors(&segment);
@@ -125,11 +182,73 @@ impl Claim {
             let path = self.run_dir.path().display();
             log::info!("swept {swept} files that a killed instance left in {path}");
         }
-        let lock = &self.lock;
+        Ok(self.sign(&self.locks[0])?)
+    }
+
+    /// Puts our name to a lock.
+    fn sign(&self, lock: &OwnedFd) -> Result<(), Failed> {
         let text = format!("{}\n", std::process::id());
         let written = rustix::fs::ftruncate(lock, 0)
             .and_then(|()| rustix::io::pwrite(lock, text.as_bytes(), 0).map(|_| ()));
-        Ok(written.map_err(Failed::to("write", self.run_dir.path().join(LOCK).display()))?)
+        written.map_err(Failed::to("write", self.run_dir.path().join(LOCK).display()))
+    }
+
+    /// Puts back the names that somebody removed, never over what somebody else put there. `held`
+    /// are the files that we have open, by name. One look at the path if nothing changed; `all`
+    /// looks at everything.
+    pub fn restore(
+        &mut self,
+        held: &[(&str, BorrowedFd<'_>)],
+        all: bool,
+    ) -> Result<Restored, Error> {
+        let mut restored = Restored::default();
+        if all && let Some(address) = &self.address {
+            // Who asked for our name and went: room for the next ones.
+            while address.accept().is_ok() {}
+        }
+        if !all && self.seen.is_some() && self.seen == looks(&self.place.path) {
+            return Ok(restored);
+        }
+        if !self.run_dir.is_there() {
+            self.made |= make(&self.place)?;
+            self.run_dir = RunDir::open(&self.place.path)?;
+            restored.back.push("the directory".to_owned());
+        }
+        let is_held = |lock: &OwnedFd| self.run_dir.stands(LOCK, lock.as_fd()) == Stands::Ours;
+        if !self.locks.iter().any(is_held) {
+            // A new one beside the old: who asks for either finds it held.
+            match self.run_dir.take_lock()? {
+                Some((lock, _)) => {
+                    self.sign(&lock)?;
+                    self.locks.push(lock);
+                    restored.back.push(LOCK.to_owned());
+                }
+                None => restored.foreign.push(LOCK.to_owned()),
+            }
+        }
+        if !self.run_dir.has(MEMBERS) {
+            drop(self.run_dir.create_file(MEMBERS)?);
+            restored.back.push(MEMBERS.to_owned());
+        }
+        for (name, file) in held {
+            match self.run_dir.stands(name, *file) {
+                Stands::Ours => {}
+                Stands::Missing => {
+                    self.run_dir.put_back(name, *file)?;
+                    restored.back.push((*name).to_owned());
+                }
+                Stands::Foreign => restored.foreign.push((*name).to_owned()),
+            }
+        }
+        restored.foreign.retain(|name| !self.foreign.contains(name));
+        self.foreign.extend(restored.foreign.iter().cloned());
+        self.seen = looks(&self.place.path);
+        Ok(restored)
+    }
+
+    /// Whether a name stands in the directory.
+    pub fn has(&self, name: &str) -> bool {
+        self.run_dir.has(name)
     }
 
     fn unknown_members(&self) -> Refusal {
@@ -167,6 +286,29 @@ impl Claim {
     pub fn remove(self) {
         self.run_dir.remove(&self.fifos, self.made);
     }
+}
+
+/// What a path looks like: a name that is put into it or taken out changes the last part.
+fn looks(path: &Path) -> Option<(u64, u64, i64, u64)> {
+    let stat = rustix::fs::lstat(path).ok()?;
+    Some((stat.st_dev, stat.st_ino, stat.st_mtime, stat.st_mtime_nsec))
+}
+
+/// The name that a place has beside its directory: user and path, in the room that there is.
+fn address(place: &Place) -> Vec<u8> {
+    let uid = rustix::process::geteuid().as_raw();
+    let path = place.path.as_os_str().as_bytes();
+    let mut name = format!("osps/{uid}").into_bytes();
+    if path.len() <= 80 {
+        name.extend_from_slice(path);
+    } else {
+        // FNV-1a: spreads, and nobody has to trust it.
+        let hash = path.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+        name.extend_from_slice(format!("#{hash:016x}").as_bytes());
+    }
+    name
 }
 
 /// Makes the directory (and osps's own one above it) if absent. Returns what it made.

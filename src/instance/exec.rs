@@ -34,7 +34,7 @@ pub struct Birth {
     pub slot: SlotId,
     /// Its generation.
     pub generation: Generation,
-    /// Its listening sockets.
+    /// Its listening socket, the segment, and its FIFOs.
     pub sockets: Vec<OwnedFd>,
     /// Its share of `members`: as long as it is open, the directory is lived in.
     pub members: OwnedFd,

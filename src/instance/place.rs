@@ -5,17 +5,19 @@
 //! with the path and starts over if somebody removed it meanwhile; a sweep removes `lock` last.
 //! Nothing that osps did not make is removed. Tested in tests/rundir.rs.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use osps_heart::clock::SystemClock;
 use osps_heart::segment::layout::flag;
-use osps_heart::segment::mapping::FILE_NAME as SEGMENT;
+use osps_heart::segment::mapping::{FILE_NAME as SEGMENT, is_held};
 use osps_heart::time::Clock;
 use rustix::fs::{
-    AtFlags, FileType, FlockOperation, Mode, OFlags, flock, fstat, fstatfs, openat, renameat,
-    statat, unlinkat,
+    AtFlags, FileType, FlockOperation, Mode, OFlags, flock, fstat, fstatfs, openat, readlinkat,
+    renameat, statat, symlinkat, unlinkat,
 };
 use rustix::io::Errno;
 
@@ -65,6 +67,17 @@ impl Place {
         let uid = rustix::process::geteuid().as_raw();
         Place { path: PathBuf::from(format!("/dev/shm/osps-{uid}/{name}")), own_parent: true }
     }
+}
+
+/// What stands under a name that should be ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stands {
+    /// What we hold, or a link to it.
+    Ours,
+    /// Nothing.
+    Missing,
+    /// Something that somebody else put there.
+    Foreign,
 }
 
 /// An open, checked run directory.
@@ -142,12 +155,20 @@ impl RunDir {
         Ok(members)
     }
 
-    /// Takes `lock`; `None` = somebody else holds it.
-    pub(super) fn take_lock(&self) -> Result<Option<OwnedFd>, Failed> {
+    /// Takes `lock`, and says whether it had to be made; `None` = somebody else holds it.
+    pub(super) fn take_lock(&self) -> Result<Option<(OwnedFd, bool)>, Failed> {
         let failed = |errno| Failed::to("lock", self.path.join(LOCK).display())(errno);
-        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::CREATE;
+        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mode = Mode::RUSR | Mode::WUSR;
         loop {
-            let lock = openat(&self.dir, LOCK, flags, Mode::RUSR | Mode::WUSR).map_err(failed)?;
+            let (lock, made) = match openat(&self.dir, LOCK, flags, mode) {
+                Ok(lock) => (lock, false),
+                Err(Errno::NOENT) => {
+                    let made = openat(&self.dir, LOCK, flags | OFlags::CREATE, mode);
+                    (made.map_err(failed)?, true)
+                }
+                Err(errno) => return Err(failed(errno)),
+            };
             match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => {}
                 Err(Errno::WOULDBLOCK) => return Ok(None),
@@ -157,7 +178,7 @@ impl RunDir {
             let ours = fstat(&lock).map_err(failed)?;
             match statat(&self.dir, LOCK, AtFlags::SYMLINK_NOFOLLOW) {
                 Ok(there) if (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino) => {
-                    return Ok(Some(lock));
+                    return Ok(Some((lock, made)));
                 }
                 Ok(_) | Err(Errno::NOENT) => {}
                 Err(errno) => return Err(failed(errno)),
@@ -189,11 +210,55 @@ impl RunDir {
         let ours = |(name, kind): &(&str, FileType)| {
             let stat = statat(&self.dir, *name, AtFlags::SYMLINK_NOFOLLOW);
             (with_segment || *name != SEGMENT)
-                && stat.is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == *kind)
+                && (stat.is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == *kind)
+                    || self.leads_to_us(name))
         };
         all.filter(ours)
             .filter(|(name, _)| unlinkat(&self.dir, *name, AtFlags::empty()).is_ok())
             .count()
+    }
+
+    /// Whether this directory is what stands under its path now.
+    pub(super) fn is_there(&self) -> bool {
+        let there = rustix::fs::lstat(&self.path).map(|stat| (stat.st_dev, stat.st_ino));
+        let ours = fstat(&self.dir).map(|stat| (stat.st_dev, stat.st_ino));
+        there.is_ok() && there == ours
+    }
+
+    /// What stands under a name that should lead to this open file.
+    pub(super) fn stands(&self, name: &str, held: BorrowedFd<'_>) -> Stands {
+        match statat(&self.dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(_) => Stands::Missing,
+            Ok(there) => {
+                let same = |ours: rustix::fs::Stat| {
+                    (ours.st_dev, ours.st_ino) == (there.st_dev, there.st_ino)
+                };
+                if fstat(held).is_ok_and(same) || self.leads_to_us(name) {
+                    Stands::Ours
+                } else {
+                    Stands::Foreign
+                }
+            }
+        }
+    }
+
+    /// Whether a name is a link to a descriptor, as put back by a watchdog.
+    fn leads_to_us(&self, name: &str) -> bool {
+        let target = readlinkat(&self.dir, name, Vec::new());
+        target.is_ok_and(|target| is_held(Path::new(OsStr::from_bytes(target.as_bytes()))))
+    }
+
+    /// Puts a name back whose file was removed and is still open here. A file without a name cannot
+    /// get one again, so it is a link to our descriptor, good for as long as we live.
+    pub(super) fn put_back(&self, name: &str, held: BorrowedFd<'_>) -> Result<(), Failed> {
+        let target = format!("/proc/{}/fd/{}", std::process::id(), held.as_raw_fd());
+        symlinkat(target, &self.dir, name)
+            .map_err(Failed::to("put back", self.path.join(name).display()))
+    }
+
+    /// Whether there is anything under this name.
+    pub(super) fn has(&self, name: &str) -> bool {
+        statat(&self.dir, name, AtFlags::SYMLINK_NOFOLLOW).is_ok()
     }
 
     /// Gives a new segment its name, in place of one that was kept but did not fit.

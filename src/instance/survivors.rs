@@ -53,10 +53,7 @@ impl Watch {
     /// The watchdog of the segment in a run directory. Its pid is looked for first; where that is
     /// nobody's, a held lock is life, and without a lock a moving heart.
     pub fn of(segment: &Segment, run_dir: &Path) -> Watch {
-        let header = segment.header();
-        let pid = u32::try_from(header.watchdog_pid.load(Ordering::Relaxed)).ok();
-        let start_time = header.watchdog_start_time.load(Ordering::Relaxed);
-        if let Some(process) = pid.and_then(|pid| Process::find(pid, start_time)) {
+        if let Some(process) = Watch::process(segment) {
             return Watch::Here(process);
         }
         if place::lock_is_held(run_dir).unwrap_or_else(|| moves(segment)) {
@@ -64,6 +61,21 @@ impl Watch {
         } else {
             Watch::Dead
         }
+    }
+
+    /// The same for one who holds the lock: whether there is another watchdog all the same. Without
+    /// its process only its heart tells, which takes a second if it does not beat: looked at if
+    /// `in_doubt`.
+    pub(super) fn beside_us(segment: &Segment, in_doubt: bool) -> bool {
+        Watch::process(segment).is_some() || (in_doubt && moves(segment))
+    }
+
+    /// The process that a segment names, if it lives and is not this one.
+    fn process(segment: &Segment) -> Option<Process> {
+        let header = segment.header();
+        let pid = u32::try_from(header.watchdog_pid.load(Ordering::Relaxed)).ok()?;
+        let start_time = header.watchdog_start_time.load(Ordering::Relaxed);
+        Process::find(pid, start_time).filter(|_| pid != std::process::id())
     }
 
     /// Whether it lives.

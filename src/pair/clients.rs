@@ -1,11 +1,11 @@
 //! Client connections of a built-in server: accept, read, decode, reply. Never blocks.
 //!
-//! What a client can make us hold is bounded: one unfinished request of input, and replies up to a
-//! limit, beyond which its requests wait until it reads. All clients together have a budget: who
-//! began an unfinished request first goes first, then who holds most. A turn takes a bounded amount from each
-//! connection, so that one busy client delays neither the others nor the beat. A connection whose
-//! request has to wait (for the ownership of the data) is parked: in order, keeping the request,
-//! while everybody else goes on.
+//! What a client can make us hold is bounded: one unfinished request of input, and replies up to
+//! a limit, beyond which its requests wait until it reads. All clients together have a budget: who
+//! began an unfinished request first goes first, then who holds most. A turn takes a bounded
+//! amount from each connection, so that one busy client delays neither the others nor the beat. A
+//! connection whose request has to wait (for the ownership of the data) is parked: in order,
+//! keeping the request, while everybody else goes on.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io::{ErrorKind, Read, Write};

@@ -1,14 +1,13 @@
 //! One end of a FIFO pair between the primary and a secondary.
 
 use std::net::{IpAddr, Ipv6Addr};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use osps_heart::ids::{Epoch, Generation, SlotId};
 use osps_heart::sync::Ordering;
 use osps_heart::time::Monotonic;
 
 use super::slot_view::SlotView;
-use crate::instance::place::RunDir;
 use crate::pair::dispatch::{Job, JobType};
 use crate::pair::wire::{self, FRAME_SIZE, Frame, FrameKind, PAYLOAD_SIZE};
 use crate::sys::Failed;
@@ -65,18 +64,13 @@ pub struct Link {
 }
 
 impl Link {
-    /// Opens the pair between the primary and a secondary, from this server's end.
-    pub fn open(run_dir: &RunDir, me: &SlotView, peer: SlotId) -> Result<Link, Failed> {
+    /// The pair between the primary and a secondary, from this server's end.
+    pub fn new(down: OwnedFd, up: OwnedFd, me: &SlotView, peer: SlotId) -> Result<Link, Failed> {
         let secondary = me.slot.0.max(peer.0);
-        let (down, up) = (tube_down(secondary), tube_up(secondary));
+        let down = Fifo::given(down, &tube_down(secondary))?;
+        let up = Fifo::given(up, &tube_up(secondary))?;
         let (out, input) = if me.slot < peer { (down, up) } else { (up, down) };
-        Ok(Link {
-            peer,
-            up: None,
-            out: Fifo::open(run_dir.as_fd(), &out)?,
-            input: Fifo::open(run_dir.as_fd(), &input)?,
-            sequence: 0,
-        })
+        Ok(Link { peer, up: None, out, input, sequence: 0 })
     }
 
     /// Whether the peer's present generation answered.

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 
 use osps_heart::ids::{Epoch, Generation, SlotId};
 use osps_heart::pulse::Limits;
@@ -50,19 +51,23 @@ pub fn services(
             edges: Edges { depends_on: Vec::new(), restart_with },
             arbiter: number == 0,
             wake: None,
-            held: Vec::new(),
+            fifos: Vec::new(),
         })
     };
     let mut services = (0..=count).map(service).collect::<Result<Vec<_>, Error>>()?;
     for number in 1..=count {
-        for name in [tube_down(number), tube_up(number)] {
+        let made = |name: String| {
             Fifo::create(dir, &name)?;
-        }
+            Fifo::open(dir, &name).map(Arc::new)
+        };
+        let (down, up) = (made(tube_down(number))?, made(tube_up(number))?);
         let secondary = &mut services[usize::from(number)];
-        secondary.wake = Some(wake(Fifo::open(dir, &tube_down(number))?));
-        secondary.held = vec![Fifo::open(dir, &tube_up(number))?];
+        secondary.wake = Some(wake(Arc::clone(&down)));
+        secondary.fifos = vec![Arc::clone(&down), Arc::clone(&up)];
+        let primary = &mut services[0];
+        primary.wake.get_or_insert_with(|| wake(Arc::clone(&up)));
+        primary.fifos.extend([down, up]);
     }
-    services[0].wake = Some(wake(Fifo::open(dir, &tube_up(1))?));
     Ok(services)
 }
 
@@ -73,7 +78,7 @@ pub fn fifos() -> Vec<String> {
 }
 
 /// Through this FIFO its reader is told that something changed in the segment.
-fn wake(fifo: Fifo) -> Wake {
+fn wake(fifo: Arc<Fifo>) -> Wake {
     Wake { fifo, bytes: lost }
 }
 

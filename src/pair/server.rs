@@ -4,6 +4,7 @@
 //! the desired word -> beat (fresh stamp)*. The beat comes last: it proves that the turn was done.
 
 use std::ffi::CString;
+use std::fs::File;
 use std::net::{IpAddr, TcpListener};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -54,10 +55,14 @@ const READ_ONLY: &str = "READONLY ask the primary for requetetype2";
 /// Runs a built-in server until it is told to stop, superseded or orphaned.
 pub fn main(birth: Birth) -> Result<ExitCode, Error> {
     let Birth { run_dir, slot, generation, sockets, members } = birth;
-    let segment = Segment::open(&run_dir, Access::ReadWrite)
+    let misfit = |why: &str| Error::from(Refusal::Misfit(why.to_owned()));
+    // What it works with comes through the gate: names in the directory may vanish.
+    let mut given = sockets.into_iter();
+    let mut next = |what: &str| given.next().ok_or_else(|| misfit(&format!("no {what} was given")));
+    let listener = next("listening socket")?;
+    let segment = Segment::attach(&File::from(next("segment")?), Access::ReadWrite)
         .map_err(|why| Error::Segment { path: run_dir.clone(), why })?;
     let run_dir = RunDir::open(&run_dir)?;
-    let misfit = |why: &str| Error::from(Refusal::Misfit(why.to_owned()));
     let Some(page) = segment.slots().get(slot.index()) else {
         return Err(misfit(&format!("the segment has no slot {slot}")));
     };
@@ -79,12 +84,10 @@ pub fn main(birth: Birth) -> Result<ExitCode, Error> {
             return Err(misfit(&format!("slot {slot} has unknown role {role}")));
         }
     };
-    let listener = sockets.into_iter().next();
-    let listener = listener.ok_or_else(|| misfit("no listening socket"))?;
     let poll = Poll::new()?;
     let mut links = Vec::new();
     for (token, peer) in (LINK..).zip(peers) {
-        let link = Link::open(&run_dir, &me, peer)?;
+        let link = Link::new(next("fifo")?, next("fifo")?, &me, peer)?;
         poll.add(&link, token, Interest::READ)?;
         links.push(link);
     }

@@ -28,6 +28,7 @@ const DRAIN_READS: usize = 2048;
 /// An open FIFO.
 #[derive(Debug)]
 pub struct Fifo {
+    name: String,
     fd: OwnedFd,
 }
 
@@ -42,11 +43,21 @@ impl Fifo {
     pub fn open(dir: BorrowedFd<'_>, name: &str) -> Result<Fifo, Failed> {
         let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let fd = openat(dir, name, flags, Mode::empty()).map_err(Failed::to("open fifo", name))?;
+        Fifo::given(fd, name)
+    }
+
+    /// One that was opened by somebody else, who passed it on.
+    pub fn given(fd: OwnedFd, name: &str) -> Result<Fifo, Failed> {
         let stat = fstat(&fd).map_err(Failed::to("examine", name))?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::Fifo {
             return Err(Failed::to("open fifo", name)(Errno::INVAL));
         }
-        Ok(Fifo { fd })
+        Ok(Fifo { name: name.to_owned(), fd })
+    }
+
+    /// Its name in the run directory.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// Sends a frame. `false` = the pipe is full: the peer does not read, so do not wait for it.

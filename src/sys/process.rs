@@ -54,6 +54,7 @@ pub fn launch(args: &[String], env: &[(&str, String)]) -> Result<(Process, Gate)
         .env_remove("NOTIFY_SOCKET")
         .env_remove("WATCHDOG_USEC")
         .env_remove("WATCHDOG_PID")
+        .env_remove("OSPS_REBUILT")
         .stdin(Stdio::from(OwnedFd::from(theirs)));
     for name in ["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"] {
         command.env_remove(name);

@@ -20,7 +20,7 @@ use super::Failed;
 pub const BACKLOG: i32 = 4096;
 
 /// Most descriptors passed to one server.
-pub const FDS_MAX: usize = 16;
+pub const FDS_MAX: usize = 96;
 
 /// Binds and listens; non-blocking, close-on-exec.
 pub fn listen(address: SocketAddr) -> Result<TcpListener, Failed> {
@@ -58,6 +58,53 @@ pub fn listen_unix(dir: BorrowedFd<'_>, name: &str) -> Result<UnixListener, Fail
 /// Connects to a unix socket inside a directory.
 pub fn connect_unix(dir: BorrowedFd<'_>, name: &str) -> Result<UnixStream, Failed> {
     UnixStream::connect(short_path(dir, name)).map_err(Failed::to("connect to", name))
+}
+
+/// What became of an attempt to claim a name.
+#[derive(Debug)]
+pub enum Claimed {
+    /// It is ours as long as this is open.
+    Ours(UnixListener),
+    /// Somebody of this user has it: this process, if it is visible.
+    Taken(Option<u32>),
+    /// Somebody else has it; such names are free for all.
+    Squatted,
+}
+
+/// Claims a name in the kernel's own list (abstract sockets): it is there as long as its owner
+/// lives, and nobody can remove it. One list per network namespace.
+pub fn claim_name(name: &[u8]) -> Result<Claimed, Failed> {
+    use std::os::linux::net::SocketAddrExt;
+    let shown = String::from_utf8_lossy(name).into_owned();
+    let address = std::os::unix::net::SocketAddr::from_abstract_name(name)
+        .map_err(Failed::to("claim name", &shown))?;
+    match UnixListener::bind_addr(&address) {
+        Ok(listener) => {
+            listener.set_nonblocking(true).map_err(Failed::to("claim name", &shown))?;
+            Ok(Claimed::Ours(listener))
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
+            let ours = rustix::process::geteuid().as_raw();
+            let peer = connect_now(name).and_then(|stream| peer(&stream).ok());
+            Ok(match peer {
+                Some((uid, pid)) if uid == ours => Claimed::Taken(pid),
+                // Gone between the two calls, too: the lock decides.
+                _ => Claimed::Squatted,
+            })
+        }
+        Err(error) => Err(Failed::to("claim name", &shown)(error)),
+    }
+}
+
+/// Connects to a name without waiting for room: its owner may be frozen.
+fn connect_now(name: &[u8]) -> Option<UnixStream> {
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket =
+        rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).ok()?;
+    let address = SocketAddrUnix::new_abstract_name(name).ok()?;
+    rustix::net::connect(&socket, &address).ok()?;
+    Some(UnixStream::from(socket))
 }
 
 /// The user at the other end of a unix socket, and its process id; `None` = it lives in a pid

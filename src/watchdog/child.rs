@@ -2,6 +2,7 @@
 
 use osps_heart::ids::{Generation, SlotId};
 use osps_heart::segment::Death;
+use osps_heart::segment::slot::Identity;
 
 use super::claimant::Claimant;
 use super::kin::LeftBehind;
@@ -60,6 +61,13 @@ impl Child {
         if let Err(failed) = wake.send(slot, self.generation) {
             log::debug!("{}: {failed}", self.name());
         }
+    }
+
+    /// Who runs here.
+    pub(super) fn identity(&self) -> Option<Identity> {
+        let process = self.process.as_ref()?;
+        let (pid, start_time) = (process.pid(), process.start_time());
+        Some(Identity { pid, start_time, generation: self.generation })
     }
 
     pub(super) fn pid(&self) -> Option<u32> {

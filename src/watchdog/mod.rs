@@ -22,12 +22,13 @@ mod turn;
 use std::collections::{HashSet, VecDeque};
 use std::fs::File;
 use std::os::fd::BorrowedFd;
-use std::process::ExitCode;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use osps_heart::clock::SystemClock;
 use osps_heart::ids::{Epoch, Generation, SlotId};
-use osps_heart::segment::{Segment, Times};
+use osps_heart::segment::{CreateOptions, Segment, Times};
 use osps_heart::time::Monotonic;
 
 use self::child::Child;
@@ -40,8 +41,8 @@ use crate::policy::restart::Intensity;
 use crate::service::Service;
 use crate::sys::poll::Poll;
 use crate::sys::process::{self, Process};
-use crate::sys::raw;
 use crate::sys::signals::Signals;
+use crate::sys::{Failed, output, raw};
 
 /// Tokens of the poll set. Child `i` has `CHILD + i`, who is only waited for to die shares `KIN`,
 /// askers have those from `CONTROL` on.
@@ -52,6 +53,10 @@ const CONTROL: u64 = 1000;
 
 /// Exit code of an instance that gave up.
 const GAVE_UP: u8 = 3;
+/// Exit code of an instance whose segment was cut short again after it had been made anew.
+const LOST: u8 = 5;
+/// Set in the environment of an osps that started anew.
+const REBUILT: &str = "OSPS_REBUILT";
 
 /// What the watchdog has to know of the instance as a whole.
 #[derive(Clone, Debug)]
@@ -83,12 +88,29 @@ pub fn main(settings: &Settings, fifos: Vec<String>, plan: Plan<'_>) -> Result<E
     process::inherit_orphans()?;
     let mut watchdog = Watchdog::start(settings, signals, fifos, plan)?;
     let outcome = watchdog.run();
+    let rebuild = watchdog.rebuild;
     watchdog.finish(outcome);
+    if rebuild && outcome == Outcome::Clean {
+        return start_anew();
+    }
     Ok(match outcome {
         Outcome::Clean => ExitCode::SUCCESS,
         Outcome::Forced => ExitCode::FAILURE,
         Outcome::GaveUp => ExitCode::from(GAVE_UP),
     })
+}
+
+/// Becomes a new osps with the same arguments, once: what it shared is beyond repair.
+fn start_anew() -> Result<ExitCode, Error> {
+    if std::env::var_os(REBUILT).is_some() {
+        log::error!("the segment was cut short for the second time: giving up");
+        return Ok(ExitCode::from(LOST));
+    }
+    output::stdout().flush_bounded();
+    output::stderr().flush_bounded();
+    let mut osps = Command::new("/proc/self/exe");
+    osps.arg0("osps").args(std::env::args_os().skip(1)).env(REBUILT, "1");
+    Err(Failed::to("start anew", "osps")(osps.exec()).into())
 }
 
 struct Watchdog {
@@ -99,8 +121,12 @@ struct Watchdog {
     claim: Claim,
     segment: Segment,
     segment_file: File,
-    /// Somebody cut or swapped the segment: hearts mean nothing then.
+    /// What its header has to say.
+    options: CreateOptions,
+    /// Somebody cut the segment: hearts mean nothing then.
     damaged: bool,
+    /// It ends in order only to start anew.
+    rebuild: bool,
     group: Group,
     children: Vec<Child>,
     /// The slot that decides who owns the data area.

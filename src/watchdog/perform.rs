@@ -185,6 +185,10 @@ impl Watchdog {
     /// Starts a process: it waits at its gate until it is recorded, so that no unrecorded server
     /// can exist.
     pub(super) fn spawn(&mut self, slot: SlotId) {
+        // It looks for its directory by name.
+        if let Err(error) = self.restore_names(true) {
+            log::error!("{error}");
+        }
         let generation = self.next_generation();
         let line = &self.segment.hearts()[slot.index()];
         line.unclaim(slot);
@@ -226,8 +230,12 @@ impl Watchdog {
         if let Err(failed) = self.poll.add(&process, CHILD + u64::from(slot.0), Interest::READ) {
             log::error!("{}: {failed}; deaths are seen within a second only", child.name());
         }
-        let sockets: Vec<_> = child.service.socket.iter().map(AsFd::as_fd).collect();
-        if let Err(failed) = gate.open(&sockets) {
+        let mut given: Vec<_> = child.service.socket.iter().map(AsFd::as_fd).collect();
+        if child.service.command.is_empty() {
+            given.push(self.segment_file.as_fd());
+            given.extend(child.service.fifos.iter().map(|fifo| fifo.as_fd()));
+        }
+        if let Err(failed) = gate.open(&given) {
             // It died already: its pidfd tells.
             log::debug!("{}: {failed}", child.name());
         }

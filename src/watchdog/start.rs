@@ -39,6 +39,7 @@ struct Parts {
     file: File,
     poll: Poll,
     control: Control,
+    options: CreateOptions,
 }
 
 impl Watchdog {
@@ -71,7 +72,9 @@ impl Watchdog {
             claim,
             segment: parts.segment,
             segment_file: parts.file,
+            options: parts.options,
             damaged: false,
+            rebuild: false,
             group: parts.group,
             arbiter: arbiter.map(|(slot, _)| SlotId(slot)),
             children: parts.services.into_iter().map(Child::new).collect(),
@@ -155,7 +158,7 @@ fn set_up(
             );
         }
     }
-    Ok(Parts { services, group, segment, file, poll, control })
+    Ok(Parts { services, group, segment, file, poll, control, options })
 }
 
 /// A circle, by the names of its servers.
@@ -202,18 +205,23 @@ fn create(
 
 /// What does not change in slots and hearts as long as the segment lives.
 fn furnish(segment: &Segment, services: &[Service]) {
-    let lines = (0u8..).map(SlotId).zip(services).zip(segment.slots()).zip(segment.hearts());
-    for (((slot, service), page), heart) in lines {
-        let server = &page.server;
-        text::store(&server.name, &service.name);
-        text::store(&heart.name, &service.name);
-        server.role.store(service.role.code(), Ordering::Relaxed);
-        let depends = service.edges.all().next().map_or(0, |slot| u64::from(slot.0) + 1);
-        server.depends_on.store(depends, Ordering::Relaxed);
-        if let Some(address) = service.socket.as_ref().and_then(|l| l.local_addr().ok()) {
-            text::store(&server.listen, &address.to_string());
-        }
-        heart.limit_ns.store(nanos(service.limits.hang), Ordering::Relaxed);
-        heart.unclaim(slot);
+    for (slot, service) in (0u8..).map(SlotId).zip(services) {
+        furnish_slot(segment, slot, service);
+        segment.hearts()[slot.index()].unclaim(slot);
     }
+}
+
+/// The same for one slot, but for the claim of its heart.
+pub(super) fn furnish_slot(segment: &Segment, slot: SlotId, service: &Service) {
+    let server = &segment.slots()[slot.index()].server;
+    let heart = &segment.hearts()[slot.index()];
+    text::store(&server.name, &service.name);
+    text::store(&heart.name, &service.name);
+    server.role.store(service.role.code(), Ordering::Relaxed);
+    let depends = service.edges.all().next().map_or(0, |slot| u64::from(slot.0) + 1);
+    server.depends_on.store(depends, Ordering::Relaxed);
+    if let Some(address) = service.socket.as_ref().and_then(|l| l.local_addr().ok()) {
+        text::store(&server.listen, &address.to_string());
+    }
+    heart.limit_ns.store(nanos(service.limits.hang), Ordering::Relaxed);
 }

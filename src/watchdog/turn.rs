@@ -2,6 +2,7 @@
 //! gather, in this order: lateness, stop requests, deaths, control requests, hearts, timers; step
 //! the policy; perform.
 
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use osps_heart::ids::SlotId;
@@ -12,8 +13,11 @@ use osps_heart::segment::mapping::FILE_NAME;
 use osps_heart::sync::Ordering;
 use osps_heart::time::{Clock, Monotonic, nanos};
 
+use super::start::furnish_slot;
 use super::{Allow, CONTROL, Child, Recall, Watchdog};
-use crate::instance::control::Request;
+use crate::error::Error;
+use crate::instance::control::{Control, Request};
+use crate::instance::place::CONTROL as CONTROL_NAME;
 use crate::policy::group::{Input, Outcome};
 use crate::policy::lifecycle::Stage;
 use crate::sys::poll::Ready;
@@ -93,7 +97,10 @@ impl Watchdog {
                 self.stop_requested(now, "osps stop");
             }
         }
-        self.check_segment();
+        // What was decided is written down before anybody compares.
+        self.perform_all();
+        self.check_segment(now >= self.check_at);
+        self.perform_all();
         self.check_claims();
         self.retire();
         self.check_recall(now, planned);
@@ -114,6 +121,7 @@ impl Watchdog {
     }
 
     fn stop_requested(&mut self, now: Monotonic, who: &'static str) {
+        self.rebuild = false;
         match self.allow {
             // `timeout` and service managers send the same signal to a process and to its group;
             // whoever presses Ctrl-C twice means it.
@@ -154,25 +162,85 @@ impl Watchdog {
         output::stdout().put(line.as_bytes());
         let dropped = output::stdout().dropped() + output::stderr().dropped();
         self.segment.header().dropped_lines.store(dropped, Ordering::Relaxed);
-        if self.damaged {
-            log::error!("the segment is damaged: no heart can be judged; restart osps");
+    }
+
+    /// Somebody may cut the segment short. That is not the servers' fault: judge nobody by it. What
+    /// was only scribbled over or removed is put back, and everybody goes on.
+    fn check_segment(&mut self, all: bool) {
+        let damaged = raw::bus_errors() > 0 || !self.segment.is_file(self.segment_file.metadata());
+        if damaged && !self.damaged {
+            log::error!(
+                "the segment was cut short by somebody: what it held is lost; stopping everything \
+                 in order, then starting anew"
+            );
+            if self.allow == Allow::Running {
+                self.rebuild = true;
+                self.push(None, What::WatchdogStopping);
+                self.step(self.clock.now(), Input::Stop);
+            }
+        }
+        self.damaged |= damaged;
+        if !self.damaged {
+            if self.segment.mend_header(&self.options) {
+                log::warn!("somebody scribbled over the segment's header: mended");
+            }
+            self.mend_slots();
+        }
+        if let Err(error) = self.restore_names(all) {
+            // Told once in a while: it is tried again in every turn.
+            if all {
+                log::error!("{error}; trying again");
+            }
         }
     }
 
-    /// Somebody may cut the segment short or put another in its place. That is not the servers'
-    /// fault: judge nobody by it.
-    fn check_segment(&mut self) {
-        let path = self.claim.run_dir.path().join(FILE_NAME);
-        let intact = self.segment.is_file(self.segment_file.metadata())
-            && self.segment.is_file(path.symlink_metadata());
-        let damaged = raw::bus_errors() > 0 || !intact;
-        if !damaged && self.segment.mend_header() {
-            log::warn!("somebody scribbled over the segment's header: its first words are mended");
+    /// Who runs in which slot, by our own table: what a page says has to agree.
+    fn mend_slots(&self) {
+        for slot in self.group.slots() {
+            let child = &self.children[slot.index()];
+            let server = &self.segment.slots()[slot.index()].server;
+            let state = self.group.stage(slot).state().code();
+            if server.identity() != child.identity()
+                || server.state.load(Ordering::Relaxed) != state
+            {
+                log::warn!("{}: somebody scribbled over its page: mended", child.name());
+                furnish_slot(&self.segment, slot, &child.service);
+                match child.identity() {
+                    Some(identity) => server.set_identity(identity),
+                    None => server.clear_identity(),
+                }
+                server.state.store(state, Ordering::Relaxed);
+            }
         }
-        if damaged && !self.damaged {
-            log::error!("the segment was cut short or replaced by somebody: hearts are not judged");
+    }
+
+    /// Puts back the names in the run directory.
+    pub(super) fn restore_names(&mut self, all: bool) -> Result<(), Error> {
+        let mut held = vec![(FILE_NAME, self.segment_file.as_fd())];
+        let fifos = self.children.iter().flat_map(|child| &child.service.fifos);
+        let mut fifos: Vec<_> = fifos.map(|fifo| (fifo.name(), fifo.as_fd())).collect();
+        fifos.sort_by_key(|(name, _)| *name);
+        fifos.dedup_by_key(|(name, _)| *name);
+        held.extend(fifos);
+        let mut restored = self.claim.restore(&held, all)?;
+        if !self.claim.has(CONTROL_NAME) {
+            self.control =
+                Control::open(self.claim.run_dir.as_fd(), CONTROL_NAME, &self.poll, CONTROL)?;
+            restored.back.push(CONTROL_NAME.to_owned());
         }
-        self.damaged |= damaged;
+        let path = self.claim.run_dir.path().display();
+        if !restored.back.is_empty() {
+            let names = restored.back.join(", ");
+            log::warn!("somebody removed {names} from {path}: put back, nothing was lost");
+        }
+        if !restored.foreign.is_empty() {
+            let names = restored.foreign.join(", ");
+            log::error!(
+                "somebody put something else in the place of {names} in {path}: left alone; \
+                 servers go on with what is held here"
+            );
+        }
+        Ok(())
     }
 
     /// Clears the owner word of a generation that is not alive. A reconciliation, not an event:

@@ -209,29 +209,34 @@ impl Segment {
 
     /// Fills in what the options say.
     fn fill(&self, options: &CreateOptions) {
-        let header = self.header();
-        for (word, value) in stored_geometry(header).into_iter().zip(numbers(&options.geometry)) {
+        for (word, value) in self.header_words(options) {
             self.put(word, value);
         }
-        self.put(&header.flags, options.flags);
-        self.put(&header.boot_id[0], options.boot_id[0]);
-        self.put(&header.boot_id[1], options.boot_id[1]);
-        text::store(&header.name, &options.name);
-        self.put(&header.watchdog_pid, u64::from(options.watchdog.0));
-        self.put(&header.watchdog_start_time, options.watchdog.1);
-        self.put(&header.started_ns, options.now.0);
-        self.put(&header.started_unix_ns, options.unix_ns);
-        for (word, span) in [
-            (&header.hang_timeout_ns, options.times.hang_timeout),
-            (&header.check_interval_ns, options.times.check_interval),
-            (&header.beat_interval_ns, options.times.beat_interval),
-            (&header.start_timeout_ns, options.times.start_timeout),
-            (&header.stop_timeout_ns, options.times.stop_timeout),
-            (&header.orphan_timeout_ns, options.times.orphan_timeout),
-        ] {
-            self.put(word, nanos(span));
-        }
-        header.watchdog_heart.beat(options.now);
+        text::store(&self.header().name, &options.name);
+        self.header().watchdog_heart.beat(options.now);
+    }
+
+    /// The words of the header that do not change, but for the name, with their values.
+    fn header_words(&self, options: &CreateOptions) -> Vec<(&Word, u64)> {
+        let header = self.header();
+        let mut words: Vec<(&Word, u64)> =
+            stored_geometry(header).into_iter().zip(numbers(&options.geometry)).collect();
+        words.extend([
+            (&header.flags, options.flags),
+            (&header.boot_id[0], options.boot_id[0]),
+            (&header.boot_id[1], options.boot_id[1]),
+            (&header.watchdog_pid, u64::from(options.watchdog.0)),
+            (&header.watchdog_start_time, options.watchdog.1),
+            (&header.started_ns, options.now.0),
+            (&header.started_unix_ns, options.unix_ns),
+            (&header.hang_timeout_ns, nanos(options.times.hang_timeout)),
+            (&header.check_interval_ns, nanos(options.times.check_interval)),
+            (&header.beat_interval_ns, nanos(options.times.beat_interval)),
+            (&header.start_timeout_ns, nanos(options.times.start_timeout)),
+            (&header.stop_timeout_ns, nanos(options.times.stop_timeout)),
+            (&header.orphan_timeout_ns, nanos(options.times.orphan_timeout)),
+        ]);
+        words
     }
 
     /// A store that the version word, or a lock on the run directory, publishes.
@@ -280,14 +285,20 @@ impl Segment {
         Segment::map(file, geometry, access)
     }
 
-    /// Opens and attaches the segment in a run directory.
+    /// Opens and attaches the segment in a run directory. Its name may be a link to what the
+    /// watchdog holds, if somebody removed the file under it.
     pub fn open(run_dir: &Path, access: Access) -> Result<Segment, AttachError> {
-        let file = File::options()
-            .read(true)
-            .write(access == Access::ReadWrite)
-            .custom_flags(OPEN_FLAGS.bits().cast_signed())
-            .open(run_dir.join(FILE_NAME))
-            .map_err(|answer| AttachError::Io { op: "open", answer })?;
+        let open = |path: &Path, flags: OFlags| {
+            let mut options = File::options();
+            options.read(true).write(access == Access::ReadWrite);
+            options.custom_flags(flags.bits().cast_signed()).open(path)
+        };
+        let path = run_dir.join(FILE_NAME);
+        let file = open(&path, OPEN_FLAGS).or_else(|answer| match std::fs::read_link(&path) {
+            Ok(target) if is_held(&target) => open(&target, OPEN_FLAGS - OFlags::NOFOLLOW),
+            _ => Err(answer),
+        });
+        let file = file.map_err(|answer| AttachError::Io { op: "open", answer })?;
         Segment::attach(&file, access)
     }
 
@@ -331,17 +342,23 @@ impl Segment {
         meta.is_ok_and(|meta| (meta.dev(), meta.ino(), meta.len()) == self.file)
     }
 
-    /// Puts magic and version back if somebody stored something else there: every new server
-    /// looks at them. Watchdog only. Returns whether it was needed.
-    pub fn mend_header(&self) -> bool {
+    /// Puts back every word of the header that does not change, if somebody stored something else
+    /// there: every new server looks at them. Watchdog only. Returns whether it was needed.
+    pub fn mend_header(&self, options: &CreateOptions) -> bool {
         let header = self.header();
-        let sound = header.magic.load(Ordering::Relaxed) == MAGIC
-            && header.version.load(Ordering::Relaxed) == VERSION;
-        if !sound {
-            header.magic.store(MAGIC, Ordering::Relaxed);
-            header.version.store(VERSION, Ordering::Release);
+        let ends = [(&header.magic, MAGIC), (&header.version, VERSION)];
+        let mut mended = false;
+        for (word, value) in ends.into_iter().chain(self.header_words(options)) {
+            if word.load(Ordering::Relaxed) != value {
+                word.store(value, Ordering::Release);
+                mended = true;
+            }
         }
-        !sound
+        if !text::is_stored(&header.name, &options.name) {
+            text::store(&header.name, &options.name);
+            mended = true;
+        }
+        mended
     }
 
     /// The header page.
@@ -402,6 +419,15 @@ impl Segment {
         // mapping outlives `&self`.
         unsafe { std::slice::from_raw_parts(start.cast::<T>(), count) }
     }
+}
+
+/// Whether a link leads to a descriptor of a process: what the watchdog puts in the place of a name
+/// that somebody removed. Any other link is not followed.
+pub fn is_held(target: &Path) -> bool {
+    let text = target.to_string_lossy();
+    let number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    let parts: Vec<&str> = text.split('/').collect();
+    matches!(&parts[..], ["", "proc", pid, "fd", fd] if number(pid) && number(fd))
 }
 
 /// The words that store the geometry, in the order of [`numbers`].

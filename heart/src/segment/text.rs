@@ -14,18 +14,31 @@ const TRIES: usize = if cfg!(loom) { 2 } else { 8 };
 /// Stores `text`, cut at a character boundary to what fits. Plain words: only for texts written
 /// before the segment is published.
 pub fn store(words: &[Word], text: &str) {
-    let mut end = text.len().min(words.len() * 8);
+    for (word, value) in words.iter().zip(encode(words.len(), text)) {
+        // Relaxed: published by the version word, or by the guard in `store_guarded`.
+        word.store(value, Ordering::Relaxed);
+    }
+}
+
+/// Whether [`store`] of this text would change nothing.
+pub fn is_stored(words: &[Word], text: &str) -> bool {
+    words.iter().map(|word| word.load(Ordering::Relaxed)).eq(encode(words.len(), text))
+}
+
+/// The text in so many words.
+fn encode(count: usize, text: &str) -> impl Iterator<Item = u64> {
+    let mut end = text.len().min(count * 8);
     while !text.is_char_boundary(end) {
         end -= 1;
     }
     let mut bytes = text.as_bytes()[..end].chunks(8);
-    for word in words {
+    std::iter::repeat_with(move || {
         let mut raw = [0u8; 8];
         let chunk = bytes.next().unwrap_or_default();
         raw[..chunk.len()].copy_from_slice(chunk);
-        // Relaxed: published by the version word, or by the guard in `store_guarded`.
-        word.store(u64::from_le_bytes(raw), Ordering::Relaxed);
-    }
+        u64::from_le_bytes(raw)
+    })
+    .take(count)
 }
 
 /// The text in these words.

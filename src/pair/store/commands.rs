@@ -59,7 +59,7 @@ pub fn may_be_half_a_write(line: &[u8]) -> bool {
         Some(_) => name.as_bytes() == word,
         None => name.as_bytes().starts_with(&word),
     };
-    WRITES.iter().any(|name| matches(name))
+    WRITES.iter().any(matches)
 }
 
 /// A request understood. Keys, values and patterns are slices of the input.
@@ -150,8 +150,8 @@ pub enum Command<'a> {
     Watch,
     /// `UNWATCH`: nothing is watched.
     Unwatch,
-    /// `POST` or `Host:`, or a line that ends in `HTTP/1.x`: a web browser speaks, on behalf of some
-    /// page. The connection closes before anything else that it sent.
+    /// `POST` or `Host:`, or a line that ends in `HTTP/1.x`: a web browser speaks, on behalf of
+    /// some page. The connection closes before anything else that it sent.
     Foreign,
     /// `SELECT 0`: there is no other table.
     Select,

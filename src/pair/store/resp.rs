@@ -8,8 +8,8 @@
 //! [`MAX_WORDS`] slices. More bytes never change an answer other than [`Decoded::Incomplete`].
 //! One call is linear in the input (and an array skips the bodies of its words unread).
 //!
-//! A request that is longer than what is kept is not kept: [`Decoded::TooLarge`] says how to skip it,
-//! so that it costs an error and not the connection.
+//! A request that is longer than what is kept is not kept: [`Decoded::TooLarge`] says how to skip
+//! it, so that it costs an error and not the connection.
 //!
 //! **Deliberately not here.** No state between calls. An inline word whose text
 //! differs from its bytes (`"a\n"`, `a"b"`) would need memory of its own: it is refused, never
