@@ -1,5 +1,6 @@
 //! The command line: texts become a [`Config`] or another command.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -187,7 +188,7 @@ pub enum Command {
         timeout: Duration,
         /// Perhaps requetetype1 or requetetype2, then the command
         #[arg(required = true, allow_negative_numbers = true, value_name = "WORD")]
-        words: Vec<String>,
+        words: Vec<OsString>,
     },
 }
 
@@ -200,9 +201,13 @@ pub struct Run {
     /// Hold a listening socket for the program: it inherits it as descriptor 3 (LISTEN_FDS)
     #[arg(long, value_name = "ADDRESS", value_parser = address)]
     pub listen: Option<SocketAddr>,
+    /// What the program is called in log, status and JSON, at most 32 bytes
+    /// [default: the last part of its path]
+    #[arg(long, value_name = "NAME")]
+    pub slot_name: Option<String>,
     /// The program and its arguments
     #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
-    pub command: Vec<String>,
+    pub command: Vec<OsString>,
 }
 
 impl Cli {
@@ -210,7 +215,8 @@ impl Cli {
     pub fn config(&self) -> Result<Config, Invalid> {
         let standard = Config::default();
         let (watch, programs) = if let Some(Command::Run(run)) = &self.command {
-            (&run.watch, Programs::Own { command: run.command.clone(), listen: run.listen })
+            let (command, name) = (run.command.clone(), run.slot_name.clone());
+            (&run.watch, Programs::Own { command, name, listen: run.listen })
         } else {
             let mut programs = standard.programs;
             if let Programs::Pair { workers, listen } = &mut programs {

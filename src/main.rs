@@ -21,8 +21,7 @@ fn main() -> ExitCode {
     // A server's way in does not pay for the command line's parser.
     let code = if args.get(1).is_some_and(|arg| arg == "__exec") {
         start_log(Style::Service);
-        let args: Vec<_> = args[2..].iter().map(|arg| arg.to_string_lossy().into_owned()).collect();
-        finish(exec::main(&args, server::main))
+        finish(exec::main(&args[2..], server::main))
     } else {
         let cli = Cli::parse_from(args);
         let asks = !matches!(cli.command, None | Some(Command::Run(_)));

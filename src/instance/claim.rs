@@ -12,6 +12,7 @@ use osps_heart::orphan::{WATCHDOG_STALE, watchdog_age};
 use osps_heart::segment::layout::flag;
 use osps_heart::segment::mapping::FILE_NAME as SEGMENT;
 use osps_heart::segment::{Access, Segment};
+use osps_heart::shown::Shown;
 use osps_heart::sync::Ordering;
 use osps_heart::time::{Clock, Monotonic};
 use rustix::fs::{Mode, fstat, mkdirat};
@@ -120,14 +121,14 @@ impl Claim {
         }
         let swept = self.run_dir.sweep(&self.fifos, self.kept.is_none());
         if swept > 0 {
-            let path = self.run_dir.path().display();
+            let path = Shown(self.run_dir.path());
             log::info!("swept {swept} files that a killed instance left in {path}");
         }
         let lock = &self.lock;
         let text = format!("{}\n", std::process::id());
         let written = rustix::fs::ftruncate(lock, 0)
             .and_then(|()| rustix::io::pwrite(lock, text.as_bytes(), 0).map(|_| ()));
-        Ok(written.map_err(Failed::to("write", self.run_dir.path().join(LOCK).display()))?)
+        Ok(written.map_err(Failed::to("write", Shown(self.run_dir.path().join(LOCK))))?)
     }
 
     fn unknown_members(&self) -> Refusal {
@@ -169,14 +170,19 @@ impl Claim {
 
 /// Makes the directory (and osps's own one above it) if absent. Returns what it made.
 fn make(place: &Place) -> Result<u64, Error> {
-    let shown = place.path.display();
+    let shown = Shown(&place.path);
     // Below its own parent everything is osps's, whoever of several made it.
     let mut made = if place.own_parent { flag::MADE_DIR | flag::MADE_PARENT } else { 0 };
     if place.own_parent
         && let Some(parent) = place.path.parent()
     {
-        // Refused if it exists; what it is then is looked at.
-        let _ = mkdirat(rustix::fs::CWD, parent, Mode::RWXU);
+        match mkdirat(rustix::fs::CWD, parent, Mode::RWXU) {
+            // What it is if it exists already is looked at.
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(errno) => {
+                return Err(Failed::to("create run directory", Shown(parent))(errno).into());
+            }
+        }
         RunDir::open(parent).inspect_err(|_| unmake(place, made))?;
     }
     match mkdirat(rustix::fs::CWD, &place.path, Mode::RWXU) {

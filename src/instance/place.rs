@@ -5,13 +5,16 @@
 //! with the path and starts over if somebody removed it meanwhile; a sweep removes `lock` last.
 //! Nothing that osps did not make is removed. Tested in tests/rundir.rs.
 
+use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use osps_heart::clock::SystemClock;
 use osps_heart::segment::layout::flag;
 use osps_heart::segment::mapping::FILE_NAME as SEGMENT;
+use osps_heart::shown::Shown;
 use osps_heart::time::Clock;
 use rustix::fs::{
     AtFlags, FileType, FlockOperation, Mode, OFlags, flock, fstat, fstatfs, openat, renameat,
@@ -53,9 +56,11 @@ impl Place {
                 own_parent: false,
             };
         }
-        let given = std::env::var("RUNTIME_DIRECTORY").unwrap_or_default();
-        if let Some(first) = given.split(':').next().filter(|first| first.starts_with('/')) {
-            return Place { path: Path::new(first).join(name), own_parent: false };
+        let given = std::env::var_os("RUNTIME_DIRECTORY").unwrap_or_default();
+        let first = given.as_bytes().split(|byte| *byte == b':').next().unwrap_or_default();
+        if first.starts_with(b"/") {
+            let path = Path::new(OsStr::from_bytes(first)).join(name);
+            return Place { path, own_parent: false };
         }
         let uid = rustix::process::geteuid().as_raw();
         Place { path: PathBuf::from(format!("/dev/shm/osps-{uid}/{name}")), own_parent: true }
@@ -73,7 +78,7 @@ impl RunDir {
     /// Opens an existing directory. Refuses a symlink, another user's, one that others may enter,
     /// and one that is not on a tmpfs.
     pub fn open(path: &Path) -> Result<RunDir, Error> {
-        let shown = path.display();
+        let shown = Shown(path);
         let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::RDONLY;
         let dir = match rustix::fs::open(path, flags, Mode::empty()) {
             Err(Errno::LOOP | Errno::NOTDIR) => {
@@ -111,7 +116,7 @@ impl RunDir {
     pub fn open_file(&self, name: &str) -> Result<OwnedFd, Failed> {
         let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
         openat(&self.dir, name, flags, Mode::empty())
-            .map_err(Failed::to("open", self.path.join(name).display()))
+            .map_err(Failed::to("open", Shown(self.path.join(name))))
     }
 
     /// Makes a new file in it.
@@ -119,7 +124,7 @@ impl RunDir {
         let flags =
             OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::CREATE | OFlags::EXCL;
         openat(&self.dir, name, flags, Mode::RUSR | Mode::WUSR)
-            .map_err(Failed::to("create", self.path.join(name).display()))
+            .map_err(Failed::to("create", Shown(self.path.join(name))))
     }
 
     /// Takes the shared lock of a server: as long as the descriptor is open, the directory is
@@ -127,13 +132,13 @@ impl RunDir {
     pub fn join(&self) -> Result<OwnedFd, Failed> {
         let members = self.open_file(MEMBERS)?;
         flock(&members, FlockOperation::NonBlockingLockShared)
-            .map_err(Failed::to("lock", self.path.join(MEMBERS).display()))?;
+            .map_err(Failed::to("lock", Shown(self.path.join(MEMBERS))))?;
         Ok(members)
     }
 
     /// Takes `lock`; `None` = somebody else holds it.
     pub(super) fn take_lock(&self) -> Result<Option<OwnedFd>, Failed> {
-        let failed = |errno| Failed::to("lock", self.path.join(LOCK).display())(errno);
+        let failed = |errno| Failed::to("lock", Shown(self.path.join(LOCK)))(errno);
         let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::CREATE;
         loop {
             let lock = openat(&self.dir, LOCK, flags, Mode::RUSR | Mode::WUSR).map_err(failed)?;
@@ -163,7 +168,7 @@ impl RunDir {
         match flock(&members, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(true),
             Err(Errno::WOULDBLOCK) => Ok(false),
-            Err(errno) => Err(Failed::to("lock", self.path.join(MEMBERS).display())(errno)),
+            Err(errno) => Err(Failed::to("lock", Shown(self.path.join(MEMBERS)))(errno)),
         }
     }
 
@@ -187,7 +192,7 @@ impl RunDir {
     /// Gives a new segment its name, in place of one that was kept but did not fit.
     pub(super) fn settle(&self) -> Result<(), Failed> {
         renameat(&self.dir, NEW_SEGMENT, &self.dir, SEGMENT)
-            .map_err(Failed::to("name segment in", self.path.display()))
+            .map_err(Failed::to("name segment in", Shown(&self.path)))
     }
 
     /// Removes everything that osps made, `lock` last, and the directory if osps made it. The
@@ -199,7 +204,7 @@ impl RunDir {
             return;
         }
         if let Err(errno) = rustix::fs::rmdir(&self.path) {
-            log::info!("run directory {} stays: {errno}", self.path.display());
+            log::info!("run directory {} stays: {errno}", Shown(&self.path));
         } else if made & flag::MADE_PARENT != 0
             && let Some(parent) = self.path.parent()
         {
@@ -228,7 +233,7 @@ pub fn leave_orphaned(run_dir: &RunDir, fifos: &[String], members: OwnedFd, made
         if let Some(lock) = lock {
             if run_dir.is_empty().unwrap_or(false) {
                 run_dir.remove(fifos, made);
-                log::info!("removed {}: nobody is left", run_dir.path.display());
+                log::info!("removed {}: nobody is left", Shown(&run_dir.path));
             }
             // Otherwise whoever else lives does it when it leaves.
             drop(lock);

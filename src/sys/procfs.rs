@@ -4,9 +4,13 @@
 //! schedstat, cgroup), each at most once and bounded; no ptrace. Whoever may signal a process may
 //! read these.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
+
+use osps_heart::shown::Shown;
 
 /// Most threads looked at: bounds the time that a look takes. The leader is always among them.
 const THREADS_MAX: usize = 64;
@@ -72,9 +76,10 @@ pub fn state(pid: u32) -> Option<char> {
     parse_stat(&read(&format!("/proc/{pid}/stat"))?).map(|(state, _)| state)
 }
 
-/// The command's short name.
+/// The command's short name, as it is shown.
 pub fn name(pid: u32) -> Option<String> {
-    read(&format!("/proc/{pid}/comm")).map(|name| name.trim_end().to_owned())
+    let name = read_bytes(&format!("/proc/{pid}/comm"))?;
+    Some(Shown(OsStr::from_bytes(name.trim_ascii_end())).to_string())
 }
 
 /// Processes that hold a file open, by device and inode; for messages, so it may miss some.
@@ -151,9 +156,13 @@ fn is_frozen(cgroups: &str) -> bool {
 }
 
 fn read(path: &str) -> Option<String> {
-    let mut text = Vec::new();
-    File::open(path).ok()?.take(BYTES_MAX).read_to_end(&mut text).ok()?;
-    Some(String::from_utf8_lossy(&text).into_owned())
+    read_bytes(path).map(|text| String::from_utf8_lossy(&text).into_owned())
+}
+
+fn read_bytes(path: &str) -> Option<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path).ok()?.take(BYTES_MAX).read_to_end(&mut bytes).ok()?;
+    Some(bytes)
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ use std::time::Duration;
 use osps_heart::orphan::{WATCHDOG_STALE, watchdog_age};
 use osps_heart::segment::layout::{ServerCells, SlotCells};
 use osps_heart::segment::{Segment, text};
+use osps_heart::shown::Shown;
 use osps_heart::sync::{Ordering, Word};
 use osps_heart::time::{Monotonic, nanos};
 use osps_heart::words::{Cause, Class, Role, State};
@@ -271,7 +272,7 @@ impl Serialize for LastCause {
 }
 
 fn path<S: Serializer>(path: &Path, to: S) -> Result<S::Ok, S::Error> {
-    to.collect_str(&path.display())
+    to.collect_str(&Shown(path))
 }
 
 fn role<S: Serializer>(role: &Option<Role>, to: S) -> Result<S::Ok, S::Error> {

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use osps_heart::clock::SystemClock;
 use osps_heart::segment::{Access, AttachError, Segment};
+use osps_heart::shown::Shown;
 use osps_heart::time::Clock;
 
 use super::snapshot::{Health, Snapshot};
@@ -21,7 +22,7 @@ pub fn main(place: &Place, as_json: bool) -> Result<ExitCode, Error> {
             return Ok(exit(Health::NotRunning));
         }
         Err(error) => {
-            log::error!("cannot tell: {}: {error}", place.path.display());
+            log::error!("cannot tell: {}: {error}", Shown(&place.path));
             return Ok(exit(Health::CannotTell));
         }
     };

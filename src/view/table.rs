@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use osps_heart::shown::Shown;
 use osps_heart::time::Short;
 use osps_heart::words::Cause;
 
@@ -19,7 +20,7 @@ pub fn render(snapshot: &Snapshot) -> String {
         format!(
             "{} in {}: watchdog pid {} {standing}, beat {} ago, started {} ago; hang timeout {}",
             snapshot.name,
-            snapshot.run_dir.display(),
+            Shown(&snapshot.run_dir),
             watchdog.pid,
             age(watchdog.beat_age),
             ago(watchdog.since),

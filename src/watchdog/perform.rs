@@ -3,6 +3,7 @@
 //! Order inside one action list is the policy's: what is recorded comes before what is done. A
 //! failed action never returns early: it is logged and becomes an input of this turn.
 
+use std::ffi::OsString;
 use std::os::fd::AsFd;
 
 use osps_heart::ids::{Generation, SlotId};
@@ -173,19 +174,19 @@ impl Watchdog {
         let child = &mut self.children[slot.index()];
         child.generation = generation;
         (child.before, child.after) = (None, None);
-        let mut args = vec!["__exec".to_owned(), slot.to_string(), generation.to_string()];
+        let (place, number) = (slot.to_string(), generation.to_string());
+        let mut args: Vec<OsString> = vec!["__exec".into(), (&place).into(), (&number).into()];
         if !child.service.command.is_empty() {
-            args.push("--".to_owned());
+            args.push("--".into());
             args.extend(child.service.command.iter().cloned());
         }
-        let path = self.claim.run_dir.path().display().to_string();
         let now = self.clock.now();
         let (process, gate) = match process::launch(
             &args,
             &[
-                (env::RUN_DIR, path),
-                (env::SLOT, slot.to_string()),
-                (env::GENERATION, generation.to_string()),
+                (env::RUN_DIR, self.claim.run_dir.path().as_os_str()),
+                (env::SLOT, place.as_ref()),
+                (env::GENERATION, number.as_ref()),
             ],
         ) {
             Ok(launched) => launched,

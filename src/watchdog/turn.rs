@@ -9,6 +9,7 @@ use osps_heart::ownership;
 use osps_heart::pulse::{Sample, slack};
 use osps_heart::segment::What;
 use osps_heart::segment::mapping::FILE_NAME;
+use osps_heart::shown::Shown;
 use osps_heart::sync::Ordering;
 use osps_heart::time::{Clock, Monotonic, nanos};
 
@@ -27,7 +28,7 @@ impl Watchdog {
     /// Turns until the end.
     pub(super) fn run(&mut self) -> Outcome {
         let now = self.clock.now();
-        let path = self.claim.run_dir.path().display();
+        let path = Shown(self.claim.run_dir.path());
         log::info!("watchdog pid={} watches over {path}", std::process::id());
         self.push(None, What::WatchdogStarted);
         self.step(now, Input::Boot);
