@@ -20,7 +20,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use common::{BINARY, Launch, Osps, run, text};
+use common::{BINARY, Launch, Osps, has, is_root, run, skip, text};
 
 // ---------------------------------------------------------------------------------------- helpers
 
@@ -127,4 +127,123 @@ fn a_runtime_directory_may_have_any_bytes() {
     );
     let shown = format!(r"osps does not run in {}/caf\xe9/default", dir.path().display());
     assert_refused(&run(command), 3, &[&shown]);
+}
+
+// --------------------------------------------------------------------------------------- programs
+
+/// Each was "not an executable file"; the reader looked for rights where a name was wrong.
+#[test]
+fn a_program_that_cannot_be_run_is_told_why() {
+    let (dir, plain) = script(b"plain", "");
+    fs::set_permissions(&plain, Permissions::from_mode(0o644)).unwrap();
+    let nested = plain.join("robot");
+    let orphan = dir.path().join("orphan");
+    write_script(&orphan, "#! /no/such/interpreter -u\n");
+    let windows = dir.path().join("windows");
+    write_script(&windows, "#!/bin/sh\r\n");
+    let link = dir.path().join("link");
+    std::os::unix::fs::symlink("nowhere", &link).unwrap();
+    for (program, why) in [
+        (Path::new("./no-such-robot"), "no such file"),
+        (&link, "no such file"),
+        (dir.path(), "it is a directory"),
+        (&plain, "it is not executable for you"),
+        (&nested, "Not a directory"),
+        (Path::new("no-such-robot"), "it is in none of the directories of PATH"),
+        (&orphan, "its first line wants /no/such/interpreter, and there is no such file"),
+        (&windows, r"its first line wants /bin/sh\x0d, and"),
+    ] {
+        let refused = Launch::own(&[], &[]).word(program.as_os_str()).output();
+        let whole = format!("cannot run {}: {why}", program.display());
+        assert_refused(&refused, 1, &[&whole]);
+    }
+}
+
+/// Without `PATH` the kernel's users look into /bin and /usr/bin; osps refused to start there
+/// (`env -i osps run -- sleep 60`, some containers, some init scripts).
+#[test]
+fn without_path_programs_are_looked_for_as_exec_does() {
+    let refused = Launch::own(&[], &["no-such-robot"]).without("PATH").output();
+    assert_refused(&refused, 1, &["neither in /bin nor in /usr/bin, and PATH is not set"]);
+    let mut osps = Launch::own(&[], &["sleep", "60"]).without("PATH").spawn();
+    osps.wait("the program", || {
+        let comm = fs::read_to_string(format!("/proc/{}/comm", osps.pid(0))).unwrap_or_default();
+        (comm == "sleep\n").then_some(())
+    });
+    osps.stop();
+}
+
+/// `osps run -- ./robot --password ...` told the password in the log as soon as the program could
+/// not be executed: after an update that took the file away, for a moment.
+#[test]
+fn a_failed_start_tells_no_arguments() {
+    let (dir, program) = script(b"robot", "rm \"$0\"");
+    let secret = "--password=hunter2";
+    let launch = Launch::own(&[], &[]).word(program.as_os_str()).word(secret.as_ref());
+    let mut osps = launch.env("RUST_LOG", "trace").spawn();
+    let run = format!("run {}: No such file", program.display());
+    osps.wait_log(&[&run]);
+    osps.wait_log(&["gen=3", "starting -> exited"]);
+    osps.stop();
+    let (log, out) = (osps.log(), osps.out.lock().unwrap());
+    let told = |text: &str| text.contains("hunter2");
+    assert!(!told(&log) && !out.iter().any(|line| told(&line.text)), "{log}");
+    drop(dir);
+}
+
+/// systemd hands over blocking sockets, so a program that is used to it does nothing about the
+/// flag; with a non-blocking one its `accept` failed at once, for ever. And the flag belongs to the
+/// socket: what one generation does to it the next one inherits.
+#[test]
+fn sockets_are_handed_over_blocking_to_each_generation() {
+    if !has("python3") {
+        skip("python3 is missing");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let told = dir.path().join("told");
+    let look = format!(
+        "import fcntl, os, time
+flags = fcntl.fcntl(3, fcntl.F_GETFL)
+fcntl.fcntl(3, fcntl.F_SETFL, flags | os.O_NONBLOCK)
+with open({told:?}, 'a') as told: told.write('%d ' % (flags & os.O_NONBLOCK))
+time.sleep(0 if open({told:?}).read().count(' ') < 3 else 60)"
+    );
+    let args = ["--listen", "127.0.0.1:0"];
+    let mut osps = Launch::own(&args, &["python3", "-c", &look]).spawn();
+    let told = osps.wait("three generations", || {
+        fs::read_to_string(&told).ok().filter(|told| told.matches(' ').count() == 3)
+    });
+    assert_eq!(told, "0 0 0 ", "the flag of each generation at its start");
+    osps.stop();
+}
+
+// --------------------------------------------------------------------------------------- refusals
+
+/// `mkdir /dev/shm/osps-0` failed, and what was told was that the directory that had not been made
+/// could not be opened: "No such file or directory", in a directory that everybody can see.
+#[test]
+fn the_first_cause_is_told() {
+    if !is_root() || !has("unshare") {
+        skip("a /dev/shm of its own needs root and unshare");
+        return;
+    }
+    for (options, why) in [
+        ("ro,mode=1777", "Read-only file system"),
+        // No inode is free: the limit counts the mount itself.
+        ("nr_inodes=1,mode=1777", "No space left on device"),
+    ] {
+        let script = "mount -t tmpfs -o \"$1\" none /dev/shm || exit 77
+            exec \"$0\" run -- sleep 60";
+        let mut command = Command::new("unshare");
+        command.args(["-m", "sh", "-c", script, BINARY, options]);
+        command.env_remove("RUST_LOG").env_remove("RUNTIME_DIRECTORY");
+        let refused = run(command);
+        let no_namespace = String::from_utf8_lossy(&refused.stderr).contains("unshare:");
+        if refused.status.code() == Some(77) || no_namespace {
+            skip(&format!("no tmpfs of its own can be mounted here: {}", text(&refused)));
+            return;
+        }
+        assert_refused(&refused, 1, &["create run directory /dev/shm/osps-", why]);
+    }
 }

@@ -41,8 +41,8 @@ use osps_heart::time::Monotonic;
 use osps_heart::words::State;
 
 use common::{
-    BINARY, Launch, Osps, Random, SOON, Signal, fifo, has, now, process_of, recorded, run, skip,
-    text, wait_until,
+    BINARY, Launch, Osps, Random, SOON, Signal, fifo, has, is_root, now, process_of, recorded, run,
+    skip, text, wait_until,
 };
 
 /// "nobody" on every Linux.
@@ -166,10 +166,6 @@ fn patch(run_dir: &Path, offset: usize, value: u64) {
 fn make_private(dir: &Path) {
     fs::create_dir(dir).unwrap();
     fs::set_permissions(dir, Permissions::from_mode(0o700)).unwrap();
-}
-
-fn is_root() -> bool {
-    rustix::process::geteuid().is_root()
 }
 
 /// A new directory on a tmpfs for what a test makes itself.

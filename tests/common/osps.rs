@@ -94,6 +94,7 @@ pub struct Launch {
     args: Vec<OsString>,
     tail: Vec<OsString>,
     env: Vec<(OsString, OsString)>,
+    absent: Vec<OsString>,
 }
 
 impl Launch {
@@ -127,11 +128,18 @@ impl Launch {
     fn new() -> Launch {
         let dir = tempfile::tempdir_in("/dev/shm").unwrap();
         let run_dir = dir.path().join("run");
-        Launch { dir, run_dir, args: Vec::new(), tail: Vec::new(), env: Vec::new() }
+        let (args, tail, env, absent) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        Launch { dir, run_dir, args, tail, env, absent }
     }
 
     pub fn env(mut self, key: &str, value: impl AsRef<OsStr>) -> Launch {
         self.env.push((key.into(), value.as_ref().to_owned()));
+        self
+    }
+
+    /// Takes a variable out of its environment.
+    pub fn without(mut self, key: &str) -> Launch {
+        self.absent.push(key.into());
         self
     }
 
@@ -153,6 +161,9 @@ impl Launch {
         command.args(&self.args).arg("--run-dir").arg(&self.run_dir).args(&self.tail);
         command.env_remove("RUST_LOG").env_remove("RUNTIME_DIRECTORY");
         command.envs(self.env.iter().map(|(k, v)| (k, v)));
+        for key in &self.absent {
+            command.env_remove(key);
+        }
         command
     }
 
