@@ -41,6 +41,7 @@ Examples:
   osps run --hang-timeout 4s -- ./robot --verbose
   osps run --name web --listen 127.0.0.1:8080 --max-restarts 10/1m -- ./server
 
+A program that never beats is restarted after each start timeout, and the log says how to beat.
 At a stop the program's desired word says so; TERM follows after a second, KILL after the stop
 timeout. Exit codes: 0 clean, 1 failure, 2 usage, 3 gave up (--max-restarts).";
 
@@ -128,6 +129,9 @@ pub struct Watch {
     /// 10/1m [default: never]
     #[arg(long, value_name = "N/PERIOD", value_parser = intensity)]
     pub max_restarts: Option<Intensity>,
+    /// No status lines, and of the log only warnings and errors (RUST_LOG still decides if set)
+    #[arg(long, short)]
+    pub quiet: bool,
 }
 
 /// Options of the built-in pair.
@@ -169,10 +173,17 @@ pub enum Command {
         /// For tools: one JSON object (schema 1)
         #[arg(long)]
         json: bool,
+        /// Print nothing: the exit code tells
+        #[arg(long, short, conflicts_with = "json")]
+        quiet: bool,
     },
     /// Stop everything in order; returns when all is gone
     #[command(after_help = STOP_EXAMPLES)]
-    Stop,
+    Stop {
+        /// No progress, only what went wrong
+        #[arg(long, short)]
+        quiet: bool,
+    },
     /// Ask the servers: `osps client requetetype2 SET k v`
     ///
     /// With requetetype1 (read) or requetetype2 (read and write) in front, the primary names a
@@ -238,10 +249,21 @@ impl Cli {
             cell_size: self.pair.cell_size.unwrap_or(standard.cell_size),
             intensity: watch.max_restarts,
             allow_debug: self.pair.allow_debug,
+            quiet: watch.quiet,
             programs,
         };
         config.validate()?;
         Ok(config)
+    }
+
+    /// Whether only what went wrong is to be told.
+    pub fn is_quiet(&self) -> bool {
+        match &self.command {
+            None => self.watch.quiet,
+            Some(Command::Run(run)) => run.watch.quiet,
+            Some(Command::Status { quiet, .. } | Command::Stop { quiet }) => *quiet,
+            Some(Command::Client { .. }) => false,
+        }
     }
 
     /// An option of the watchdog that was given in front of a command that has no use for it
@@ -257,6 +279,7 @@ impl Cli {
             ("--stop-timeout", watch.stop_timeout.is_some()),
             ("--orphan-timeout", watch.orphan_timeout.is_some()),
             ("--max-restarts", watch.max_restarts.is_some()),
+            ("--quiet", watch.quiet),
             ("--workers", pair.workers.is_some()),
             ("--listen", pair.listen.is_some()),
             ("--data-size", pair.data_size.is_some()),

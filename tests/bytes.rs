@@ -20,7 +20,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use common::{BINARY, Launch, Osps, has, is_root, run, skip, text};
+use common::{BINARY, Launch, Osps, Signal, has, is_root, run, skip, text};
 
 // ---------------------------------------------------------------------------------------- helpers
 
@@ -246,4 +246,106 @@ fn the_first_cause_is_told() {
         }
         assert_refused(&refused, 1, &["create run directory /dev/shm/osps-", why]);
     }
+}
+
+// ------------------------------------------------------------------------------------------ words
+
+/// "goes because the primary failed" read as if a server went up. Whoever goes down for another's
+/// sake is told to have ended, and for whose.
+#[test]
+fn whoever_goes_down_with_another_is_told_for_whose_sake() {
+    let osps = Launch::pair(&["--workers", "2"]).start();
+    let before = osps.generation(2);
+    osps.signal(&osps.process(0), Signal::KILL);
+    osps.wait_successor(2, before);
+    for name in ["secondary-1", "secondary-2"] {
+        let line = osps.wait_log(&[name, "-> dependency"]);
+        assert!(line.text.ends_with(": up -> dependency (ended, its primary failed)"), "{line:?}");
+    }
+    osps.wait_all_up();
+    let status = osps.status();
+    assert_eq!(status["servers"][1]["last_cause"], "dependency");
+    assert_eq!(status["servers"][0]["last_cause"], "killed");
+}
+
+/// `osps run -- ./robot` for a first look, with a program that knows nothing of osps: it was killed
+/// every ten seconds, and nothing said what was wanted of it.
+#[test]
+fn a_program_that_never_beats_is_told_what_to_do_once() {
+    let args = ["--start-timeout", "200ms"];
+    let mut osps = Launch::own(&args, &["sleep", "60"]).spawn();
+    osps.wait_log(&["gen=3", "starting -> start-timeout"]);
+    let log = osps.log();
+    let advice: Vec<_> = log.lines().filter(|line| line.contains("has never beaten")).collect();
+    assert_eq!(advice.len(), 1, "{log}");
+    for way in ["osps_heart::Heart", "beat.c", "beat.py", "your-program.md", "--start-timeout"] {
+        assert!(advice[0].contains(way), "no {way}: {advice:?}");
+    }
+    osps.stop();
+}
+
+/// One that has beaten knows how: what hangs in its second start has another trouble.
+#[test]
+fn a_program_that_has_beaten_is_not_told_how_to() {
+    if !has("python3") {
+        skip("python3 is missing");
+        return;
+    }
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/examples/beat.py");
+    let args = ["--start-timeout", "3s"];
+    let start = format!("[ $OSPS_GENERATION = 1 ] && exec python3 {example}; exec sleep 60");
+    let mut osps = Launch::own(&args, &["sh", "-c", &start]).start();
+    osps.signal(&osps.process(0), Signal::KILL);
+    osps.wait_log(&["gen=2", "starting -> start-timeout"]);
+    osps.wait_log(&["gen=3", "-> starting"]);
+    assert!(osps.find_log(&["has never beaten"]).is_none(), "{}", osps.log());
+    osps.stop();
+}
+
+/// A program was called after the last part of its path, so two instances of `python3` could not be
+/// told apart in a journal.
+#[test]
+fn a_slot_is_called_as_its_operator_wants() {
+    let args = ["--slot-name", "left-arm"];
+    let mut osps = Launch::own(&args, &["sleep", "60"]).spawn();
+    osps.wait_log(&["left-arm gen=1 pid="]);
+    assert_eq!(osps.status()["servers"][0]["name"], "left-arm");
+    osps.stop();
+    for bad in ["", "two words", ".hidden", "a-name-that-does-not-fit-into-its-room"] {
+        let refused = Launch::own(&["--slot-name", bad], &["sleep", "60"]).output();
+        assert_refused(&refused, 2, &["--slot-name", "1 to 32 letters"]);
+    }
+}
+
+/// Under cron and in journals the line every two seconds was the whole log, and `>/dev/null` took
+/// the output of the program along.
+#[test]
+fn quiet_tells_only_what_went_wrong() {
+    let mut osps = Launch::pair(&["--quiet", "--check-interval", "10ms"]).start();
+    let before = osps.generation(1);
+    osps.signal(&osps.process(1), Signal::KILL);
+    osps.wait_successor(1, before);
+    osps.wait_log(&["WARN", "secondary-1", "-> killed"]);
+    osps.wait_all_up();
+    let stopped = osps.command(&["stop", "--quiet"]);
+    assert!(stopped.status.success() && stopped.stdout.is_empty(), "{}", text(&stopped));
+    assert_eq!(osps.wait_exit().code(), Some(0));
+    assert!(osps.out.lock().unwrap().is_empty(), "no status line");
+    let log = osps.log();
+    assert!(log.lines().all(|line| line.contains(" WARN ")), "{log}");
+    let gone = osps.command(&["status", "--quiet"]);
+    assert_eq!(gone.status.code(), Some(3), "the exit code tells");
+    assert!(gone.stdout.is_empty() && gone.stderr.is_empty(), "{}", text(&gone));
+}
+
+/// Quiet is what osps says, not what the program says, whose environment stays as it was.
+#[test]
+fn a_quiet_osps_leaves_its_program_alone() {
+    let say = "echo \"level=$RUST_LOG\"; exec sleep 60";
+    let mut osps = Launch::own(&["-q"], &["sh", "-c", say]).spawn();
+    osps.wait("the program's output", || {
+        osps.out.lock().unwrap().iter().any(|line| line.text == "level=").then_some(())
+    });
+    assert_eq!(osps.log(), "");
+    osps.stop();
 }

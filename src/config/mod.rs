@@ -77,6 +77,8 @@ pub struct Config {
     pub intensity: Option<Intensity>,
     /// Whether `DEBUG` commands are answered.
     pub allow_debug: bool,
+    /// Whether to tell only what went wrong.
+    pub quiet: bool,
     /// What runs.
     pub programs: Programs,
 }
@@ -105,6 +107,7 @@ impl Default for Config {
             cell_size: 256,
             intensity: None,
             allow_debug: false,
+            quiet: false,
             programs: Programs::Pair {
                 workers: 1,
                 listen: SocketAddr::from(([127, 0, 0, 1], 2222)),
@@ -131,6 +134,7 @@ impl Config {
                 orphan_timeout: self.orphan_timeout,
             },
             intensity: self.intensity,
+            quiet: self.quiet,
         }
     }
 

@@ -18,8 +18,8 @@ use crate::sys::{Failed, output, procfs, socket};
 /// How long an answer may take: a watchdog answers within one turn.
 const ANSWER: Duration = Duration::from_secs(2);
 
-/// Stops an instance.
-pub fn main(place: &Place) -> Result<ExitCode, Error> {
+/// Stops an instance, showing how it goes unless it shall be quiet.
+pub fn main(place: &Place, quiet: bool) -> Result<ExitCode, Error> {
     let not_running = || Error::from(Refusal::NotRunning(place.path.clone()));
     let run_dir = match RunDir::open(&place.path) {
         Err(Error::Failed(failed)) if failed.answer.kind() == ErrorKind::NotFound => {
@@ -50,7 +50,9 @@ pub fn main(place: &Place) -> Result<ExitCode, Error> {
             Ok(0) => break,
             Ok(length) => {
                 let lines = chunk[..length].strip_prefix(b"ok ").unwrap_or(&chunk[..length]);
-                output::print(lines);
+                if !quiet {
+                    output::print(lines);
+                }
                 seen.extend_from_slice(&chunk[..length]);
                 if seen.starts_with(b"error") {
                     let why = String::from_utf8_lossy(&seen).trim().to_owned();

@@ -129,8 +129,10 @@ impl Watchdog {
             silence: self.group.silence(slot, now),
         };
         let glances: Vec<_> = self.group.slots().map(glance).collect();
-        let line = status_line(self.checks, std::process::id(), &glances);
-        output::stdout().put(line.as_bytes());
+        if !self.quiet {
+            let line = status_line(self.checks, std::process::id(), &glances);
+            output::stdout().put(line.as_bytes());
+        }
         let dropped = output::stdout().dropped() + output::stderr().dropped();
         self.segment.header().dropped_lines.store(dropped, Ordering::Relaxed);
         if self.damaged {
