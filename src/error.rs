@@ -165,7 +165,7 @@ pub enum Refusal {
         /// The run directory.
         path: PathBuf,
         /// The watchdog's.
-        pid: u64,
+        pid: u32,
         /// Time since it started.
         since: Duration,
         /// Age of its last beat.
@@ -182,13 +182,39 @@ pub enum Refusal {
         /// The run directory.
         path: PathBuf,
         /// The watchdog's.
-        pid: u64,
+        pid: u32,
         /// Time since it started.
         since: Duration,
         /// Age of its last beat, if known.
         age: Option<Duration>,
         /// Its state letter.
         state: char,
+    },
+    /// A watchdog of another pid namespace beats there.
+    #[error(
+        "osps already runs in {}: in another pid namespace, since {}, alive (last beat {} ago). \
+         See `osps status`, end it with `osps stop`, or choose another --name",
+        Shown(path), Short(*since), Short(*age)
+    )]
+    RunningElsewhere {
+        /// The run directory.
+        path: PathBuf,
+        /// Time since it started.
+        since: Duration,
+        /// Age of its last beat.
+        age: Duration,
+    },
+    /// A watchdog of another pid namespace holds the lock, but does not beat.
+    #[error(
+        "the watchdog in {} runs in another pid namespace and is frozen: no beat for {}. Continue \
+         it or end it there: its pid means nothing here",
+        Shown(path), silence(*age)
+    )]
+    FrozenElsewhere {
+        /// The run directory.
+        path: PathBuf,
+        /// Age of its last beat, if known.
+        age: Option<Duration>,
     },
     /// A server of a killed watchdog cannot be ended.
     #[error(
@@ -249,6 +275,14 @@ pub enum Refusal {
     /// Nobody is there.
     #[error("osps does not run in {}", Shown(.0))]
     NotRunning(PathBuf),
+    /// Somebody else listens there.
+    #[error("{} is listened to by user {owner}, whose directory it is not in", Shown(path))]
+    ForeignSocket {
+        /// The socket.
+        path: PathBuf,
+        /// Who listens.
+        owner: u32,
+    },
     /// There are only left-overs.
     #[error(
         "no watchdog runs in {}; `osps status` shows what is left, and starting osps there cleans \

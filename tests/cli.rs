@@ -305,9 +305,13 @@ fn json_has_exactly_the_keys_of_schema_1() {
     assert_eq!(status["check_interval_ms"], 2000);
 
     let watchdog = &status["watchdog"];
-    assert_eq!(keys(watchdog), ["alive", "beat_age_ms", "pid", "since_ms"]);
+    assert_eq!(
+        keys(watchdog),
+        ["alive", "beat_age_ms", "elsewhere", "pid", "pid_here", "since_ms"]
+    );
     assert_eq!(watchdog["pid"], osps.watchdog_pid());
-    assert_eq!(watchdog["alive"], true);
+    assert_eq!((&watchdog["alive"], &watchdog["elsewhere"]), (&true.into(), &false.into()));
+    assert_eq!(watchdog["pid_here"], osps.watchdog_pid());
     assert!(watchdog["beat_age_ms"].is_u64() && watchdog["since_ms"].is_u64(), "{watchdog}");
 
     let data = &status["data"];

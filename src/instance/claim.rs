@@ -18,10 +18,12 @@ use osps_heart::time::{Clock, Monotonic};
 use rustix::fs::{Mode, fstat, mkdirat};
 use rustix::io::Errno;
 
+use super::life::{Life, Record};
 use super::place::{LEAVING, LOCK, MEMBERS, Place, RunDir};
 use super::survivors::{Survivor, is_watched, survivors};
 use crate::error::{Error, Refusal};
 use crate::sys::poll::pause;
+use crate::sys::process::Process;
 use crate::sys::{Failed, procfs};
 
 /// A run directory whose `lock` is ours.
@@ -90,7 +92,7 @@ impl Claim {
     /// Looks at what is there.
     fn look(&mut self) -> Result<(), Error> {
         // Before anything is touched: is this a directory of osps at all?
-        let mut old = [0u8; 32];
+        let mut old = [0u8; 64];
         let length = rustix::io::pread(&self.lock, &mut old, 0).unwrap_or(0);
         if !old[..length].iter().all(|byte| byte.is_ascii_digit() || *byte == b'\n') {
             return Err(Refusal::ForeignLock(self.run_dir.path().join(LOCK)).into());
@@ -101,7 +103,10 @@ impl Claim {
             if boot == procfs::boot_id() {
                 self.made |=
                     header.flags.load(Ordering::Relaxed) & (flag::MADE_DIR | flag::MADE_PARENT);
-                self.survivors = survivors(&segment);
+                // Pids of another pid namespace are strangers here: `members` tells of those.
+                if Record::parse(&old[..length]).is_comparable() {
+                    self.survivors = survivors(&segment);
+                }
                 self.kept = self.run_dir.open_file(SEGMENT).ok().map(File::from);
             }
         }
@@ -125,7 +130,7 @@ impl Claim {
             log::info!("swept {swept} files that a killed instance left in {path}");
         }
         let lock = &self.lock;
-        let text = format!("{}\n", std::process::id());
+        let text = Record::text();
         let written = rustix::fs::ftruncate(lock, 0)
             .and_then(|()| rustix::io::pwrite(lock, text.as_bytes(), 0).map(|_| ()));
         Ok(written.map_err(Failed::to("write", Shown(self.run_dir.path().join(LOCK))))?)
@@ -213,15 +218,21 @@ fn holder(path: &Path, now: Monotonic) -> Refusal {
     let Ok(segment) = Segment::open(path, Access::ReadOnly) else {
         return Refusal::Between(path.to_owned());
     };
+    let life = Life::of(&segment, path);
     let path = path.to_owned();
-    let header = segment.header();
-    let pid = header.watchdog_pid.load(Ordering::Relaxed);
-    let since = now.since(Monotonic(header.started_ns.load(Ordering::Relaxed)));
-    match watchdog_age(&segment, now) {
-        Some(age) if age < WATCHDOG_STALE => Refusal::Running { path, pid, since, age },
-        age => {
-            let state = u32::try_from(pid).ok().and_then(procfs::state).unwrap_or('?');
+    let since = now.since(Monotonic(segment.header().started_ns.load(Ordering::Relaxed)));
+    let age = watchdog_age(&segment, now);
+    match (life.process().map(Process::pid), age) {
+        (Some(pid), Some(age)) if age < WATCHDOG_STALE => {
+            Refusal::Running { path, pid, since, age }
+        }
+        (Some(pid), age) => {
+            let state = procfs::state(pid).unwrap_or('?');
             Refusal::Frozen { path, pid, since, age, state }
         }
+        (None, Some(age)) if age < WATCHDOG_STALE => Refusal::RunningElsewhere { path, since, age },
+        // Gone in this very moment.
+        (None, _) if !life.is_alive() => Refusal::Between(path),
+        (None, age) => Refusal::FrozenElsewhere { path, age },
     }
 }

@@ -6,7 +6,7 @@
 //! ```text
 //! place       the directory: found, checked, swept, removed
 //! claim       taking it, for a watchdog
-//! survivors   who is left of a killed instance
+//! life        whether a watchdog lives;  survivors: who is left of a killed instance
 //! exec        the trampoline that every server starts as
 //! control     the socket that answers requests;  stop: the one who asks
 //! ```
@@ -14,6 +14,7 @@
 pub mod claim;
 pub mod control;
 pub mod exec;
+pub mod life;
 pub mod place;
 pub mod stop;
 pub mod survivors;

@@ -21,6 +21,7 @@ use rustix::fs::{
     statat, unlinkat,
 };
 use rustix::io::Errno;
+use rustix::process::Uid;
 
 use crate::error::{Error, Refusal};
 use crate::sys::Failed;
@@ -78,6 +79,24 @@ impl RunDir {
     /// Opens an existing directory. Refuses a symlink, another user's, one that others may enter,
     /// and one that is not on a tmpfs.
     pub fn open(path: &Path) -> Result<RunDir, Error> {
+        RunDir::of(path, rustix::process::geteuid())
+    }
+
+    /// The same, for one who only asks there: root may ask in anybody's.
+    pub fn visit(path: &Path) -> Result<RunDir, Error> {
+        let me = rustix::process::geteuid();
+        let there = rustix::fs::lstat(path);
+        let owner = there.ok().filter(|_| me.is_root()).map(|there| Uid::from_raw(there.st_uid));
+        RunDir::of(path, owner.unwrap_or(me))
+    }
+
+    /// Whose it is.
+    pub(super) fn owner(&self) -> Result<u32, Failed> {
+        let failed = Failed::to("examine run directory", Shown(&self.path));
+        fstat(&self.dir).map(|stat| stat.st_uid).map_err(failed)
+    }
+
+    fn of(path: &Path, owner: Uid) -> Result<RunDir, Error> {
         let shown = Shown(path);
         let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::RDONLY;
         let dir = match rustix::fs::open(path, flags, Mode::empty()) {
@@ -87,7 +106,7 @@ impl RunDir {
             other => other.map_err(Failed::to("open run directory", &shown))?,
         };
         let stat = fstat(&dir).map_err(Failed::to("examine run directory", &shown))?;
-        let uid = rustix::process::geteuid().as_raw();
+        let uid = owner.as_raw();
         if stat.st_uid != uid {
             let (path, owner) = (path.to_owned(), stat.st_uid);
             return Err(Refusal::ForeignDirectory { path, owner, user: uid }.into());

@@ -1,15 +1,19 @@
 //! `osps stop`: asks, shows the progress, and returns when all is gone.
 
+use std::ffi::OsStr;
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use osps_heart::clock::SystemClock;
 use osps_heart::orphan::{WATCHDOG_STALE, watchdog_age};
 use osps_heart::segment::{Access, Segment};
+use osps_heart::shown::Shown;
 use osps_heart::time::Clock;
 
+use super::life::is_locked;
 use super::place::{CONTROL, Place, RunDir};
 use crate::error::{Error, Refusal};
 use crate::sys::process::Process;
@@ -21,7 +25,7 @@ const ANSWER: Duration = Duration::from_secs(2);
 /// Stops an instance, showing how it goes unless it shall be quiet.
 pub fn main(place: &Place, quiet: bool) -> Result<ExitCode, Error> {
     let not_running = || Error::from(Refusal::NotRunning(place.path.clone()));
-    let run_dir = match RunDir::open(&place.path) {
+    let run_dir = match RunDir::visit(&place.path) {
         Err(Error::Failed(failed)) if failed.answer.kind() == ErrorKind::NotFound => {
             return Err(not_running());
         }
@@ -30,16 +34,22 @@ pub fn main(place: &Place, quiet: bool) -> Result<ExitCode, Error> {
     let failed = |error| Failed::to("talk to", "the watchdog")(error);
     let mut stream = match socket::connect_unix(run_dir.as_fd(), CONTROL) {
         Ok(stream) => stream,
-        Err(failed) if failed.answer.kind() == ErrorKind::NotFound => return Err(not_running()),
+        Err(failed) if failed.answer.kind() == ErrorKind::NotFound => {
+            let between = is_locked(&place.path).then(|| Refusal::Between(place.path.clone()));
+            return Err(between.map_or_else(not_running, Error::from));
+        }
         Err(failed) if failed.answer.kind() == ErrorKind::ConnectionRefused => {
             return Err(Refusal::NoWatchdog(place.path.clone()).into());
         }
         Err(failed) => return Err(failed.into()),
     };
-    // The kernel's word for who listens; the segment may be cut short or not be readable.
-    let (_, pid) = socket::peer(&stream)?;
-    let start_time = procfs::start_time(pid).unwrap_or(0);
-    let watchdog = Process::find(pid, start_time).ok_or_else(not_running)?;
+    // The kernel's word for who listens; the segment may be cut short or not be readable. Nobody
+    // is seen if the watchdog runs in another pid namespace: it is asked all the same.
+    let (owner, pid) = socket::peer(&stream)?;
+    if owner != run_dir.owner()? {
+        return Err(Refusal::ForeignSocket { path: place.path.join(CONTROL), owner }.into());
+    }
+    let watchdog = pid.and_then(|pid| Process::find(pid, procfs::start_time(pid)?));
     let segment = Segment::open(&place.path, Access::ReadOnly).ok();
     stream.set_read_timeout(Some(ANSWER)).map_err(failed)?;
     stream.write_all(b"stop\n").map_err(failed)?;
@@ -51,17 +61,17 @@ pub fn main(place: &Place, quiet: bool) -> Result<ExitCode, Error> {
             Ok(length) => {
                 let lines = chunk[..length].strip_prefix(b"ok ").unwrap_or(&chunk[..length]);
                 if !quiet {
-                    output::print(lines);
+                    show(lines);
                 }
                 seen.extend_from_slice(&chunk[..length]);
                 if seen.starts_with(b"error") {
-                    let why = String::from_utf8_lossy(&seen).trim().to_owned();
+                    let why = Shown(OsStr::from_bytes(seen.trim_ascii())).to_string();
                     return Err(Refusal::Watchdog(why).into());
                 }
                 seen.truncate(64);
             }
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
-                explain_silence(segment.as_ref(), &watchdog)?;
+                explain_silence(place, segment.as_ref(), watchdog.as_ref())?;
             }
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(_) => break,
@@ -71,14 +81,32 @@ pub fn main(place: &Place, quiet: bool) -> Result<ExitCode, Error> {
     if place.path.join(CONTROL).symlink_metadata().is_err() {
         return Ok(ExitCode::SUCCESS);
     }
-    let dead = watchdog.is_dead();
+    let dead = watchdog.map_or_else(|| !is_locked(&place.path), |watchdog| watchdog.is_dead());
     let why = if dead { Refusal::LeftOver(place.path.clone()) } else { Refusal::HungUp };
     Err(why.into())
 }
 
+/// Prints lines of a watchdog that may be another user's: a terminal shall not obey them.
+fn show(lines: &[u8]) {
+    for line in lines.split_inclusive(|byte| *byte == b'\n') {
+        let text = line.strip_suffix(b"\n").unwrap_or(line);
+        let end = if text.len() < line.len() { "\n" } else { "" };
+        output::print(format!("{}{end}", Shown(OsStr::from_bytes(text))).as_bytes());
+    }
+}
+
 /// Nothing came for a while: is it still at work, or frozen?
-fn explain_silence(segment: Option<&Segment>, watchdog: &Process) -> Result<(), Refusal> {
+fn explain_silence(
+    place: &Place,
+    segment: Option<&Segment>,
+    watchdog: Option<&Process>,
+) -> Result<(), Refusal> {
     let age = segment.and_then(|segment| watchdog_age(segment, SystemClock.now()));
+    let Some(watchdog) = watchdog else {
+        let beats = age.is_none_or(|age| age < WATCHDOG_STALE);
+        let path = place.path.clone();
+        return if beats { Ok(()) } else { Err(Refusal::FrozenElsewhere { path, age }) };
+    };
     let pid = watchdog.pid();
     let stopped = procfs::state(pid) == Some('T');
     let beats = age.map_or(!stopped, |age| age < WATCHDOG_STALE);

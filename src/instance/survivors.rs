@@ -32,8 +32,8 @@ pub fn survivors(segment: &Segment) -> Vec<Survivor> {
     alive.collect()
 }
 
-/// The living watchdog of a segment.
-pub fn watchdog_of(segment: &Segment) -> Option<Process> {
+/// The living watchdog of a segment, if its pid means here what it means there.
+pub(super) fn watchdog_of(segment: &Segment) -> Option<Process> {
     let header = segment.header();
     let pid = u32::try_from(header.watchdog_pid.load(Ordering::Relaxed)).ok()?;
     Process::find(pid, header.watchdog_start_time.load(Ordering::Relaxed))

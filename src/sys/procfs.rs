@@ -71,6 +71,12 @@ pub fn start_time(pid: u32) -> Option<u64> {
     parse_stat(&read(&format!("/proc/{pid}/stat"))?).map(|(_, start_time)| start_time)
 }
 
+/// The number of the pid namespace that this process is in.
+pub fn pid_namespace() -> Option<u64> {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::metadata("/proc/self/ns/pid").ok().map(|meta| meta.ino())
+}
+
 /// Its state letter.
 pub fn state(pid: u32) -> Option<char> {
     parse_stat(&read(&format!("/proc/{pid}/stat"))?).map(|(state, _)| state)
@@ -78,7 +84,7 @@ pub fn state(pid: u32) -> Option<char> {
 
 /// The command's short name, as it is shown.
 pub fn name(pid: u32) -> Option<String> {
-    let name = read_bytes(&format!("/proc/{pid}/comm"))?;
+    let name = read_bytes(&format!("/proc/{pid}/comm"), BYTES_MAX)?;
     Some(Shown(OsStr::from_bytes(name.trim_ascii_end())).to_string())
 }
 
@@ -95,6 +101,38 @@ pub fn holders(device: u64, inode: u64) -> Vec<u32> {
         })
     };
     pids.filter(|pid| *pid != std::process::id()).filter(holds).collect()
+}
+
+/// Most bytes of `/proc/locks`: some ten thousand locks.
+const LOCKS_MAX: u64 = 1 << 20;
+
+/// Who holds an exclusive flock on a file, if that process can be seen from here.
+pub fn lock_holder(device: u64, inode: u64) -> Option<u32> {
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    let file = format!("{major:02x}:{minor:02x}:{inode}");
+    locks().lines().filter_map(exclusive).find(|(_, locked)| *locked == file).map(|found| found.0)
+}
+
+/// Processes that can be seen from here and hold an exclusive flock on something.
+pub fn lock_holders() -> Vec<u32> {
+    let mut pids: Vec<_> = locks().lines().filter_map(exclusive).map(|found| found.0).collect();
+    pids.sort_unstable();
+    pids.dedup();
+    pids
+}
+
+fn locks() -> String {
+    read_bytes("/proc/locks", LOCKS_MAX)
+        .map_or(String::new(), |text| String::from_utf8_lossy(&text).into_owned())
+}
+
+/// Holder and file of an exclusive flock in a line of `/proc/locks`; of one that is waited for the
+/// line has an arrow in the second place.
+fn exclusive(line: &str) -> Option<(u32, &str)> {
+    let mut fields = line.split_ascii_whitespace().skip(1);
+    let (kind, _, mode) = (fields.next()?, fields.next()?, fields.next()?);
+    let pid = fields.next()?.parse().ok().filter(|pid| *pid != 0)?;
+    (kind == "FLOCK" && mode == "WRITE").then_some((pid, fields.next()?))
 }
 
 /// The kernel's random name for this boot, as two words.
@@ -156,12 +194,12 @@ fn is_frozen(cgroups: &str) -> bool {
 }
 
 fn read(path: &str) -> Option<String> {
-    read_bytes(path).map(|text| String::from_utf8_lossy(&text).into_owned())
+    read_bytes(path, BYTES_MAX).map(|text| String::from_utf8_lossy(&text).into_owned())
 }
 
-fn read_bytes(path: &str) -> Option<Vec<u8>> {
+fn read_bytes(path: &str, most: u64) -> Option<Vec<u8>> {
     let mut bytes = Vec::new();
-    File::open(path).ok()?.take(BYTES_MAX).read_to_end(&mut bytes).ok()?;
+    File::open(path).ok()?.take(most).read_to_end(&mut bytes).ok()?;
     Some(bytes)
 }
 
@@ -187,6 +225,25 @@ mod tests {
         assert!(look.threads.len() >= 2, "the test harness runs tests in threads");
         assert!(start_time(std::process::id()).is_some_and(|ticks| ticks > 0));
         assert_ne!(boot_id(), [0, 0]);
+    }
+
+    #[test]
+    fn exclusive_flocks_are_found_among_locks() {
+        for (line, expected) in [
+            ("1: FLOCK  ADVISORY  WRITE 4711 00:1c:7 0 EOF", Some((4711, "00:1c:7"))),
+            ("1: FLOCK  ADVISORY  READ  4711 00:1c:7 0 EOF", None),
+            ("2: -> FLOCK  ADVISORY  WRITE 4711 00:1c:7 0 EOF", None),
+            ("3: POSIX  ADVISORY  WRITE 4711 00:1c:7 0 EOF", None),
+            ("4: FLOCK  ADVISORY  WRITE 0 00:1c:7 0 EOF", None),
+            ("5: OFDLCK ADVISORY  WRITE -1 00:1c:7 0 EOF", None),
+            ("6: FLOCK", None),
+            ("", None),
+        ] {
+            assert_eq!(exclusive(line), expected, "{line}");
+        }
+        let file = tempfile::tempfile().expect("a file");
+        let stat = rustix::fs::fstat(&file).expect("its numbers");
+        assert_eq!(lock_holder(stat.st_dev, stat.st_ino), None);
     }
 
     #[test]

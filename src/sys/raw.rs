@@ -42,6 +42,26 @@ pub fn default_signals() {
     }
 }
 
+/// The user at the other end of a unix socket, and its process; pid 0 = one of a pid namespace that
+/// cannot be seen from here. (rustix has no room for that 0: there it becomes "Success".)
+pub fn peer(socket: BorrowedFd<'_>) -> io::Result<(u32, i32)> {
+    let mut peer = libc::ucred { pid: 0, uid: 0, gid: 0 };
+    let mut length = libc::socklen_t::try_from(size_of_val(&peer)).unwrap_or(0);
+    let place: *mut libc::ucred = &raw mut peer;
+    // SAFETY: the descriptor is borrowed, so open; `place` points to `length` bytes that live over
+    // the call, and any bytes are a valid `ucred`.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            place.cast(),
+            &raw mut length,
+        )
+    };
+    if result == 0 { Ok((peer.uid, peer.pid)) } else { Err(io::Error::last_os_error()) }
+}
+
 static RANGE_START: Word = Word::new(0);
 static RANGE_END: Word = Word::new(0);
 static BUS_ERRORS: Word = Word::new(0);

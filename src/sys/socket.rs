@@ -7,12 +7,14 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 
+use rustix::fs::{FileType, Mode, OFlags, fstat, openat};
+use rustix::io::Errno;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 
-use super::Failed;
+use super::{Failed, raw};
 
 /// Connections that the kernel queues while a server is replaced. std's 128 lets clients time out
 /// after a second of freeze; the kernel cuts this to `net.core.somaxconn`.
@@ -43,17 +45,24 @@ pub fn listen_unix(dir: BorrowedFd<'_>, name: &str) -> Result<UnixListener, Fail
     Ok(listener)
 }
 
-/// Connects to a unix socket inside a directory.
+/// Connects to a unix socket inside a directory, and to no other: whoever may write there could
+/// lead root to a socket of somebody else's by a link.
 pub fn connect_unix(dir: BorrowedFd<'_>, name: &str) -> Result<UnixStream, Failed> {
-    UnixStream::connect(short_path(dir, name)).map_err(Failed::to("connect to", name))
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let found = openat(dir, name, flags, Mode::empty()).map_err(Failed::to("connect to", name))?;
+    let stat = fstat(&found).map_err(Failed::to("connect to", name))?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::Socket {
+        return Err(Failed::to("connect to", name)(Errno::NOTSOCK));
+    }
+    let path = format!("/proc/self/fd/{}", found.as_raw_fd());
+    UnixStream::connect(path).map_err(Failed::to("connect to", name))
 }
 
-/// The user at the other end of a unix socket, and its process id.
-pub fn peer(stream: &UnixStream) -> Result<(u32, u32), Failed> {
-    let credentials = rustix::net::sockopt::socket_peercred(stream)
-        .map_err(Failed::to("ask for the peer of", "control socket"))?;
-    let pid = u32::try_from(credentials.pid.as_raw_nonzero().get()).unwrap_or(0);
-    Ok((credentials.uid.as_raw(), pid))
+/// The user at the other end of a unix socket, and its process id if that can be seen from here.
+pub fn peer(stream: &UnixStream) -> Result<(u32, Option<u32>), Failed> {
+    let (uid, pid) =
+        raw::peer(stream.as_fd()).map_err(Failed::to("ask for the peer of", "control socket"))?;
+    Ok((uid, u32::try_from(pid).ok().filter(|pid| *pid != 0)))
 }
 
 /// Sends one byte and, with it, descriptors.

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use osps_heart::orphan::{WATCHDOG_STALE, watchdog_age};
 use osps_heart::segment::layout::{ServerCells, SlotCells};
+use osps_heart::segment::slot::Identity;
 use osps_heart::segment::{Segment, text};
 use osps_heart::shown::Shown;
 use osps_heart::sync::{Ordering, Word};
@@ -21,7 +22,7 @@ use osps_heart::time::{Monotonic, nanos};
 use osps_heart::words::{Cause, Class, Role, State};
 use serde::{Serialize, Serializer};
 
-use crate::instance::survivors::watchdog_of;
+use crate::instance::life::{Life, has_members, is_comparable};
 use crate::sys::process::Process;
 
 /// One look at an instance. Absent is `None`, never a number that means it.
@@ -53,6 +54,11 @@ pub struct Watchdog {
     pub pid: u64,
     /// Whether that process lives.
     pub alive: bool,
+    /// Whether it lives (or its servers do, if it does not) in another pid namespace: the pids are
+    /// those seen there.
+    pub elsewhere: bool,
+    /// Its pid as seen from here, if it lives and can be seen.
+    pub pid_here: Option<u32>,
     /// Age of its last beat.
     #[serde(rename = "beat_age_ms", serialize_with = "maybe_millis")]
     pub beat_age: Option<Duration>,
@@ -129,14 +135,23 @@ impl Snapshot {
         let header = segment.header();
         let owner = segment.owner().current();
         let area = segment.area_cells();
-        let servers: Vec<_> =
-            (0..segment.slots().len()).map(|slot| Server::of(segment, slot, now)).collect();
+        let life = Life::of(segment, run_dir);
+        let left_elsewhere = !life.is_alive() && !is_comparable(run_dir);
+        let pids = match life.is_elsewhere() || left_elsewhere && has_members(run_dir) {
+            true => Pids::Believed,
+            false if left_elsewhere => Pids::Strange,
+            false => Pids::Seen,
+        };
+        let slots = 0..segment.slots().len();
+        let servers: Vec<_> = slots.map(|slot| Server::of(segment, slot, now, pids)).collect();
         Snapshot {
             name: text::load(&header.name),
             run_dir: run_dir.to_owned(),
             watchdog: Watchdog {
                 pid: get(&header.watchdog_pid),
-                alive: watchdog_of(segment).is_some(),
+                alive: life.is_alive(),
+                elsewhere: pids == Pids::Believed,
+                pid_here: life.process().map(Process::pid),
                 beat_age: watchdog_age(segment, now),
                 since: now.since(Monotonic(get(&header.started_ns))),
             },
@@ -166,6 +181,17 @@ impl Snapshot {
     }
 }
 
+/// What recorded pids mean here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pids {
+    /// What they meant to who recorded them: looked for.
+    Seen,
+    /// Nothing, but somebody lives in that other pid namespace: pages are believed.
+    Believed,
+    /// Nothing, and nobody lives there any more.
+    Strange,
+}
+
 impl Watchdog {
     /// Whether it has been silent for longer than it could be if it ran.
     pub fn is_frozen(&self) -> bool {
@@ -174,12 +200,17 @@ impl Watchdog {
 }
 
 impl Server {
-    fn of(segment: &Segment, slot: usize, now: Monotonic) -> Server {
+    fn of(segment: &Segment, slot: usize, now: Monotonic, pids: Pids) -> Server {
         let SlotCells { server, activity } = &segment.slots()[slot];
         let sample = segment.hearts()[slot].sample();
         let identity = server.identity();
         let pid = identity.map(|identity| identity.pid).filter(|_| {
-            identity.is_some_and(|known| Process::find(known.pid, known.start_time).is_some())
+            let seen = |known: Identity| Process::find(known.pid, known.start_time).is_some();
+            match pids {
+                Pids::Seen => identity.is_some_and(seen),
+                Pids::Believed => true,
+                Pids::Strange => false,
+            }
         });
         let beaten = sample.count != get(&server.baseline);
         let ahead = Duration::from_secs(1);

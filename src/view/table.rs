@@ -16,12 +16,16 @@ pub fn render(snapshot: &Snapshot) -> String {
         (true, true) => "FROZEN",
         (false, _) => "DEAD",
     };
+    let pid = match (watchdog.elsewhere, watchdog.pid_here) {
+        (false, _) => watchdog.pid.to_string(),
+        (true, None) => format!("{} of another pid namespace", watchdog.pid),
+        (true, Some(here)) => format!("{here} ({} in its own pid namespace)", watchdog.pid),
+    };
     let mut lines = vec![
         format!(
-            "{} in {}: watchdog pid {} {standing}, beat {} ago, started {} ago; hang timeout {}",
+            "{} in {}: watchdog pid {pid} {standing}, beat {} ago, started {} ago; hang timeout {}",
             snapshot.name,
             Shown(&snapshot.run_dir),
-            watchdog.pid,
             age(watchdog.beat_age),
             ago(watchdog.since),
             ago(snapshot.hang_timeout),
@@ -32,20 +36,29 @@ pub fn render(snapshot: &Snapshot) -> String {
         ),
     ];
     lines.extend(snapshot.servers.iter().map(row));
-    lines.push(match snapshot.health() {
+    let mut verdict = match snapshot.health() {
         Health::AllUp => "all up".to_owned(),
+        Health::Degraded if !watchdog.alive && watchdog.elsewhere => {
+            "servers live without a watchdog: end them where they run".to_owned()
+        }
         Health::Degraded if !watchdog.alive => {
             "servers live without a watchdog: start osps again".to_owned()
         }
-        Health::Degraded if watchdog.is_frozen() => format!(
-            "the watchdog is frozen: continue it with `kill -CONT {0}` or end it with `kill -9 \
-             {0}`",
-            watchdog.pid
-        ),
+        Health::Degraded if watchdog.is_frozen() => match watchdog.pid_here {
+            Some(pid) => format!(
+                "the watchdog is frozen: continue it with `kill -CONT {pid}` or end it with \
+                 `kill -9 {pid}`"
+            ),
+            None => "the watchdog is frozen: continue it or end it where it runs".to_owned(),
+        },
         Health::Degraded => "degraded".to_owned(),
         Health::NotRunning => "not running: these are leftovers of a killed instance".to_owned(),
         Health::CannotTell => "cannot tell".to_owned(),
-    });
+    };
+    if watchdog.elsewhere {
+        verdict += " (runs in another pid namespace: pids are those seen there)";
+    }
+    lines.push(verdict);
     lines.join("\n")
 }
 
