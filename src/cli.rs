@@ -25,6 +25,7 @@ const EXAMPLES: &str = "\
 Examples:
   osps --hang-timeout 4s                  the built-in pair on ports 2222 and 2223
   osps status                             who runs, and when each last beat
+  osps list                               which instances run
   kill -STOP PID                          freeze a server and watch it being replaced
   osps run --hang-timeout 4s -- ./robot   supervise a program of your own that beats
   osps client requetetype2 SET k v        a write through a secondary; GET k reads it back
@@ -52,6 +53,14 @@ Examples:
 
 Works without a living watchdog, since it only reads the segment. Exit codes: 0 all up, 1 degraded
 (also: servers without a watchdog, or a frozen one), 3 not running, 4 cannot tell.";
+
+const LIST_EXAMPLES: &str = "\
+Examples:
+  osps list
+  osps list --json | jq -r '.instances[].name'
+
+States: `all up`, `degraded`, `frozen` (its watchdog), `no watchdog` (its servers live),
+`not running` (leftovers, data included), `cannot tell`. Exit code: 0.";
 
 const STOP_EXAMPLES: &str = "\
 Examples:
@@ -177,6 +186,13 @@ pub enum Command {
         #[arg(long, short, conflicts_with = "json")]
         quiet: bool,
     },
+    /// List the instances that run, of all users for root
+    #[command(after_help = LIST_EXAMPLES)]
+    List {
+        /// For tools: one JSON object (schema 1)
+        #[arg(long)]
+        json: bool,
+    },
     /// Stop everything in order; returns when all is gone
     #[command(after_help = STOP_EXAMPLES)]
     Stop {
@@ -262,7 +278,7 @@ impl Cli {
             None => self.watch.quiet,
             Some(Command::Run(run)) => run.watch.quiet,
             Some(Command::Status { quiet, .. } | Command::Stop { quiet }) => *quiet,
-            Some(Command::Client { .. }) => false,
+            Some(Command::Client { .. } | Command::List { .. }) => false,
         }
     }
 

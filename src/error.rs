@@ -275,6 +275,17 @@ pub enum Refusal {
     /// Nobody is there.
     #[error("osps does not run in {}", Shown(.0))]
     NotRunning(PathBuf),
+    /// Several users have one of that name.
+    #[error(
+        "several users run an osps named {name}: say which with --run-dir: {}",
+        paths.iter().map(|path| Shown(path).to_string()).collect::<Vec<_>>().join(", ")
+    )]
+    Ambiguous {
+        /// The name.
+        name: String,
+        /// Their run directories.
+        paths: Vec<PathBuf>,
+    },
     /// Somebody else listens there.
     #[error("{} is listened to by user {owner}, whose directory it is not in", Shown(path))]
     ForeignSocket {

@@ -13,7 +13,7 @@ use osps::instance::place::Place;
 use osps::instance::{exec, stop};
 use osps::pair::{client, plan, server};
 use osps::sys::output;
-use osps::view::status;
+use osps::view::{list, status};
 use osps::watchdog;
 
 fn main() -> ExitCode {
@@ -39,14 +39,16 @@ fn run(cli: &Cli) -> ExitCode {
         let _ = Cli::command().error(ErrorKind::ArgumentConflict, text).print();
         return ExitCode::from(USAGE);
     }
-    let place = Place::of(&cli.instance.name, cli.instance.run_dir.as_deref());
+    let place = || Place::asked(&cli.instance.name, cli.instance.run_dir.as_deref());
+    let asked = |ask: &dyn Fn(&Place) -> Result<ExitCode, Error>| ask(&place()?);
     finish(match &cli.command {
-        Some(Command::Status { json, quiet }) => status::main(&place, *json, *quiet),
-        Some(Command::Stop { quiet }) => stop::main(&place, *quiet),
-        Some(Command::Client { addr, timeout, words }) => client::main(
-            &place,
-            &client::Request { address: *addr, timeout: *timeout, words: words.clone() },
-        ),
+        Some(Command::Status { json, quiet }) => status::main(place(), *json, *quiet),
+        Some(Command::List { json }) => list::main(*json),
+        Some(Command::Stop { quiet }) => asked(&|place| stop::main(place, *quiet)),
+        Some(Command::Client { addr, timeout, words }) => asked(&|place| {
+            let (address, timeout, words) = (*addr, *timeout, words.clone());
+            client::main(place, &client::Request { address, timeout, words })
+        }),
         None | Some(Command::Run(_)) => cli.config().map_err(Error::from).and_then(|config| {
             let plan = |dir: BorrowedFd<'_>| config.services(dir);
             watchdog::main(&config.settings(), plan::fifos(), &plan)

@@ -345,3 +345,44 @@ fn a_stranger_with_a_recorded_pid_and_start_time_is_left_alone() {
     assert!(text(&start).contains("Another program"), "it came to its ports: {}", text(&start));
     assert!(!stranger.1.is_dead(), "{}", text(&start));
 }
+
+/// A container has a `/dev/shm` of its own as a rule: the host finds the instance through its
+/// processes, and reaches it through their root.
+#[test]
+fn an_instance_on_a_dev_shm_of_its_own_is_found_by_the_host() {
+    if !is_root() {
+        skip("to look into another's files needs root");
+        return;
+    }
+    if !can_part() {
+        return;
+    }
+    let mut command = apart("sh");
+    let script = "mount -t tmpfs -o mode=1777 none /dev/shm || exit 77
+        exec \"$0\" --listen 127.0.0.1:0 --name \"$1\"";
+    let name = format!("test-apart-{}", std::process::id());
+    command.args(["-c", script, BINARY, &name]).stdin(Stdio::null());
+    let mut outer = Guest(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
+    let mut list = || {
+        if let Some(status) = outer.0.try_wait().unwrap() {
+            assert_eq!(status.code(), Some(77), "it does not start");
+            skip("no tmpfs of its own can be mounted here");
+            return Some(None);
+        }
+        let mut command = Command::new(BINARY);
+        command.args(["list", "--json"]);
+        let list = json(&run(command));
+        let mut instances = list["instances"].as_array().unwrap().iter();
+        let found = instances.find(|one| one["name"] == name.as_str() && one["state"] == "all up");
+        found.cloned().map(Some)
+    };
+    let Some(found) = wait_until("the instance in the list", SOON, &mut list) else { return };
+    assert_eq!(found["watchdog"]["elsewhere"], true, "{found}");
+    let run_dir = found["run_dir"].as_str().unwrap();
+    let inside = format!("/root/dev/shm/osps-0/{name}");
+    assert!(run_dir.starts_with("/proc/") && run_dir.ends_with(&inside), "{run_dir}");
+    let mut stop = Command::new(BINARY);
+    stop.args(["stop", "--run-dir", run_dir]);
+    assert_says(&run(stop), 0, &["stopped"]);
+    assert!(outer.0.wait().unwrap().success());
+}

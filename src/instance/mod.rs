@@ -5,6 +5,7 @@
 //!
 //! ```text
 //! place       the directory: found, checked, swept, removed
+//! find        which instances there are, of whom
 //! claim       taking it, for a watchdog
 //! life        whether a watchdog lives;  survivors: who is left of a killed instance
 //! exec        the trampoline that every server starts as
@@ -14,6 +15,7 @@
 pub mod claim;
 pub mod control;
 pub mod exec;
+pub mod find;
 pub mod life;
 pub mod place;
 pub mod stop;

@@ -27,6 +27,8 @@ use crate::error::{Error, Refusal};
 use crate::sys::Failed;
 use crate::sys::poll::pause;
 
+/// Where instances live for whom nothing else was chosen.
+pub(super) const DEFAULTS: &str = "/dev/shm";
 /// The watchdog's lock.
 pub const LOCK: &str = "lock";
 /// The servers' lock.
@@ -57,15 +59,19 @@ impl Place {
                 own_parent: false,
             };
         }
-        let given = std::env::var_os("RUNTIME_DIRECTORY").unwrap_or_default();
-        let first = given.as_bytes().split(|byte| *byte == b':').next().unwrap_or_default();
-        if first.starts_with(b"/") {
-            let path = Path::new(OsStr::from_bytes(first)).join(name);
-            return Place { path, own_parent: false };
+        if let Some(dir) = runtime_directory() {
+            return Place { path: dir.join(name), own_parent: false };
         }
         let uid = rustix::process::geteuid().as_raw();
-        Place { path: PathBuf::from(format!("/dev/shm/osps-{uid}/{name}")), own_parent: true }
+        Place { path: PathBuf::from(format!("{DEFAULTS}/osps-{uid}/{name}")), own_parent: true }
     }
+}
+
+/// What a service manager gave us: the first path of `$RUNTIME_DIRECTORY`.
+pub(super) fn runtime_directory() -> Option<PathBuf> {
+    let given = std::env::var_os("RUNTIME_DIRECTORY")?;
+    let first = given.as_bytes().split(|byte| *byte == b':').next()?;
+    first.starts_with(b"/").then(|| PathBuf::from(OsStr::from_bytes(first)))
 }
 
 /// An open, checked run directory.

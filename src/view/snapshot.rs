@@ -168,6 +168,18 @@ impl Snapshot {
         }
     }
 
+    /// How it is, in two words.
+    pub fn summary(&self) -> &'static str {
+        match self.health() {
+            Health::AllUp => "all up",
+            Health::Degraded if !self.watchdog.alive => "no watchdog",
+            Health::Degraded if self.watchdog.is_frozen() => "frozen",
+            Health::Degraded => "degraded",
+            Health::NotRunning => "not running",
+            Health::CannotTell => "cannot tell",
+        }
+    }
+
     /// How it is.
     pub fn health(&self) -> Health {
         let any_alive = self.servers.iter().any(|server| server.pid.is_some());
@@ -302,7 +314,7 @@ impl Serialize for LastCause {
     }
 }
 
-fn path<S: Serializer>(path: &Path, to: S) -> Result<S::Ok, S::Error> {
+pub(super) fn path<S: Serializer>(path: &Path, to: S) -> Result<S::Ok, S::Error> {
     to.collect_str(&Shown(path))
 }
 

@@ -14,10 +14,17 @@ use crate::instance::place::Place;
 use crate::sys::output;
 
 /// Shows an instance, unless it shall be quiet. The exit code is its health.
-pub fn main(place: &Place, as_json: bool, quiet: bool) -> Result<ExitCode, Error> {
+pub fn main(place: Result<Place, Refusal>, as_json: bool, quiet: bool) -> Result<ExitCode, Error> {
     let complain = |why: &dyn std::fmt::Display| {
         if !quiet {
             log::error!("{why}");
+        }
+    };
+    let place = match place {
+        Ok(place) => place,
+        Err(refusal) => {
+            complain(&refusal);
+            return Ok(exit(Health::CannotTell));
         }
     };
     let segment = match Segment::open(&place.path, Access::ReadOnly) {
