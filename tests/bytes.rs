@@ -349,3 +349,44 @@ fn a_quiet_osps_leaves_its_program_alone() {
     assert_eq!(osps.log(), "");
     osps.stop();
 }
+
+/// A segment that could not be opened was taken for garbage and swept, data and all, where a right
+/// or a descriptor was missing for the moment. And `osps client` said that nobody ran there.
+#[test]
+fn a_segment_that_may_not_be_read_is_neither_swept_nor_nobody_s() {
+    if is_root() && !has("setpriv") {
+        skip("root may read everything; to become somebody else needs setpriv");
+        return;
+    }
+    let (shm, bin) = (tempfile::tempdir_in("/dev/shm").unwrap(), tempfile::tempdir().unwrap());
+    let binary = bin.path().join("osps");
+    fs::copy(BINARY, &binary).unwrap();
+    let run_dir = shm.path().join("run");
+    fs::create_dir(&run_dir).unwrap();
+    let segment = run_dir.join("segment");
+    fs::write(&segment, "what somebody needs").unwrap();
+    for (path, mode) in
+        [(shm.path(), 0o755), (bin.path(), 0o755), (&*run_dir, 0o700), (&*segment, 0)]
+    {
+        fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    }
+    let unprivileged = |args: &[&str], command: &[&str]| {
+        let mut whole = Command::new(&binary);
+        if is_root() {
+            for path in [&run_dir, &segment] {
+                std::os::unix::fs::chown(path, Some(65_534), Some(65_534)).unwrap();
+            }
+            whole = Command::new("setpriv");
+            whole.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]).arg(&binary);
+        }
+        whole.args(args).arg("--run-dir").arg(&run_dir).args(command).current_dir("/");
+        whole.env_remove("RUST_LOG").env_remove("RUNTIME_DIRECTORY");
+        run(whole)
+    };
+    let why = "open segment: Permission denied";
+    assert_refused(&unprivileged(&["run"], &["--", "sleep", "60"]), 1, &[why]);
+    assert_refused(&unprivileged(&["status"], &[]), 4, &["cannot tell", why]);
+    assert_refused(&unprivileged(&["client"], &["PING"]), 1, &["cannot tell who runs in", why]);
+    fs::set_permissions(&segment, Permissions::from_mode(0o600)).unwrap();
+    assert_eq!(fs::read_to_string(&segment).unwrap(), "what somebody needs");
+}

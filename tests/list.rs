@@ -209,7 +209,11 @@ fn root_is_not_led_to_another_socket() {
     symlink(bait.run_dir().join("control"), run_dir.join("control")).unwrap();
     let refused = osps(&["stop", "--run-dir", run_dir.to_str().unwrap()]);
     assert!(!refused.status.success(), "{}", text(&refused));
-    assert!(text(&refused).contains("connect to control"), "{}", text(&refused));
+    assert!(
+        text(&refused).contains("run/control: Socket operation on non-socket"),
+        "{}",
+        text(&refused)
+    );
     assert!(osps(&["status", "--run-dir", bait.run_dir().to_str().unwrap()]).status.success());
     bait.stop();
     if is_root() {

@@ -386,3 +386,32 @@ fn an_instance_on_a_dev_shm_of_its_own_is_found_by_the_host() {
     assert_says(&run(stop), 0, &["stopped"]);
     assert!(outer.0.wait().unwrap().success());
 }
+
+/// Where the clock is another one (a time namespace, a restored container), every stamp is hours
+/// old or in the future, and start times differ: the watchdog was FROZEN, and the advice to kill it.
+#[test]
+fn by_another_clock_it_is_alive_as_well() {
+    let by_clock = |option: &str, shift: &str, args: &[&str]| {
+        let mut command = Command::new("unshare");
+        command.args(["--time", "--fork", option, shift, BINARY]).args(args);
+        command.env_remove("RUST_LOG").env_remove("RUNTIME_DIRECTORY");
+        command
+    };
+    let parted = by_clock("--monotonic", "9", &["--version"]).output();
+    if !is_root() || !parted.is_ok_and(|output| output.status.success()) {
+        skip("a time namespace needs root and unshare");
+        return;
+    }
+    let osps = common::Launch::pair(&[]).start();
+    let named = format!("watchdog pid {} alive", osps.watchdog_pid());
+    for (option, shift) in
+        [("--monotonic", "100000"), ("--monotonic", "-1"), ("--boottime", "100000")]
+    {
+        let mut status = by_clock(option, shift, &["status"]);
+        status.arg("--run-dir").arg(osps.run_dir());
+        assert_says(&run(status), 0, &[&named, "all up"]);
+        let mut second = by_clock(option, shift, &["--listen", "127.0.0.1:0"]);
+        second.arg("--run-dir").arg(osps.run_dir());
+        assert_says(&run(second), 1, &["already runs", "alive"]);
+    }
+}

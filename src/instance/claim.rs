@@ -8,17 +8,17 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use osps_heart::clock::SystemClock;
-use osps_heart::orphan::{WATCHDOG_STALE, watchdog_age};
+use osps_heart::orphan::watchdog_age;
 use osps_heart::segment::layout::flag;
 use osps_heart::segment::mapping::FILE_NAME as SEGMENT;
-use osps_heart::segment::{Access, Segment};
+use osps_heart::segment::{Access, AttachError, Segment};
 use osps_heart::shown::Shown;
 use osps_heart::sync::Ordering;
 use osps_heart::time::{Clock, Monotonic};
 use rustix::fs::{Mode, fstat, mkdirat};
 use rustix::io::Errno;
 
-use super::life::{Life, Record};
+use super::life::{Life, Record, is_frozen};
 use super::place::{LEAVING, LOCK, MEMBERS, Place, RunDir};
 use super::survivors::{Survivor, is_watched, survivors};
 use crate::error::{Error, Refusal};
@@ -97,7 +97,20 @@ impl Claim {
         if !old[..length].iter().all(|byte| byte.is_ascii_digit() || *byte == b'\n') {
             return Err(Refusal::ForeignLock(self.run_dir.path().join(LOCK)).into());
         }
-        if let Ok(segment) = Segment::open(self.run_dir.path(), Access::ReadOnly) {
+        let opened = Segment::open(self.run_dir.path(), Access::ReadOnly);
+        // What cannot be read for want of a right or a descriptor is no leftover to be swept.
+        let is_hidden = |why: &AttachError| {
+            let kinds = [libc::EACCES, libc::EPERM, libc::EMFILE, libc::ENFILE, libc::ENOMEM];
+            matches!(why, AttachError::Io { answer, .. }
+                if answer.raw_os_error().is_some_and(|code| kinds.contains(&code)))
+        };
+        let opened = match opened {
+            Err(why) if is_hidden(&why) => {
+                return Err(Error::Segment { path: self.run_dir.path().to_owned(), why });
+            }
+            other => other,
+        };
+        if let Ok(segment) = opened {
             let header = segment.header();
             let boot = [0, 1].map(|i: usize| header.boot_id[i].load(Ordering::Relaxed));
             if boot == procfs::boot_id() {
@@ -222,17 +235,17 @@ fn holder(path: &Path, now: Monotonic) -> Refusal {
     let path = path.to_owned();
     let since = now.since(Monotonic(segment.header().started_ns.load(Ordering::Relaxed)));
     let age = watchdog_age(&segment, now);
-    match (life.process().map(Process::pid), age) {
-        (Some(pid), Some(age)) if age < WATCHDOG_STALE => {
-            Refusal::Running { path, pid, since, age }
-        }
-        (Some(pid), age) => {
+    if !life.is_alive() {
+        // Gone in this very moment.
+        return Refusal::Between(path);
+    }
+    match (life.process().map(Process::pid), is_frozen(&segment)) {
+        (Some(pid), false) => Refusal::Running { path, pid, since, age: age.unwrap_or_default() },
+        (Some(pid), true) => {
             let state = procfs::state(pid).unwrap_or('?');
             Refusal::Frozen { path, pid, since, age, state }
         }
-        (None, Some(age)) if age < WATCHDOG_STALE => Refusal::RunningElsewhere { path, since, age },
-        // Gone in this very moment.
-        (None, _) if !life.is_alive() => Refusal::Between(path),
-        (None, age) => Refusal::FrozenElsewhere { path, age },
+        (None, false) => Refusal::RunningElsewhere { path, since, age: age.unwrap_or_default() },
+        (None, true) => Refusal::FrozenElsewhere { path, age },
     }
 }

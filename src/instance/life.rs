@@ -49,16 +49,25 @@ impl Life {
             (process.pid() != own).then_some(process)
         };
         match holder(run_dir, LOCK, FlockOperation::NonBlockingLockShared) {
-            Some(Holder::Somebody(pid)) => here().map_or_else(
-                || Life::Elsewhere(pid.and_then(|pid| Process::find(pid, start_time(pid)?))),
-                Life::Here,
-            ),
+            Some(Holder::Somebody(pid)) => {
+                let seen = || pid.and_then(|pid| Process::find(pid, start_time(pid)?));
+                match here().or_else(seen) {
+                    // Its pid alone, where start times differ, as in another time namespace.
+                    Some(process)
+                        if record.is_comparable()
+                            && u64::from(process.pid()) == pid_in(segment) =>
+                    {
+                        Life::Here(process)
+                    }
+                    other => Life::Elsewhere(other),
+                }
+            }
             // The kernel's word: whoever wrote into it is dead.
             Some(Holder::Nobody) if record.pid == Some(pid_in(segment)) => Life::Gone,
             // Somebody took the name away.
             _ => match here() {
                 Some(process) => Life::Here(process),
-                None if moves(segment) => Life::Elsewhere(None),
+                None if !is_stale(segment) && moves(segment) => Life::Elsewhere(None),
                 None => Life::Gone,
             },
         }
@@ -167,14 +176,22 @@ fn open(run_dir: &Path, name: &str) -> Option<OwnedFd> {
     rustix::fs::open(run_dir.join(name), flags, Mode::empty()).ok()
 }
 
-/// Whether the watchdog's heart moves while we look. One that is silent already is not waited for.
+/// Whether a watchdog that lives does nothing. Its stamp is a hint only, which our clock may read
+/// wrongly (in another time namespace): before anybody is advised to kill it, its heart is watched.
+pub fn is_frozen(segment: &Segment) -> bool {
+    is_stale(segment) && !moves(segment)
+}
+
+/// Whether its last beat was long ago, by its stamp and our clock.
+fn is_stale(segment: &Segment) -> bool {
+    watchdog_age(segment, SystemClock.now()).is_none_or(|age| age >= WATCHDOG_STALE)
+}
+
+/// Whether the watchdog's heart moves while we look.
 fn moves(segment: &Segment) -> bool {
     let clock = SystemClock;
     let count = || segment.header().watchdog_heart.sample().count;
     let (start, before) = (clock.now(), count());
-    if watchdog_age(segment, start).is_none_or(|age| age >= WATCHDOG_STALE) {
-        return false;
-    }
     while count() == before {
         if clock.now() >= start + MOVES {
             return false;

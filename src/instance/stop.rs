@@ -8,12 +8,12 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use osps_heart::clock::SystemClock;
-use osps_heart::orphan::{WATCHDOG_STALE, watchdog_age};
+use osps_heart::orphan::watchdog_age;
 use osps_heart::segment::{Access, Segment};
 use osps_heart::shown::Shown;
 use osps_heart::time::Clock;
 
-use super::life::is_locked;
+use super::life::{is_frozen, is_locked};
 use super::place::{CONTROL, Place, RunDir};
 use crate::error::{Error, Refusal};
 use crate::sys::process::Process;
@@ -41,7 +41,10 @@ pub fn main(place: &Place, quiet: bool) -> Result<ExitCode, Error> {
         Err(failed) if failed.answer.kind() == ErrorKind::ConnectionRefused => {
             return Err(Refusal::NoWatchdog(place.path.clone()).into());
         }
-        Err(failed) => return Err(failed.into()),
+        Err(failed) => {
+            let object = Shown(place.path.join(CONTROL)).to_string();
+            return Err(Failed { object, ..failed }.into());
+        }
     };
     // The kernel's word for who listens; the segment may be cut short or not be readable. Nobody
     // is seen if the watchdog runs in another pid namespace: it is asked all the same.
@@ -102,15 +105,15 @@ fn explain_silence(
     watchdog: Option<&Process>,
 ) -> Result<(), Refusal> {
     let age = segment.and_then(|segment| watchdog_age(segment, SystemClock.now()));
+    let frozen = segment.map(is_frozen);
     let Some(watchdog) = watchdog else {
-        let beats = age.is_none_or(|age| age < WATCHDOG_STALE);
         let path = place.path.clone();
-        return if beats { Ok(()) } else { Err(Refusal::FrozenElsewhere { path, age }) };
+        let frozen = frozen.unwrap_or(false);
+        return if frozen { Err(Refusal::FrozenElsewhere { path, age }) } else { Ok(()) };
     };
     let pid = watchdog.pid();
-    let stopped = procfs::state(pid) == Some('T');
-    let beats = age.map_or(!stopped, |age| age < WATCHDOG_STALE);
-    if beats || watchdog.is_dead() {
+    let frozen = frozen.unwrap_or_else(|| procfs::state(pid) == Some('T'));
+    if !frozen || watchdog.is_dead() {
         return Ok(());
     }
     let state = procfs::state(pid).unwrap_or('?');

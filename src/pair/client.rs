@@ -12,7 +12,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use osps_heart::clock::SystemClock;
-use osps_heart::segment::{Access, Segment, text};
+use osps_heart::segment::{Access, AttachError, Segment, text};
 use osps_heart::shown::Shown;
 use osps_heart::time::{Clock, Short};
 
@@ -109,8 +109,14 @@ fn attempt(place: &Place, request: &Request, left: Duration) -> Result<Reply, Tr
 
 fn find_primary(place: &Place) -> Result<SocketAddr, Trouble> {
     let shown = Shown(&place.path);
-    let segment = Segment::open(&place.path, Access::ReadOnly)
-        .map_err(|error| Trouble::Final(format!("osps does not run in {shown}: {error}")))?;
+    let segment = Segment::open(&place.path, Access::ReadOnly).map_err(|error| {
+        Trouble::Final(match &error {
+            AttachError::Io { answer, .. } if answer.kind() == ErrorKind::NotFound => {
+                Refusal::NotRunning(place.path.clone()).to_string()
+            }
+            _ => format!("cannot tell who runs in {shown}: {error}"),
+        })
+    })?;
     let listen = segment.slots().first().map(|page| text::load(&page.server.listen));
     listen.unwrap_or_default().parse().map_err(|_| {
         Trouble::Final(format!("the server in {shown} has no listening address; use --addr"))

@@ -1,6 +1,6 @@
 //! Sockets: listeners that outlive their servers, the control socket, descriptors as messages.
 
-use std::io::{IoSlice, IoSliceMut};
+use std::io::{ErrorKind, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -55,7 +55,13 @@ pub fn connect_unix(dir: BorrowedFd<'_>, name: &str) -> Result<UnixStream, Faile
         return Err(Failed::to("connect to", name)(Errno::NOTSOCK));
     }
     let path = format!("/proc/self/fd/{}", found.as_raw_fd());
-    UnixStream::connect(path).map_err(Failed::to("connect to", name))
+    UnixStream::connect(path).map_err(|error| match error.kind() {
+        // The socket is there: it is the way to it that is not.
+        ErrorKind::NotFound => {
+            Failed::to("connect to", name)(std::io::Error::other("/proc is not mounted"))
+        }
+        _ => Failed::to("connect to", name)(error),
+    })
 }
 
 /// The user at the other end of a unix socket, and its process id if that can be seen from here.

@@ -12,7 +12,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use osps_heart::orphan::{WATCHDOG_STALE, watchdog_age};
+use osps_heart::orphan::watchdog_age;
 use osps_heart::segment::layout::{ServerCells, SlotCells};
 use osps_heart::segment::slot::Identity;
 use osps_heart::segment::{Segment, text};
@@ -22,7 +22,7 @@ use osps_heart::time::{Monotonic, nanos};
 use osps_heart::words::{Cause, Class, Role, State};
 use serde::{Serialize, Serializer};
 
-use crate::instance::life::{Life, has_members, is_comparable};
+use crate::instance::life::{Life, has_members, is_comparable, is_frozen};
 use crate::sys::process::Process;
 
 /// One look at an instance. Absent is `None`, never a number that means it.
@@ -59,6 +59,9 @@ pub struct Watchdog {
     pub elsewhere: bool,
     /// Its pid as seen from here, if it lives and can be seen.
     pub pid_here: Option<u32>,
+    /// Whether it lives and its heart stands still.
+    #[serde(skip)]
+    pub frozen: bool,
     /// Age of its last beat.
     #[serde(rename = "beat_age_ms", serialize_with = "maybe_millis")]
     pub beat_age: Option<Duration>,
@@ -137,7 +140,11 @@ impl Snapshot {
         let area = segment.area_cells();
         let life = Life::of(segment, run_dir);
         let left_elsewhere = !life.is_alive() && !is_comparable(run_dir);
-        let pids = match life.is_elsewhere() || left_elsewhere && has_members(run_dir) {
+        let elsewhere = life.is_elsewhere() || left_elsewhere && has_members(run_dir);
+        // By another clock start times mean as little as pids.
+        let start_time = get(&header.watchdog_start_time);
+        let shifted = life.process().is_some_and(|process| process.start_time() != start_time);
+        let pids = match elsewhere || shifted {
             true => Pids::Believed,
             false if left_elsewhere => Pids::Strange,
             false => Pids::Seen,
@@ -150,8 +157,9 @@ impl Snapshot {
             watchdog: Watchdog {
                 pid: get(&header.watchdog_pid),
                 alive: life.is_alive(),
-                elsewhere: pids == Pids::Believed,
+                elsewhere,
                 pid_here: life.process().map(Process::pid),
+                frozen: life.is_alive() && is_frozen(segment),
                 beat_age: watchdog_age(segment, now),
                 since: now.since(Monotonic(get(&header.started_ns))),
             },
@@ -173,7 +181,7 @@ impl Snapshot {
         match self.health() {
             Health::AllUp => "all up",
             Health::Degraded if !self.watchdog.alive => "no watchdog",
-            Health::Degraded if self.watchdog.is_frozen() => "frozen",
+            Health::Degraded if self.watchdog.frozen => "frozen",
             Health::Degraded => "degraded",
             Health::NotRunning => "not running",
             Health::CannotTell => "cannot tell",
@@ -187,7 +195,7 @@ impl Snapshot {
         let all_up = self.servers.iter().all(up);
         match (self.watchdog.alive, any_alive) {
             (false, false) => Health::NotRunning,
-            (true, _) if all_up && !self.watchdog.is_frozen() => Health::AllUp,
+            (true, _) if all_up && !self.watchdog.frozen => Health::AllUp,
             _ => Health::Degraded,
         }
     }
@@ -198,17 +206,10 @@ impl Snapshot {
 enum Pids {
     /// What they meant to who recorded them: looked for.
     Seen,
-    /// Nothing, but somebody lives in that other pid namespace: pages are believed.
+    /// Nothing that could be looked for, but the watchdog or a server lives: pages are believed.
     Believed,
     /// Nothing, and nobody lives there any more.
     Strange,
-}
-
-impl Watchdog {
-    /// Whether it has been silent for longer than it could be if it ran.
-    pub fn is_frozen(&self) -> bool {
-        self.beat_age.is_none_or(|age| age >= WATCHDOG_STALE)
-    }
 }
 
 impl Server {

@@ -11,7 +11,7 @@ use super::snapshot::{Health, Server, Snapshot};
 /// The table, without a line end.
 pub fn render(snapshot: &Snapshot) -> String {
     let watchdog = &snapshot.watchdog;
-    let standing = match (watchdog.alive, watchdog.is_frozen()) {
+    let standing = match (watchdog.alive, watchdog.frozen) {
         (true, false) => "alive",
         (true, true) => "FROZEN",
         (false, _) => "DEAD",
@@ -44,7 +44,7 @@ pub fn render(snapshot: &Snapshot) -> String {
         Health::Degraded if !watchdog.alive => {
             "servers live without a watchdog: start osps again".to_owned()
         }
-        Health::Degraded if watchdog.is_frozen() => match watchdog.pid_here {
+        Health::Degraded if watchdog.frozen => match watchdog.pid_here {
             Some(pid) => format!(
                 "the watchdog is frozen: continue it with `kill -CONT {pid}` or end it with \
                  `kill -9 {pid}`"
