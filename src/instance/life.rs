@@ -48,15 +48,16 @@ impl Life {
             // Who looks is not who is looked for, whatever its pid.
             (process.pid() != own).then_some(process)
         };
+        let is_recorded = |process: &Process| {
+            record.is_comparable() && u64::from(process.pid()) == pid_in(segment)
+        };
         match holder(run_dir, LOCK, FlockOperation::NonBlockingLockShared) {
             Some(Holder::Somebody(pid)) => {
                 let seen = || pid.and_then(|pid| Process::find(pid, start_time(pid)?));
                 match here().or_else(seen) {
-                    // Its pid alone, where start times differ, as in another time namespace.
-                    Some(process)
-                        if record.is_comparable()
-                            && u64::from(process.pid()) == pid_in(segment) =>
-                    {
+                    // Also where start times differ (in another time namespace), and where a new
+                    // one has the lock already and not yet a segment.
+                    Some(process) if record.is_ours() || is_recorded(&process) => {
                         Life::Here(process)
                     }
                     other => Life::Elsewhere(other),
@@ -120,6 +121,11 @@ impl Record {
         let file = open(run_dir, LOCK);
         let length = file.and_then(|file| rustix::io::pread(&file, &mut text, 0).ok());
         Record::parse(&text[..length.unwrap_or(0)])
+    }
+
+    /// Whether it was written in our own pid namespace.
+    fn is_ours(&self) -> bool {
+        self.namespace.is_some() && self.is_comparable()
     }
 
     /// Whether pids of that instance mean here what they mean there. Unknown is taken for yes.
