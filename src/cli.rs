@@ -1,5 +1,6 @@
 //! The command line: texts become a [`Config`] or another command.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -24,6 +25,7 @@ const EXAMPLES: &str = "\
 Examples:
   osps --hang-timeout 4s                  the built-in pair on ports 2222 and 2223
   osps status                             who runs, and when each last beat
+  osps list                               which instances run
   kill -STOP PID                          freeze a server and watch it being replaced
   osps run --hang-timeout 4s -- ./robot   supervise a program of your own that beats
   osps client requetetype2 SET k v        a write through a secondary; GET k reads it back
@@ -40,6 +42,7 @@ Examples:
   osps run --hang-timeout 4s -- ./robot --verbose
   osps run --name web --listen 127.0.0.1:8080 --max-restarts 10/1m -- ./server
 
+A program that never beats is restarted after each start timeout, and the log says how to beat.
 At a stop the program's desired word says so; TERM follows after a second, KILL after the stop
 timeout. Exit codes: 0 clean, 1 failure, 2 usage, 3 gave up (--max-restarts).";
 
@@ -50,6 +53,14 @@ Examples:
 
 Works without a living watchdog, since it only reads the segment. Exit codes: 0 all up, 1 degraded
 (also: servers without a watchdog, or a frozen one), 3 not running, 4 cannot tell.";
+
+const LIST_EXAMPLES: &str = "\
+Examples:
+  osps list
+  osps list --json | jq -r '.instances[].name'
+
+States: `all up`, `degraded`, `frozen` (its watchdog), `no watchdog` (its servers live),
+`not running` (leftovers, data included), `cannot tell`. Exit code: 0.";
 
 const STOP_EXAMPLES: &str = "\
 Examples:
@@ -127,6 +138,9 @@ pub struct Watch {
     /// 10/1m [default: never]
     #[arg(long, value_name = "N/PERIOD", value_parser = intensity)]
     pub max_restarts: Option<Intensity>,
+    /// No status lines, and of the log only warnings and errors (RUST_LOG still decides if set)
+    #[arg(long, short)]
+    pub quiet: bool,
 }
 
 /// Options of the built-in pair.
@@ -171,10 +185,24 @@ pub enum Command {
         /// For tools: one JSON object (schema 1)
         #[arg(long)]
         json: bool,
+        /// Print nothing: the exit code tells
+        #[arg(long, short, conflicts_with = "json")]
+        quiet: bool,
+    },
+    /// List the instances that run, of all users for root
+    #[command(after_help = LIST_EXAMPLES)]
+    List {
+        /// For tools: one JSON object (schema 1)
+        #[arg(long)]
+        json: bool,
     },
     /// Stop everything in order; returns when all is gone
     #[command(after_help = STOP_EXAMPLES)]
-    Stop,
+    Stop {
+        /// No progress, only what went wrong
+        #[arg(long, short)]
+        quiet: bool,
+    },
     /// Ask the servers: `osps client requetetype2 SET k v`
     ///
     /// With requetetype1 (read) or requetetype2 (read and write) in front, the primary names a
@@ -190,7 +218,7 @@ pub enum Command {
         timeout: Duration,
         /// Perhaps requetetype1 or requetetype2, then the command
         #[arg(required = true, allow_negative_numbers = true, value_name = "WORD")]
-        words: Vec<String>,
+        words: Vec<OsString>,
     },
 }
 
@@ -203,9 +231,13 @@ pub struct Run {
     /// Hold a listening socket for the program: it inherits it as descriptor 3 (LISTEN_FDS)
     #[arg(long, value_name = "ADDRESS", value_parser = address)]
     pub listen: Option<SocketAddr>,
+    /// What the program is called in log, status and JSON, at most 32 bytes
+    /// [default: the last part of its path]
+    #[arg(long, value_name = "NAME")]
+    pub slot_name: Option<String>,
     /// The program and its arguments
     #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
-    pub command: Vec<String>,
+    pub command: Vec<OsString>,
 }
 
 impl Cli {
@@ -213,7 +245,8 @@ impl Cli {
     pub fn config(&self) -> Result<Config, Invalid> {
         let standard = Config::default();
         let (watch, programs) = if let Some(Command::Run(run)) = &self.command {
-            (&run.watch, Programs::Own { command: run.command.clone(), listen: run.listen })
+            let (command, name) = (run.command.clone(), run.slot_name.clone());
+            (&run.watch, Programs::Own { command, name, listen: run.listen })
         } else {
             let mut programs = standard.programs;
             if let Programs::Pair { workers, listen } = &mut programs {
@@ -236,10 +269,21 @@ impl Cli {
             intensity: watch.max_restarts,
             allow_debug: self.pair.allow_debug,
             allow_remote: self.pair.allow_remote,
+            quiet: watch.quiet,
             programs,
         };
         config.validate()?;
         Ok(config)
+    }
+
+    /// Whether only what went wrong is to be told.
+    pub fn is_quiet(&self) -> bool {
+        match &self.command {
+            None => self.watch.quiet,
+            Some(Command::Run(run)) => run.watch.quiet,
+            Some(Command::Status { quiet, .. } | Command::Stop { quiet }) => *quiet,
+            Some(Command::Client { .. } | Command::List { .. }) => false,
+        }
     }
 
     /// An option of the watchdog that was given in front of a command that has no use for it
@@ -255,6 +299,7 @@ impl Cli {
             ("--stop-timeout", watch.stop_timeout.is_some()),
             ("--orphan-timeout", watch.orphan_timeout.is_some()),
             ("--max-restarts", watch.max_restarts.is_some()),
+            ("--quiet", watch.quiet),
             ("--workers", pair.workers.is_some()),
             ("--listen", pair.listen.is_some()),
             ("--data-size", pair.data_size.is_some()),

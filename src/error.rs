@@ -1,10 +1,12 @@
 //! Why a command could not do its work. Errors print what they were made of and chain nothing:
 //! one line says it all.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use osps_heart::segment::AttachError;
+use osps_heart::shown::Shown;
 use osps_heart::time::Short;
 
 use crate::sys::Failed;
@@ -32,7 +34,7 @@ pub enum Error {
     #[error(transparent)]
     Failed(#[from] Failed),
     /// The segment of an instance cannot be used.
-    #[error("{}: {why}", path.display())]
+    #[error("{}: {why}", Shown(path))]
     Segment {
         /// The run directory.
         path: PathBuf,
@@ -44,6 +46,32 @@ pub enum Error {
     Refused(#[from] Refusal),
 }
 
+/// Why a program cannot be run.
+#[derive(Debug, thiserror::Error)]
+pub enum Unrunnable {
+    /// Nothing has this name.
+    #[error("no such file")]
+    NoFile,
+    /// A directory has it.
+    #[error("it is a directory")]
+    Directory,
+    /// We may not execute it.
+    #[error("it is not executable for you; `chmod +x` makes it so")]
+    NotExecutable,
+    /// Its name has no slash, and no directory of the search path has it.
+    #[error("it is in none of the directories of PATH")]
+    NotInPath,
+    /// The same, without a search path.
+    #[error("it is neither in /bin nor in /usr/bin, and PATH is not set")]
+    NoPath,
+    /// It is a script, and what shall run it is missing.
+    #[error("its first line wants {}, and there is no such file", Shown(.0))]
+    Interpreter(PathBuf),
+    /// The kernel's word.
+    #[error("{0}")]
+    Refused(std::io::Error),
+}
+
 /// What the state of the machine forbids; the text says what to do. `path` is the run directory.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -52,14 +80,14 @@ pub enum Refusal {
     /// It is not a directory, or reached through a link.
     #[error(
         "run directory {} is a symlink or not a directory; name the directory itself",
-        .0.display()
+        Shown(.0)
     )]
     NotADirectory(PathBuf),
     /// It is another user's.
     #[error(
         "run directory {} belongs to user {owner}, not to user {user}; choose another with \
          --run-dir",
-        path.display()
+        Shown(path)
     )]
     ForeignDirectory {
         /// The run directory.
@@ -72,13 +100,13 @@ pub enum Refusal {
     /// A directory like `/tmp`.
     #[error(
         "run directory {} is shared by everybody; name a directory of its own below it",
-        .0.display()
+        Shown(.0)
     )]
     CommonDirectory(PathBuf),
     /// Others may enter it.
     #[error(
         "run directory {0} is open to others (mode {mode:04o}); run `chmod 700 {0}`",
-        path.display()
+        Shown(path)
     )]
     OpenDirectory {
         /// The run directory.
@@ -90,19 +118,19 @@ pub enum Refusal {
     #[error(
         "run directory {} is not on a tmpfs (a disk could stall every heartbeat); choose one under \
          /dev/shm or /run with --run-dir",
-        .0.display()
+        Shown(.0)
     )]
     NotTmpfs(PathBuf),
     /// It cannot be made.
-    #[error("run directory {}: the directory above it does not exist", .0.display())]
+    #[error("run directory {}: the directory above it does not exist", Shown(.0))]
     NoParent(PathBuf),
     /// Its `lock` holds what osps never wrote.
-    #[error("{} is not a lock of osps; choose another --run-dir", .0.display())]
+    #[error("{} is not a lock of osps; choose another --run-dir", Shown(.0))]
     ForeignLock(PathBuf),
     /// Its `members` is locked by somebody whom no record names.
     #[error(
         "{} is held by {holders}, which no record of osps names: end it, or choose another --name",
-        path.display()
+        Shown(path)
     )]
     UnknownMembers {
         /// The file.
@@ -114,7 +142,7 @@ pub enum Refusal {
     #[error(
         "{}: the tmpfs is full: {bytes} bytes are needed; free some, or choose a smaller \
          --data-size or another --run-dir",
-        path.display()
+        Shown(path)
     )]
     Full {
         /// The run directory.
@@ -127,7 +155,7 @@ pub enum Refusal {
     #[error(
         "{}: File too large: the segment needs {bytes} bytes, and a limit on the size of files is \
          below that; raise it (ulimit -f unlimited) or choose a smaller --data-size",
-        path.display()
+        Shown(path)
     )]
     FileLimit {
         /// The run directory.
@@ -138,19 +166,19 @@ pub enum Refusal {
 
     // ---- Another watchdog ----
     /// Its lock is held, but there is no segment.
-    #[error("{} is locked by an osps that is just starting or stopping; try again", .0.display())]
+    #[error("{} is locked by an osps that is just starting or stopping; try again", Shown(.0))]
     Between(PathBuf),
     /// A watchdog beats there.
     #[error(
         "osps already runs in {}: watchdog pid {pid}, since {}, alive (last beat {} ago). See \
          `osps status`, end it with `osps stop`, or choose another --name",
-        path.display(), Short(*since), Short(*age)
+        Shown(path), Short(*since), Short(*age)
     )]
     Running {
         /// The run directory.
         path: PathBuf,
         /// The watchdog's.
-        pid: u64,
+        pid: u32,
         /// Time since it started.
         since: Duration,
         /// Age of its last beat.
@@ -160,7 +188,7 @@ pub enum Refusal {
     #[error(
         "osps already runs for {}: {}, whose directory was removed by somebody; it puts it back \
          within a second: try again, or end it with `osps stop` then",
-        path.display(),
+        Shown(path),
         pid.map_or("in another pid namespace".to_owned(), |pid| format!("watchdog pid {pid}"))
     )]
     Nameless {
@@ -169,42 +197,50 @@ pub enum Refusal {
         /// The watchdog's, if it is visible.
         pid: Option<u32>,
     },
-    /// A watchdog beats there, in another pid namespace.
-    #[error(
-        "osps already runs in {}: in another pid namespace, where its watchdog is pid {pid}, since \
-         {}, {}. See `osps status`, end it with `osps stop`, or choose another --name",
-        path.display(),
-        Short(*since),
-        age.map_or("frozen".to_owned(), |age| format!("alive (last beat {} ago)", Short(age)))
-    )]
-    Elsewhere {
-        /// The run directory.
-        path: PathBuf,
-        /// The watchdog's, there.
-        pid: u64,
-        /// Time since it started.
-        since: Duration,
-        /// Age of its last beat; `None` = it does not beat.
-        age: Option<Duration>,
-    },
     /// A watchdog holds the lock, but does not beat.
     #[error(
         "osps already runs in {}: watchdog pid {pid}, since {}, frozen (no beat for {}, state \
          {state}). Continue it with `kill -CONT {pid}`, or end it with `kill -9 {pid}` and start \
          again",
-        path.display(), Short(*since), silence(*age)
+        Shown(path), Short(*since), silence(*age)
     )]
     Frozen {
         /// The run directory.
         path: PathBuf,
         /// The watchdog's.
-        pid: u64,
+        pid: u32,
         /// Time since it started.
         since: Duration,
         /// Age of its last beat, if known.
         age: Option<Duration>,
         /// Its state letter.
         state: char,
+    },
+    /// A watchdog of another pid namespace beats there.
+    #[error(
+        "osps already runs in {}: in another pid namespace, since {}, alive (last beat {} ago). \
+         See `osps status`, end it with `osps stop`, or choose another --name",
+        Shown(path), Short(*since), Short(*age)
+    )]
+    RunningElsewhere {
+        /// The run directory.
+        path: PathBuf,
+        /// Time since it started.
+        since: Duration,
+        /// Age of its last beat.
+        age: Duration,
+    },
+    /// A watchdog of another pid namespace holds the lock, but does not beat.
+    #[error(
+        "the watchdog in {} runs in another pid namespace and is frozen: no beat for {}. Continue \
+         it or end it there: its pid means nothing here",
+        Shown(path), silence(*age)
+    )]
+    FrozenElsewhere {
+        /// The run directory.
+        path: PathBuf,
+        /// Age of its last beat, if known.
+        age: Option<Duration>,
     },
     /// A server of a killed watchdog cannot be ended.
     #[error(
@@ -238,11 +274,13 @@ pub enum Refusal {
         /// For which server.
         name: String,
     },
-    /// There is no such program.
-    #[error("cannot run {program}: it {}", missing(program))]
+    /// This program cannot be run.
+    #[error("cannot run {}: {why}", Shown(program))]
     NoProgram {
         /// As it was named.
-        program: String,
+        program: OsString,
+        /// Why not.
+        why: Unrunnable,
     },
 
     // ---- Inside a server ----
@@ -261,13 +299,32 @@ pub enum Refusal {
 
     // ---- Asking ----
     /// Nobody is there.
-    #[error("osps does not run in {}", .0.display())]
+    #[error("osps does not run in {}", Shown(.0))]
     NotRunning(PathBuf),
+    /// Several users have one of that name.
+    #[error(
+        "several users run an osps named {name}: say which with --run-dir: {}",
+        paths.iter().map(|path| Shown(path).to_string()).collect::<Vec<_>>().join(", ")
+    )]
+    Ambiguous {
+        /// The name.
+        name: String,
+        /// Their run directories.
+        paths: Vec<PathBuf>,
+    },
+    /// Somebody else listens there.
+    #[error("{} is listened to by user {owner}, whose directory it is not in", Shown(path))]
+    ForeignSocket {
+        /// The socket.
+        path: PathBuf,
+        /// Who listens.
+        owner: u32,
+    },
     /// There are only left-overs.
     #[error(
         "no watchdog runs in {}; `osps status` shows what is left, and starting osps there cleans \
          up",
-        .0.display()
+        Shown(.0)
     )]
     NoWatchdog(PathBuf),
     /// The watchdog's own words.
@@ -287,15 +344,8 @@ pub enum Refusal {
         /// Its state letter.
         state: char,
     },
-    /// It does not answer, and runs where we cannot see it.
-    #[error(
-        "the watchdog, which runs in another pid namespace, is frozen: no beat for {}. Continue or \
-         end it there (in its container)",
-        Short(*.0)
-    )]
-    FrozenElsewhere(Duration),
     /// It ended in the middle of its stop.
-    #[error("the watchdog ended, but not everything is gone: see its log and {}", .0.display())]
+    #[error("the watchdog ended, but not everything is gone: see its log and {}", Shown(.0))]
     LeftOver(PathBuf),
     /// It closed the connection.
     #[error("the watchdog hung up without stopping; try again")]
@@ -303,10 +353,6 @@ pub enum Refusal {
     /// A server's own words, or why there are none.
     #[error("{0}")]
     Answer(String),
-}
-
-fn missing(program: &str) -> &'static str {
-    if program.contains('/') { "is not an executable file" } else { "is not in PATH" }
 }
 
 fn silence(age: Option<Duration>) -> String {

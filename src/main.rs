@@ -13,20 +13,19 @@ use osps::instance::place::Place;
 use osps::instance::{exec, stop};
 use osps::pair::{client, plan, server};
 use osps::sys::output;
-use osps::view::status;
+use osps::view::{list, status};
 use osps::watchdog;
 
 fn main() -> ExitCode {
     let args: Vec<_> = std::env::args_os().collect();
     // A server's way in does not pay for the command line's parser.
     let code = if args.get(1).is_some_and(|arg| arg == "__exec") {
-        start_log(Style::Service);
-        let args: Vec<_> = args[2..].iter().map(|arg| arg.to_string_lossy().into_owned()).collect();
-        finish(exec::main(&args, server::main))
+        start_log(Style::Service, false);
+        finish(exec::main(&args[2..], server::main))
     } else {
         let cli = Cli::parse_from(args);
         let asks = !matches!(cli.command, None | Some(Command::Run(_)));
-        start_log(if asks { Style::Question } else { Style::Service });
+        start_log(if asks { Style::Question } else { Style::Service }, cli.is_quiet());
         run(&cli)
     };
     output::stdout().flush_bounded();
@@ -40,14 +39,16 @@ fn run(cli: &Cli) -> ExitCode {
         let _ = Cli::command().error(ErrorKind::ArgumentConflict, text).print();
         return ExitCode::from(USAGE);
     }
-    let place = Place::of(&cli.instance.name, cli.instance.run_dir.as_deref());
+    let place = || Place::asked(&cli.instance.name, cli.instance.run_dir.as_deref());
+    let asked = |ask: &dyn Fn(&Place) -> Result<ExitCode, Error>| ask(&place()?);
     finish(match &cli.command {
-        Some(Command::Status { json }) => status::main(&place, *json),
-        Some(Command::Stop) => stop::main(&place),
-        Some(Command::Client { addr, timeout, words }) => client::main(
-            &place,
-            &client::Request { address: *addr, timeout: *timeout, words: words.clone() },
-        ),
+        Some(Command::Status { json, quiet }) => status::main(place(), *json, *quiet),
+        Some(Command::List { json }) => list::main(*json),
+        Some(Command::Stop { quiet }) => asked(&|place| stop::main(place, *quiet)),
+        Some(Command::Client { addr, timeout, words }) => asked(&|place| {
+            let (address, timeout, words) = (*addr, *timeout, words.clone());
+            client::main(place, &client::Request { address, timeout, words })
+        }),
         None | Some(Command::Run(_)) => cli.config().map_err(Error::from).and_then(|config| {
             let plan = |dir: BorrowedFd<'_>| config.services(dir);
             watchdog::main(&config.settings(), plan::fifos(), &plan)
@@ -77,11 +78,12 @@ enum Style {
     Question,
 }
 
-/// The log goes to standard error, through a queue that never blocks: `info` unless `RUST_LOG`
-/// says otherwise.
-fn start_log(style: Style) {
+/// The log goes to standard error, through a queue that never blocks: `info`, or `warn` if it shall
+/// be quiet, unless `RUST_LOG` says otherwise.
+fn start_log(style: Style, quiet: bool) {
+    let level = if quiet { "warn" } else { "info" };
     let target = Target::Pipe(Box::new(output::stderr().clone()));
-    Builder::from_env(Env::default().default_filter_or("info"))
+    Builder::from_env(Env::default().default_filter_or(level))
         .format(move |buffer, record| match style {
             Style::Service => {
                 let time = buffer.timestamp_millis();

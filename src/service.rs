@@ -3,21 +3,30 @@
 //! Whoever plans an instance makes a list of these; position in the list is the slot. The pair is
 //! such a list (`pair::plan`), a program of the user's one entry.
 
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{BufRead, BufReader, ErrorKind, Read};
 use std::net::{SocketAddr, TcpListener};
-use std::path::Path;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use osps_heart::ids::{Generation, SlotId};
 use osps_heart::pulse::Limits;
+use osps_heart::shown::Shown;
 use osps_heart::words::Role;
+use rustix::fs::{Access, AtFlags, CWD, accessat};
 
-use crate::error::{Error, Refusal};
+use crate::error::{Error, Refusal, Unrunnable};
 use crate::policy::graph::Edges;
 use crate::policy::group::Spec;
 use crate::policy::lifecycle::Patience;
 use crate::sys::fifo::Fifo;
 use crate::sys::{Failed, socket};
 
+/// Most bytes of a name: the room in the segment.
+pub const NAME_MAX: usize = 32;
 /// Bytes of a wake-up.
 pub const WAKE_SIZE: usize = 64;
 
@@ -29,7 +38,7 @@ pub struct Service {
     /// What it is for, for those who read the segment.
     pub role: Role,
     /// Program and arguments; empty = a server of osps's own.
-    pub command: Vec<String>,
+    pub command: Vec<OsString>,
     /// The listening socket that it inherits, again and again.
     pub socket: Option<TcpListener>,
     /// Silence that convicts, before and after the first beat.
@@ -71,16 +80,17 @@ impl Service {
         Spec { edges: self.edges.clone(), limits: self.limits, patience: self.patience }
     }
 
-    /// A program of the user's, alone in its instance.
+    /// A program of the user's, alone in its instance; without a name it has its program's.
     pub fn program(
-        command: &[String],
+        name: Option<&str>,
+        command: &[OsString],
         listen: Option<SocketAddr>,
         limits: Limits,
         patience: Patience,
     ) -> Result<Service, Error> {
-        let program = command.first().map_or("", String::as_str);
+        let program = command.first().map_or(OsStr::new(""), OsString::as_os_str);
         find_program(program)?;
-        let name = program_name(program);
+        let name = name.map_or_else(|| program_name(program), str::to_owned);
         Ok(Service {
             socket: listen.map(|address| bind(address, &name)).transpose()?,
             name,
@@ -106,23 +116,98 @@ pub fn bind(address: SocketAddr, name: &str) -> Result<TcpListener, Error> {
     })
 }
 
-/// A program that cannot be found is a slip of the finger: better told now than by a crash loop.
-fn find_program(program: &str) -> Result<(), Refusal> {
-    use std::os::unix::fs::PermissionsExt;
-    let runs = |path: &Path| {
-        path.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
-    };
-    let found = if program.contains('/') {
-        runs(program.as_ref())
-    } else {
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        std::env::split_paths(&path).any(|dir| runs(&dir.join(program)))
-    };
-    if found { Ok(()) } else { Err(Refusal::NoProgram { program: program.to_owned() }) }
+/// Where a program without a slash in its name is looked for if `PATH` is not set, as by `execvp`.
+const DEFAULT_PATH: &str = "/bin:/usr/bin";
+
+/// Most bytes of a first line that the kernel looks at.
+const FIRST_LINE: u64 = 256;
+
+/// A program that cannot be run is a slip of the finger: better told now than by a crash loop.
+fn find_program(program: &OsStr) -> Result<(), Refusal> {
+    let refused = |why| Refusal::NoProgram { program: program.to_owned(), why };
+    if program.as_bytes().contains(&b'/') {
+        return runs(program.as_ref()).map_err(refused);
+    }
+    let path = std::env::var_os("PATH");
+    let dirs = path.as_deref().unwrap_or(DEFAULT_PATH.as_ref());
+    let candidate = |dir: PathBuf| Path::new(".").join(dir).join(program);
+    // What is not executable is passed over, in the hope of a better one.
+    let found = std::env::split_paths(dirs)
+        .map(candidate)
+        .map(|path| runs(&path))
+        .find(|found| matches!(found, Ok(()) | Err(Unrunnable::Interpreter(_))));
+    let absent = if path.is_some() { Unrunnable::NotInPath } else { Unrunnable::NoPath };
+    found.unwrap_or(Err(absent)).map_err(refused)
 }
 
-/// The last part of a program's path names its slot.
-fn program_name(program: &str) -> String {
-    let name = program.rsplit('/').next().unwrap_or(program);
-    if name.is_empty() { "program".to_owned() } else { name.to_owned() }
+/// Whether the kernel would execute this file, as far as that can be known without trying.
+fn runs(path: &Path) -> Result<(), Unrunnable> {
+    let meta = path.metadata().map_err(|error| match error.kind() {
+        ErrorKind::NotFound => Unrunnable::NoFile,
+        _ => Unrunnable::Refused(error),
+    })?;
+    if meta.is_dir() {
+        return Err(Unrunnable::Directory);
+    }
+    if accessat(CWD, path, Access::EXEC_OK, AtFlags::EACCESS).is_err() {
+        return Err(Unrunnable::NotExecutable);
+    }
+    match interpreter(path) {
+        Some(interpreter) if !interpreter.exists() => Err(Unrunnable::Interpreter(interpreter)),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// What a script's first line wants it to be run by. The kernel says of a missing one what it says
+/// of a missing script.
+fn interpreter(script: &Path) -> Option<PathBuf> {
+    let mut line = Vec::new();
+    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(script).ok()?;
+    BufReader::new(file.take(FIRST_LINE)).read_until(b'\n', &mut line).ok()?;
+    let blank = |byte: &u8| matches!(byte, b' ' | b'\t' | b'\n');
+    let mut words = line.strip_prefix(b"#!")?.split(blank).filter(|word| !word.is_empty());
+    Some(PathBuf::from(OsStr::from_bytes(words.next()?)))
+}
+
+/// The last part of a program's path names its slot, as much of it as there is room for.
+fn program_name(program: &OsStr) -> String {
+    let name = program.as_bytes().rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+    let is_end = |end: &usize| name.get(*end).is_none_or(|byte| byte & 0xc0 != 0x80);
+    let shown = |end| Shown(OsStr::from_bytes(&name[..end])).to_string();
+    let mut ends = (1..=name.len()).rev().filter(is_end).map(shown);
+    ends.find(|shown| shown.len() <= NAME_MAX).unwrap_or_else(|| "program".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use osps_heart::segment::layout::{HeartCells, ServerCells};
+
+    #[test]
+    fn a_name_has_room_in_the_segment() {
+        fn room<T, F>(_: fn(&T) -> &F) -> usize {
+            size_of::<F>()
+        }
+        assert_eq!(room(|server: &ServerCells| &server.name), NAME_MAX);
+        assert_eq!(room(|heart: &HeartCells| &heart.name), NAME_MAX);
+    }
+
+    #[test]
+    fn a_slot_is_named_after_its_program() {
+        for (program, expected) in [
+            (&b"robot"[..], "robot"),
+            (b"./robot", "robot"),
+            (b"/usr/bin/python3.11", "python3.11"),
+            (b"", "program"),
+            (b"/", "program"),
+            (b"./caf\xe9", r"caf\xe9"),
+            ("./caf\u{e9}".as_bytes(), "caf\u{e9}"),
+            (b"a-name-of-more-than-thirty-two-bytes", "a-name-of-more-than-thirty-two-b"),
+            // Neither a character nor an escape is cut in half.
+            ("a-name-of-just-thirty-one-bytes\u{e9}".as_bytes(), "a-name-of-just-thirty-one-bytes"),
+            (b"a-name-of-just-thirty-one-bytes\xe9", "a-name-of-just-thirty-one-bytes"),
+        ] {
+            assert_eq!(program_name(OsStr::from_bytes(program)), expected);
+        }
+    }
 }

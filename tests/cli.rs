@@ -149,7 +149,7 @@ impl Drop for Odd {
 
 // ------------------------------------------------------------------------------------------- help
 
-const WATCH: [&str; 7] = [
+const WATCH: [&str; 8] = [
     "--hang-timeout",
     "--check-interval",
     "--beat-interval",
@@ -157,6 +157,7 @@ const WATCH: [&str; 7] = [
     "--stop-timeout",
     "--orphan-timeout",
     "--max-restarts",
+    "--quiet",
 ];
 const PAIR: [&str; 5] = ["--workers", "--listen", "--data-size", "--cell-size", "--allow-debug"];
 
@@ -170,11 +171,16 @@ fn help(command: &[&str]) -> String {
 
 #[test]
 fn help_lists_every_option() {
-    let cases: [(&[&str], Vec<&str>); 4] = [
-        (&[], [&WATCH[..], &PAIR, &["run", "status", "stop", "default: 4s"]].concat()),
-        (&["run"], [&WATCH[..], &["--listen", "COMMAND", "OSPS_RUN_DIR", "OSPS_SLOT"]].concat()),
-        (&["status"], vec!["--json"]),
-        (&["stop"], vec![]),
+    let cases: [(&[&str], Vec<&str>); 5] = [
+        (&[], [&WATCH[..], &PAIR, &["run", "status", "list", "stop", "default: 4s"]].concat()),
+        (
+            &["run"],
+            [&WATCH[..], &["--listen", "--slot-name", "COMMAND", "OSPS_RUN_DIR", "OSPS_SLOT"]]
+                .concat(),
+        ),
+        (&["status"], vec!["--json", "--quiet"]),
+        (&["list"], vec!["--json"]),
+        (&["stop"], vec!["--quiet"]),
     ];
     for (command, options) in cases {
         let help = help(command);
@@ -194,7 +200,7 @@ fn help_has_examples_and_exit_codes() {
 
 #[test]
 fn help_of_every_command_has_examples_and_exit_codes() {
-    for command in ["run", "status", "stop"] {
+    for command in ["run", "status", "list", "stop", "client"] {
         let help = help(&[command]);
         for part in ["Example", "Exit code"] {
             assert!(help.contains(part), "osps {command} --help: no {part}:\n{help}");
@@ -250,6 +256,9 @@ fn options_in_the_wrong_place_are_refused() {
         (&["run", "--workers", "2", "--", "true"], &["--workers"]),
         (&["status", "--hang-timeout", "4s"], &["--hang-timeout"]),
         (&["stop", "--json"], &["--json"]),
+        (&["--quiet", "status"], &["--quiet"]),
+        (&["status", "--quiet", "--json"], &["--quiet", "--json"]),
+        (&["--slot-name", "a"], &["--slot-name"]),
         (&["run", "--listen", "127.0.0.1:0"], &["COMMAND"]),
         (&["run"], &["COMMAND"]),
         (&["run", "--"], &["COMMAND"]),
@@ -305,9 +314,13 @@ fn json_has_exactly_the_keys_of_schema_1() {
     assert_eq!(status["check_interval_ms"], 2000);
 
     let watchdog = &status["watchdog"];
-    assert_eq!(keys(watchdog), ["alive", "beat_age_ms", "other_pid_namespace", "pid", "since_ms"]);
+    assert_eq!(
+        keys(watchdog),
+        ["alive", "beat_age_ms", "elsewhere", "pid", "pid_here", "since_ms"]
+    );
     assert_eq!(watchdog["pid"], osps.watchdog_pid());
-    assert_eq!(watchdog["alive"], true);
+    assert_eq!((&watchdog["alive"], &watchdog["elsewhere"]), (&true.into(), &false.into()));
+    assert_eq!(watchdog["pid_here"], osps.watchdog_pid());
     assert!(watchdog["beat_age_ms"].is_u64() && watchdog["since_ms"].is_u64(), "{watchdog}");
 
     let data = &status["data"];

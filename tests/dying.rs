@@ -76,7 +76,7 @@ fn launch(args: &[&str], part: &str, place: &Path, amount: usize) -> Osps {
     Launch::own(args, &program)
         .env(PART, part)
         .env(WHERE, place.to_str().unwrap())
-        .env(AMOUNT, &amount.to_string())
+        .env(AMOUNT, amount.to_string())
         .spawn()
 }
 

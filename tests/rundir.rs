@@ -41,8 +41,8 @@ use osps_heart::time::Monotonic;
 use osps_heart::words::State;
 
 use common::{
-    BINARY, Launch, Osps, Random, SOON, Signal, fifo, has, now, process_of, recorded, run, skip,
-    text, told_seed, wait_until,
+    BINARY, Launch, Osps, Random, SOON, Signal, fifo, has, is_root, now, process_of, recorded, run,
+    skip, text, told_seed, wait_until,
 };
 
 /// "nobody" on every Linux.
@@ -168,10 +168,6 @@ fn make_private(dir: &Path) {
     fs::set_permissions(dir, Permissions::from_mode(0o700)).unwrap();
 }
 
-fn is_root() -> bool {
-    rustix::process::geteuid().is_root()
-}
-
 /// A new directory on a tmpfs for what a test makes itself.
 fn scratch() -> (tempfile::TempDir, PathBuf) {
     let dir = tempfile::tempdir_in("/dev/shm").unwrap();
@@ -180,55 +176,6 @@ fn scratch() -> (tempfile::TempDir, PathBuf) {
 }
 
 // --------------------------------------------------------------------------- one instance at once
-
-/// The story: seen from the host, an instance in a container was "DEAD", the advice was to delete
-/// its directory or to `kill -9 1`, and `osps stop` failed with "Success (os error 0)".
-#[test]
-fn an_instance_in_another_pid_namespace_is_seen_and_stopped() {
-    let (_dir, run_dir) = scratch();
-    let mut inside = Command::new("unshare");
-    inside.args(["--pid", "--fork", "--mount-proc", "--kill-child", BINARY]);
-    inside.args(["--listen", "127.0.0.1:0", "--run-dir"]).arg(&run_dir);
-    inside.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    let Ok(child) = inside.spawn() else { return skip("unshare is missing") };
-    let mut inside = common::Guest(child);
-    let up = wait_until("an instance in a pid namespace, or a refusal", SOON, || {
-        if inside.0.try_wait().unwrap().is_some() {
-            return Some(false);
-        }
-        let segment = Segment::open(&run_dir, Access::ReadOnly).ok()?;
-        let is_up = |slot: &SlotCells| slot.server.state.load(Ordering::Relaxed) == 2;
-        segment.slots().iter().all(is_up).then_some(true)
-    });
-    if !up {
-        return skip("pid namespaces need root");
-    }
-    // From outside, and from a side-car with a pid namespace of its own.
-    let side_car = |args: &[&str]| {
-        let mut command = Command::new("unshare");
-        command.args(["--pid", "--fork", "--mount-proc", BINARY]).args(args);
-        command.arg("--run-dir").arg(&run_dir);
-        run(command)
-    };
-    for status in [attempt(&["status"], &run_dir), side_car(&["status"])] {
-        assert_eq!(status.status.code(), Some(0), "{}", text(&status));
-        let told = text(&status);
-        for part in ["watchdog pid 1 alive in another pid namespace", "all up", "primary"] {
-            assert!(told.contains(part), "{told}");
-        }
-    }
-    let second = ["--listen", "127.0.0.1:0"];
-    for refused in [attempt(&second, &run_dir), side_car(&second)] {
-        assert_eq!(refused.status.code(), Some(1), "{}", text(&refused));
-        assert_says(&refused, &["already runs", "in another pid namespace", "alive"]);
-    }
-    let segment = Segment::open(&run_dir, Access::ReadOnly).unwrap();
-    assert_eq!(segment.slots()[0].server.starts.load(Ordering::Relaxed), 1, "nobody was touched");
-    let stopped = side_car(&["stop"]);
-    assert!(stopped.status.success(), "{}", text(&stopped));
-    assert!(!run_dir.exists());
-    assert!(inside.0.wait().unwrap().success());
-}
 
 #[test]
 fn a_second_osps_is_refused_and_told_who_is_there() {

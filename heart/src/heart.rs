@@ -1,6 +1,7 @@
 //! A heartbeat for programs of the user's own.
 
 use std::cell::Cell;
+use std::ffi::OsStr;
 use std::fmt;
 use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
@@ -11,6 +12,7 @@ use crate::ids::{Claim, Generation, SlotId};
 use crate::orphan::{Orphan, Standing};
 use crate::segment::area::{Busy, OutOfBounds};
 use crate::segment::{Access, AttachError, Segment};
+use crate::shown::Shown;
 use crate::sync::Ordering;
 use crate::time::{Clock, Monotonic};
 use crate::words::env;
@@ -123,9 +125,9 @@ impl fmt::Display for HeartError {
                 "not started by osps ({name} is not set); start it with `osps run -- COMMAND`"
             ),
             HeartError::Environment { name, value } => {
-                write!(f, "{name} is {value:?}, not a number of osps's")
+                write!(f, "{name} is \"{value}\", not a number of osps's")
             }
-            HeartError::Segment { path, why } => write!(f, "{}: {why}", path.display()),
+            HeartError::Segment { path, why } => write!(f, "{}: {why}", Shown(path)),
             HeartError::Superseded(generation) => {
                 write!(f, "generation {generation} of this slot was replaced")
             }
@@ -173,10 +175,10 @@ impl Heart {
     /// can beat in its parent's name. Dropping does not give it back; osps frees it when this
     /// process ends.
     pub fn from_env() -> Result<Heart, HeartError> {
-        let text = |name| std::env::var(name).map_err(|_| HeartError::NotSupervised(name));
-        let slot = number(env::SLOT, &text(env::SLOT)?)?;
-        let generation = number(env::GENERATION, &text(env::GENERATION)?)?;
-        Heart::open(Path::new(&text(env::RUN_DIR)?), SlotId(slot), Generation(generation))
+        let value = |name| std::env::var_os(name).ok_or(HeartError::NotSupervised(name));
+        let slot = number(env::SLOT, &value(env::SLOT)?)?;
+        let generation = number(env::GENERATION, &value(env::GENERATION)?)?;
+        Heart::open(Path::new(&value(env::RUN_DIR)?), SlotId(slot), Generation(generation))
     }
 
     /// The heart of a slot in a run directory.
@@ -271,6 +273,7 @@ fn own_start_time() -> u64 {
     fields.split_ascii_whitespace().nth(19).and_then(|field| field.parse().ok()).unwrap_or(0)
 }
 
-fn number<T: std::str::FromStr>(name: &'static str, value: &str) -> Result<T, HeartError> {
-    value.parse().map_err(|_| HeartError::Environment { name, value: value.to_owned() })
+fn number<T: std::str::FromStr>(name: &'static str, value: &OsStr) -> Result<T, HeartError> {
+    let number = value.to_str().and_then(|value| value.parse().ok());
+    number.ok_or_else(|| HeartError::Environment { name, value: Shown(value).to_string() })
 }

@@ -30,6 +30,8 @@ compile_error!("osps supports 64-bit little-endian machines only: the segment's 
 #[doc(hidden)]
 pub mod ids;
 #[doc(hidden)]
+pub mod shown;
+#[doc(hidden)]
 pub mod sync;
 #[doc(hidden)]
 pub mod time;

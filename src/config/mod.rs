@@ -4,6 +4,7 @@
 //! stands in [`Config::default`]. Every refusal names the option, the value, why it cannot work and
 //! what would.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
@@ -18,7 +19,7 @@ use crate::instance::place::Place;
 use crate::pair::plan::{self, WORKERS_MAX};
 use crate::policy::lifecycle::Patience;
 use crate::policy::restart::{INTENSITY_MAX, Intensity};
-use crate::service::Service;
+use crate::service::{NAME_MAX, Service};
 use crate::watchdog::Settings;
 
 /// Smallest cell: a key of 64 bytes, a few words of control, and a value worth the name.
@@ -41,7 +42,9 @@ pub enum Programs {
     /// One program of the user's.
     Own {
         /// Program and arguments.
-        command: Vec<String>,
+        command: Vec<OsString>,
+        /// What its slot is called, if not after the program.
+        name: Option<String>,
         /// A listening socket to hold for it, passed as descriptor 3.
         listen: Option<SocketAddr>,
     },
@@ -76,6 +79,8 @@ pub struct Config {
     pub allow_debug: bool,
     /// Whether the pair may be reached from other machines.
     pub allow_remote: bool,
+    /// Whether to tell only what went wrong.
+    pub quiet: bool,
     /// What runs.
     pub programs: Programs,
 }
@@ -105,6 +110,7 @@ impl Default for Config {
             intensity: None,
             allow_debug: false,
             allow_remote: false,
+            quiet: false,
             programs: Programs::Pair {
                 workers: 1,
                 listen: SocketAddr::from(([127, 0, 0, 1], 2222)),
@@ -131,6 +137,7 @@ impl Config {
                 orphan_timeout: self.orphan_timeout,
             },
             intensity: self.intensity,
+            quiet: self.quiet,
         }
     }
 
@@ -144,10 +151,11 @@ impl Config {
             kill: self.hang_timeout.clamp(Duration::from_secs(1), Duration::from_secs(5)),
         };
         match &self.programs {
-            Programs::Own { command, listen } => {
+            Programs::Own { command, name, listen } => {
                 // A program may not know of its desired word: TERM follows soon.
                 let patience = patience(PROGRAM_ASK.min(self.stop_timeout), self.stop_timeout);
-                Ok(vec![Service::program(command, *listen, limits, patience)?])
+                let name = name.as_deref();
+                Ok(vec![Service::program(name, command, *listen, limits, patience)?])
             }
             Programs::Pair { workers, listen } => {
                 let patience = patience(self.stop_timeout, TERM_GRACE);
@@ -166,7 +174,7 @@ impl Config {
 
     /// Checks everything that can be checked without the machine.
     pub fn validate(&self) -> Result<(), Invalid> {
-        name_is_valid(&self.name)?;
+        name_is_valid("--name", &self.name, 64)?;
         let ms = Duration::from_millis;
         for (option, value, least) in [
             ("--hang-timeout", self.hang_timeout, ms(20)),
@@ -232,8 +240,11 @@ impl Config {
                     return Err(refuse("--listen", listen, why));
                 }
             }
-            Programs::Own { command, .. } => {
-                if command.first().is_none_or(String::is_empty) {
+            Programs::Own { command, name, .. } => {
+                if let Some(name) = name {
+                    name_is_valid("--slot-name", name, NAME_MAX)?;
+                }
+                if command.first().is_none_or(|program| program.is_empty()) {
                     return Err(refuse("--", "", "a command to run is needed".to_owned()));
                 }
             }
@@ -242,12 +253,13 @@ impl Config {
     }
 }
 
-fn name_is_valid(name: &str) -> Result<(), Invalid> {
-    let sound = (1..=64).contains(&name.len())
+fn name_is_valid(option: &'static str, name: &str, most: usize) -> Result<(), Invalid> {
+    let sound = (1..=most).contains(&name.len())
         && !name.starts_with('.')
         && name.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c));
-    let why = "1 to 64 letters, digits, dots, dashes or underscores, no dot in front";
-    if sound { Ok(()) } else { Err(refuse("--name", name, why.to_owned())) }
+    let why =
+        || format!("1 to {most} letters, digits, dots, dashes or underscores, no dot in front");
+    if sound { Ok(()) } else { Err(refuse(option, name, why())) }
 }
 
 fn refuse(option: &'static str, value: impl std::fmt::Display, why: String) -> Invalid {
@@ -285,6 +297,11 @@ mod tests {
         };
         let everywhere =
             Programs::Pair { workers: 1, listen: SocketAddr::from(([0, 0, 0, 0], 2222)) };
+        let own = |command: &[&str], name: Option<&str>| Programs::Own {
+            command: command.iter().map(OsString::from).collect(),
+            name: name.map(str::to_owned),
+            listen: None,
+        };
         for (option, config) in [
             ("--name", Config { name: "../etc".to_owned(), ..sound() }),
             ("--name", Config { name: String::new(), ..sound() }),
@@ -314,7 +331,10 @@ mod tests {
             ),
             ("--workers", Config { programs: pair(33, 2222), ..sound() }),
             ("--listen", Config { programs: pair(4, 65_532), ..sound() }),
-            ("--", Config { programs: Programs::Own { command: vec![], listen: None }, ..sound() }),
+            ("--", Config { programs: own(&[], None), ..sound() }),
+            ("--", Config { programs: own(&[""], None), ..sound() }),
+            ("--slot-name", Config { programs: own(&["a"], Some("a b")), ..sound() }),
+            ("--slot-name", Config { programs: own(&["a"], Some(&"x".repeat(33))), ..sound() }),
         ] {
             let refused = config.validate().expect_err(option);
             assert_eq!(refused.option, option, "{refused}");

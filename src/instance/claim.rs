@@ -10,19 +10,22 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 
 use osps_heart::clock::SystemClock;
-use osps_heart::orphan::{WATCHDOG_STALE, watchdog_age};
+use osps_heart::orphan::watchdog_age;
 use osps_heart::segment::layout::flag;
 use osps_heart::segment::mapping::FILE_NAME as SEGMENT;
-use osps_heart::segment::{Access, Segment};
+use osps_heart::segment::{Access, AttachError, Segment};
+use osps_heart::shown::Shown;
 use osps_heart::sync::Ordering;
 use osps_heart::time::{Clock, Monotonic};
 use rustix::fs::{Mode, fstat, mkdirat};
 use rustix::io::Errno;
 
+use super::life::{Life, Record, is_beside, is_frozen};
 use super::place::{LEAVING, LOCK, MEMBERS, Place, RunDir, Stands};
-use super::survivors::{Survivor, Watch, is_watched, survivors};
+use super::survivors::{Survivor, is_watched, survivors};
 use crate::error::{Error, Refusal};
 use crate::sys::poll::pause;
+use crate::sys::process::Process;
 use crate::sys::socket::Claimed;
 use crate::sys::{Failed, procfs, socket};
 
@@ -143,23 +146,40 @@ impl Claim {
     /// Looks at what is there.
     fn look(&mut self, lock_is_new: bool) -> Result<(), Error> {
         // Before anything is touched: is this a directory of osps at all?
-        let mut old = [0u8; 32];
+        let mut old = [0u8; 64];
         let length = rustix::io::pread(&self.locks[0], &mut old, 0).unwrap_or(0);
         if !old[..length].iter().all(|byte| byte.is_ascii_digit() || *byte == b'\n') {
             return Err(Refusal::ForeignLock(self.run_dir.path().join(LOCK)).into());
         }
-        if let Ok(segment) = Segment::open(self.run_dir.path(), Access::ReadOnly) {
+        let opened = Segment::open(self.run_dir.path(), Access::ReadOnly);
+        // What cannot be read for want of a right or a descriptor is no leftover to be swept.
+        let is_hidden = |why: &AttachError| {
+            let kinds = [libc::EACCES, libc::EPERM, libc::EMFILE, libc::ENFILE, libc::ENOMEM];
+            matches!(why, AttachError::Io { answer, .. }
+                if answer.raw_os_error().is_some_and(|code| kinds.contains(&code)))
+        };
+        let opened = match opened {
+            Err(why) if is_hidden(&why) => {
+                return Err(Error::Segment { path: self.run_dir.path().to_owned(), why });
+            }
+            other => other,
+        };
+        if let Ok(segment) = opened {
             let header = segment.header();
             let boot = [0, 1].map(|i: usize| header.boot_id[i].load(Ordering::Relaxed));
             if boot == procfs::boot_id() {
                 // Who lives is no left-over. If there was a lock it is ours, and so nobody's; if
                 // there was none, somebody may have removed it under a living watchdog.
-                if Watch::beside_us(&segment, lock_is_new) {
+                let record = Record::parse(&old[..length]);
+                if is_beside(&segment, &record, lock_is_new) {
                     return Err(holder(self.run_dir.path(), SystemClock.now()).into());
                 }
                 self.made |=
                     header.flags.load(Ordering::Relaxed) & (flag::MADE_DIR | flag::MADE_PARENT);
-                self.survivors = survivors(&segment);
+                // Pids of another pid namespace are strangers here: `members` tells of those.
+                if record.is_comparable() {
+                    self.survivors = survivors(&segment);
+                }
                 self.kept = self.run_dir.open_file(SEGMENT).ok().map(File::from);
             }
         }
@@ -179,7 +199,7 @@ impl Claim {
         }
         let swept = self.run_dir.sweep(&self.fifos, self.kept.is_none());
         if swept > 0 {
-            let path = self.run_dir.path().display();
+            let path = Shown(self.run_dir.path());
             log::info!("swept {swept} files that a killed instance left in {path}");
         }
         Ok(self.sign(&self.locks[0])?)
@@ -187,10 +207,10 @@ impl Claim {
 
     /// Puts our name to a lock.
     fn sign(&self, lock: &OwnedFd) -> Result<(), Failed> {
-        let text = format!("{}\n", std::process::id());
+        let text = Record::text();
         let written = rustix::fs::ftruncate(lock, 0)
             .and_then(|()| rustix::io::pwrite(lock, text.as_bytes(), 0).map(|_| ()));
-        written.map_err(Failed::to("write", self.run_dir.path().join(LOCK).display()))
+        written.map_err(Failed::to("write", Shown(self.run_dir.path().join(LOCK))))
     }
 
     /// Puts back the names that somebody removed, never over what somebody else put there. `held`
@@ -313,14 +333,19 @@ fn address(place: &Place) -> Vec<u8> {
 
 /// Makes the directory (and osps's own one above it) if absent. Returns what it made.
 fn make(place: &Place) -> Result<u64, Error> {
-    let shown = place.path.display();
+    let shown = Shown(&place.path);
     // Below its own parent everything is osps's, whoever of several made it.
     let mut made = if place.own_parent { flag::MADE_DIR | flag::MADE_PARENT } else { 0 };
     if place.own_parent
         && let Some(parent) = place.path.parent()
     {
-        // Refused if it exists; what it is then is looked at.
-        let _ = mkdirat(rustix::fs::CWD, parent, Mode::RWXU);
+        match mkdirat(rustix::fs::CWD, parent, Mode::RWXU) {
+            // What it is if it exists already is looked at.
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(errno) => {
+                return Err(Failed::to("create run directory", Shown(parent))(errno).into());
+            }
+        }
         RunDir::open(parent).inspect_err(|_| unmake(place, made))?;
     }
     match mkdirat(rustix::fs::CWD, &place.path, Mode::RWXU | Mode::SVTX) {
@@ -351,20 +376,21 @@ fn holder(path: &Path, now: Monotonic) -> Refusal {
     let Ok(segment) = Segment::open(path, Access::ReadOnly) else {
         return Refusal::Between(path.to_owned());
     };
-    let elsewhere = matches!(Watch::of(&segment, path), Watch::Elsewhere);
+    let life = Life::of(&segment, path);
     let path = path.to_owned();
-    let header = segment.header();
-    let pid = header.watchdog_pid.load(Ordering::Relaxed);
-    let since = now.since(Monotonic(header.started_ns.load(Ordering::Relaxed)));
-    match watchdog_age(&segment, now) {
-        age if elsewhere => {
-            let age = age.filter(|age| *age < WATCHDOG_STALE);
-            Refusal::Elsewhere { path, pid, since, age }
-        }
-        Some(age) if age < WATCHDOG_STALE => Refusal::Running { path, pid, since, age },
-        age => {
-            let state = u32::try_from(pid).ok().and_then(procfs::state).unwrap_or('?');
+    let since = now.since(Monotonic(segment.header().started_ns.load(Ordering::Relaxed)));
+    let age = watchdog_age(&segment, now);
+    if !life.is_alive() {
+        // Gone in this very moment.
+        return Refusal::Between(path);
+    }
+    match (life.process().map(Process::pid), is_frozen(&segment)) {
+        (Some(pid), false) => Refusal::Running { path, pid, since, age: age.unwrap_or_default() },
+        (Some(pid), true) => {
+            let state = procfs::state(pid).unwrap_or('?');
             Refusal::Frozen { path, pid, since, age, state }
         }
+        (None, false) => Refusal::RunningElsewhere { path, since, age: age.unwrap_or_default() },
+        (None, true) => Refusal::FrozenElsewhere { path, age },
     }
 }

@@ -6,14 +6,16 @@
 //! exec'd, with its listening sockets from descriptor 3 on. If the watchdog dies first, the gate
 //! ends and the trampoline leaves: no unrecorded server can exist.
 
+use std::ffi::OsString;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use osps_heart::ids::{Generation, SlotId};
+use osps_heart::shown::Shown;
 use osps_heart::words::env;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Mode, OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::{FdFlags, fcntl_dupfd_cloexec, fcntl_setfd};
 
 use super::place::RunDir;
@@ -43,11 +45,11 @@ pub struct Birth {
 /// Runs the trampoline with the arguments behind `__exec`; `built_in` is what goes on in this
 /// process if there is no foreign program to exec.
 pub fn main(
-    args: &[String],
+    args: &[OsString],
     built_in: fn(Birth) -> Result<ExitCode, Error>,
 ) -> Result<ExitCode, Error> {
     let (slot, generation, command) = parse(args).ok_or(Refusal::NotForPeople)?;
-    let path = std::env::var(env::RUN_DIR).map_err(|_| Refusal::Environment(env::RUN_DIR))?;
+    let path = std::env::var_os(env::RUN_DIR).ok_or(Refusal::Environment(env::RUN_DIR))?;
     // A session of its own: no stop from a terminal reaches it, and it leads its process group.
     rustix::process::setsid().map_err(Failed::to("start", "session"))?;
     let run_dir = RunDir::open(Path::new(&path))?;
@@ -70,8 +72,9 @@ pub fn main(
     }
 }
 
-fn parse(args: &[String]) -> Option<(SlotId, Generation, Option<&[String]>)> {
-    let (slot, generation) = (args.first()?.parse().ok()?, args.get(1)?.parse().ok()?);
+fn parse(args: &[OsString]) -> Option<(SlotId, Generation, Option<&[OsString]>)> {
+    let (slot, generation) = (args.first()?.to_str()?, args.get(1)?.to_str()?);
+    let (slot, generation) = (slot.parse().ok()?, generation.parse().ok()?);
     let command = match args.get(2) {
         None => None,
         Some(dashes) if dashes == "--" => Some(args.get(3..).filter(|rest| !rest.is_empty())?),
@@ -80,15 +83,21 @@ fn parse(args: &[String]) -> Option<(SlotId, Generation, Option<&[String]>)> {
     Some((SlotId(slot), Generation(generation), command))
 }
 
-/// Becomes the program; returns only if that fails.
-fn exec(command: &[String], sockets: &[OwnedFd], members: &OwnedFd) -> Error {
+/// Becomes the program; returns only if that fails. Its arguments are not told then: they may hold
+/// secrets, and a log is read by many.
+fn exec(command: &[OsString], sockets: &[OwnedFd], members: &OwnedFd) -> Error {
     let mut program = Command::new(&command[0]);
     program.args(&command[1..]);
     let passed = (LISTEN_FIRST..).zip(sockets).try_for_each(|(expected, socket)| {
         if socket.as_raw_fd() != expected {
             return Err(Refusal::Socket(socket.as_raw_fd()).into());
         }
-        Ok(fcntl_setfd(socket, FdFlags::empty()).map_err(Failed::to("pass on", "socket"))?)
+        fcntl_setfd(socket, FdFlags::empty()).map_err(Failed::to("pass on", "socket"))?;
+        // Blocking, as systemd hands them over, also behind a predecessor that wanted it
+        // otherwise: the flag belongs to the socket and not to the descriptor.
+        let flags = fcntl_getfl(socket).map_err(Failed::to("pass on", "socket"))?;
+        let flags = flags.difference(OFlags::NONBLOCK);
+        Ok(fcntl_setfl(socket, flags).map_err(Failed::to("pass on", "socket"))?)
     });
     if let Err(error) = passed {
         return error;
@@ -102,5 +111,5 @@ fn exec(command: &[String], sockets: &[OwnedFd], members: &OwnedFd) -> Error {
         return Failed::to("pass on", "members")(errno).into();
     }
     raw::default_signals();
-    Failed::to("run", command.join(" "))(program.exec()).into()
+    Failed::to("run", Shown(&command[0]))(program.exec()).into()
 }

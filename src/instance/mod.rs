@@ -5,8 +5,9 @@
 //!
 //! ```text
 //! place       the directory: found, checked, swept, removed
+//! find        which instances there are, of whom
 //! claim       taking it, for a watchdog
-//! survivors   who is left of a killed instance
+//! life        whether a watchdog lives;  survivors: who is left of a killed instance
 //! exec        the trampoline that every server starts as
 //! control     the socket that answers requests;  stop: the one who asks
 //! ```
@@ -14,6 +15,8 @@
 pub mod claim;
 pub mod control;
 pub mod exec;
+pub mod find;
+pub mod life;
 pub mod place;
 pub mod stop;
 pub mod survivors;

@@ -14,17 +14,21 @@ use std::time::Duration;
 use osps_heart::clock::SystemClock;
 use osps_heart::segment::layout::flag;
 use osps_heart::segment::mapping::{FILE_NAME as SEGMENT, is_held};
+use osps_heart::shown::Shown;
 use osps_heart::time::Clock;
 use rustix::fs::{
     AtFlags, FileType, FlockOperation, Mode, OFlags, flock, fstat, fstatfs, openat, readlinkat,
     renameat, statat, symlinkat, unlinkat,
 };
 use rustix::io::Errno;
+use rustix::process::Uid;
 
 use crate::error::{Error, Refusal};
 use crate::sys::Failed;
 use crate::sys::poll::pause;
 
+/// Where instances live for whom nothing else was chosen.
+pub(super) const DEFAULTS: &str = "/dev/shm";
 /// The watchdog's lock.
 pub const LOCK: &str = "lock";
 /// The servers' lock.
@@ -60,13 +64,19 @@ impl Place {
                 own_parent: false,
             };
         }
-        let given = std::env::var("RUNTIME_DIRECTORY").unwrap_or_default();
-        if let Some(first) = given.split(':').next().filter(|first| first.starts_with('/')) {
-            return Place { path: Path::new(first).join(name), own_parent: false };
+        if let Some(dir) = runtime_directory() {
+            return Place { path: dir.join(name), own_parent: false };
         }
         let uid = rustix::process::geteuid().as_raw();
-        Place { path: PathBuf::from(format!("/dev/shm/osps-{uid}/{name}")), own_parent: true }
+        Place { path: PathBuf::from(format!("{DEFAULTS}/osps-{uid}/{name}")), own_parent: true }
     }
+}
+
+/// What a service manager gave us: the first path of `$RUNTIME_DIRECTORY`.
+pub(super) fn runtime_directory() -> Option<PathBuf> {
+    let given = std::env::var_os("RUNTIME_DIRECTORY")?;
+    let first = given.as_bytes().split(|byte| *byte == b':').next()?;
+    first.starts_with(b"/").then(|| PathBuf::from(OsStr::from_bytes(first)))
 }
 
 /// What stands under a name that should be ours.
@@ -92,7 +102,25 @@ impl RunDir {
     /// Opens an existing directory. Refuses a symlink, another user's, one that others may enter,
     /// and one that is not on a tmpfs.
     pub fn open(path: &Path) -> Result<RunDir, Error> {
-        let shown = path.display();
+        RunDir::of(path, rustix::process::geteuid())
+    }
+
+    /// The same, for one who only asks there: root may ask in anybody's.
+    pub fn visit(path: &Path) -> Result<RunDir, Error> {
+        let me = rustix::process::geteuid();
+        let there = rustix::fs::lstat(path);
+        let owner = there.ok().filter(|_| me.is_root()).map(|there| Uid::from_raw(there.st_uid));
+        RunDir::of(path, owner.unwrap_or(me))
+    }
+
+    /// Whose it is.
+    pub(super) fn owner(&self) -> Result<u32, Failed> {
+        let failed = Failed::to("examine run directory", Shown(&self.path));
+        fstat(&self.dir).map(|stat| stat.st_uid).map_err(failed)
+    }
+
+    fn of(path: &Path, owner: Uid) -> Result<RunDir, Error> {
+        let shown = Shown(path);
         let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::RDONLY;
         let dir = match rustix::fs::open(path, flags, Mode::empty()) {
             Err(Errno::LOOP | Errno::NOTDIR) => {
@@ -101,7 +129,7 @@ impl RunDir {
             other => other.map_err(Failed::to("open run directory", &shown))?,
         };
         let stat = fstat(&dir).map_err(Failed::to("examine run directory", &shown))?;
-        let uid = rustix::process::geteuid().as_raw();
+        let uid = owner.as_raw();
         if stat.st_uid != uid {
             let (path, owner) = (path.to_owned(), stat.st_uid);
             return Err(Refusal::ForeignDirectory { path, owner, user: uid }.into());
@@ -135,7 +163,7 @@ impl RunDir {
     pub fn open_file(&self, name: &str) -> Result<OwnedFd, Failed> {
         let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
         openat(&self.dir, name, flags, Mode::empty())
-            .map_err(Failed::to("open", self.path.join(name).display()))
+            .map_err(Failed::to("open", Shown(self.path.join(name))))
     }
 
     /// Makes a new file in it.
@@ -143,7 +171,7 @@ impl RunDir {
         let flags =
             OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::CREATE | OFlags::EXCL;
         openat(&self.dir, name, flags, Mode::RUSR | Mode::WUSR)
-            .map_err(Failed::to("create", self.path.join(name).display()))
+            .map_err(Failed::to("create", Shown(self.path.join(name))))
     }
 
     /// Takes the shared lock of a server: as long as the descriptor is open, the directory is
@@ -151,13 +179,13 @@ impl RunDir {
     pub fn join(&self) -> Result<OwnedFd, Failed> {
         let members = self.open_file(MEMBERS)?;
         flock(&members, FlockOperation::NonBlockingLockShared)
-            .map_err(Failed::to("lock", self.path.join(MEMBERS).display()))?;
+            .map_err(Failed::to("lock", Shown(self.path.join(MEMBERS))))?;
         Ok(members)
     }
 
     /// Takes `lock`, and says whether it had to be made; `None` = somebody else holds it.
     pub(super) fn take_lock(&self) -> Result<Option<(OwnedFd, bool)>, Failed> {
-        let failed = |errno| Failed::to("lock", self.path.join(LOCK).display())(errno);
+        let failed = |errno| Failed::to("lock", Shown(self.path.join(LOCK)))(errno);
         let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mode = Mode::RUSR | Mode::WUSR;
         loop {
@@ -195,7 +223,7 @@ impl RunDir {
         match flock(&members, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(true),
             Err(Errno::WOULDBLOCK) => Ok(false),
-            Err(errno) => Err(Failed::to("lock", self.path.join(MEMBERS).display())(errno)),
+            Err(errno) => Err(Failed::to("lock", Shown(self.path.join(MEMBERS)))(errno)),
         }
     }
 
@@ -253,7 +281,7 @@ impl RunDir {
     pub(super) fn put_back(&self, name: &str, held: BorrowedFd<'_>) -> Result<(), Failed> {
         let target = format!("/proc/{}/fd/{}", std::process::id(), held.as_raw_fd());
         symlinkat(target, &self.dir, name)
-            .map_err(Failed::to("put back", self.path.join(name).display()))
+            .map_err(Failed::to("put back", Shown(self.path.join(name))))
     }
 
     /// Whether there is anything under this name.
@@ -264,7 +292,7 @@ impl RunDir {
     /// Gives a new segment its name, in place of one that was kept but did not fit.
     pub(super) fn settle(&self) -> Result<(), Failed> {
         renameat(&self.dir, NEW_SEGMENT, &self.dir, SEGMENT)
-            .map_err(Failed::to("name segment in", self.path.display()))
+            .map_err(Failed::to("name segment in", Shown(&self.path)))
     }
 
     /// Removes everything that osps made, `lock` last, and the directory if osps made it. The
@@ -276,7 +304,7 @@ impl RunDir {
             return;
         }
         if let Err(errno) = rustix::fs::rmdir(&self.path) {
-            log::info!("run directory {} stays: {errno}", self.path.display());
+            log::info!("run directory {} stays: {errno}", Shown(&self.path));
         } else if made & flag::MADE_PARENT != 0
             && let Some(parent) = self.path.parent()
         {
@@ -292,15 +320,6 @@ impl AsFd for RunDir {
     }
 }
 
-/// Whether somebody holds the lock in a run directory; `None` = there is none. Held for a moment
-/// by the one who asks: whoever starts just then tries again.
-pub(super) fn lock_is_held(run_dir: &Path) -> Option<bool> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    let lock = rustix::fs::open(run_dir.join(LOCK), flags, Mode::empty()).ok()?;
-    let taken = flock(&lock, FlockOperation::NonBlockingLockShared);
-    Some(taken == Err(Errno::WOULDBLOCK))
-}
-
 /// What the last orphaned server does: removes the directory, if nobody holds `lock` and nobody
 /// else lives. `members` is given up first, so that of several leaving servers one finds it free.
 pub fn leave_orphaned(run_dir: &RunDir, fifos: &[String], members: OwnedFd, made: u64) {
@@ -314,7 +333,7 @@ pub fn leave_orphaned(run_dir: &RunDir, fifos: &[String], members: OwnedFd, made
         if let Some(lock) = lock {
             if run_dir.is_empty().unwrap_or(false) {
                 run_dir.remove(fifos, made);
-                log::info!("removed {}: nobody is left", run_dir.path.display());
+                log::info!("removed {}: nobody is left", Shown(&run_dir.path));
             }
             // Otherwise whoever else lives does it when it leaves.
             drop(lock);

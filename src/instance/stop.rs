@@ -1,16 +1,20 @@
 //! `osps stop`: asks, shows the progress, and returns when all is gone.
 
+use std::ffi::OsStr;
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use osps_heart::clock::SystemClock;
-use osps_heart::orphan::{WATCHDOG_STALE, watchdog_age};
+use osps_heart::orphan::watchdog_age;
 use osps_heart::segment::{Access, Segment};
+use osps_heart::shown::Shown;
 use osps_heart::time::Clock;
 
-use super::place::{CONTROL, Place, RunDir, lock_is_held};
+use super::life::{is_frozen, is_locked};
+use super::place::{CONTROL, Place, RunDir};
 use crate::error::{Error, Refusal};
 use crate::sys::process::Process;
 use crate::sys::{Failed, output, procfs, socket};
@@ -18,10 +22,10 @@ use crate::sys::{Failed, output, procfs, socket};
 /// How long an answer may take: a watchdog answers within one turn.
 const ANSWER: Duration = Duration::from_secs(2);
 
-/// Stops an instance.
-pub fn main(place: &Place) -> Result<ExitCode, Error> {
+/// Stops an instance, showing how it goes unless it shall be quiet.
+pub fn main(place: &Place, quiet: bool) -> Result<ExitCode, Error> {
     let not_running = || Error::from(Refusal::NotRunning(place.path.clone()));
-    let run_dir = match RunDir::open(&place.path) {
+    let run_dir = match RunDir::visit(&place.path) {
         Err(Error::Failed(failed)) if failed.answer.kind() == ErrorKind::NotFound => {
             return Err(not_running());
         }
@@ -30,22 +34,25 @@ pub fn main(place: &Place) -> Result<ExitCode, Error> {
     let failed = |error| Failed::to("talk to", "the watchdog")(error);
     let mut stream = match socket::connect_unix(run_dir.as_fd(), CONTROL) {
         Ok(stream) => stream,
-        Err(failed) if failed.answer.kind() == ErrorKind::NotFound => return Err(not_running()),
+        Err(failed) if failed.answer.kind() == ErrorKind::NotFound => {
+            let between = is_locked(&place.path).then(|| Refusal::Between(place.path.clone()));
+            return Err(between.map_or_else(not_running, Error::from));
+        }
         Err(failed) if failed.answer.kind() == ErrorKind::ConnectionRefused => {
             return Err(Refusal::NoWatchdog(place.path.clone()).into());
         }
-        Err(failed) => return Err(failed.into()),
-    };
-    // The kernel's word for who listens; the segment may be cut short or not be readable.
-    let (_, pid) = socket::peer(&stream)?;
-    let watchdog = match pid {
-        Some(pid) => {
-            let start_time = procfs::start_time(pid).unwrap_or(0);
-            Some(Process::find(pid, start_time).ok_or_else(not_running)?)
+        Err(failed) => {
+            let object = Shown(place.path.join(CONTROL)).to_string();
+            return Err(Failed { object, ..failed }.into());
         }
-        // Another pid namespace: it answers all the same.
-        None => None,
     };
+    // The kernel's word for who listens; the segment may be cut short or not be readable. Nobody
+    // is seen if the watchdog runs in another pid namespace: it is asked all the same.
+    let (owner, pid) = socket::peer(&stream)?;
+    if owner != run_dir.owner()? {
+        return Err(Refusal::ForeignSocket { path: place.path.join(CONTROL), owner }.into());
+    }
+    let watchdog = pid.and_then(|pid| Process::find(pid, procfs::start_time(pid)?));
     let segment = Segment::open(&place.path, Access::ReadOnly).ok();
     stream.set_read_timeout(Some(ANSWER)).map_err(failed)?;
     stream.write_all(b"stop\n").map_err(failed)?;
@@ -56,16 +63,18 @@ pub fn main(place: &Place) -> Result<ExitCode, Error> {
             Ok(0) => break,
             Ok(length) => {
                 let lines = chunk[..length].strip_prefix(b"ok ").unwrap_or(&chunk[..length]);
-                output::print(lines);
+                if !quiet {
+                    show(lines);
+                }
                 seen.extend_from_slice(&chunk[..length]);
                 if seen.starts_with(b"error") {
-                    let why = String::from_utf8_lossy(&seen).trim().to_owned();
+                    let why = Shown(OsStr::from_bytes(seen.trim_ascii())).to_string();
                     return Err(Refusal::Watchdog(why).into());
                 }
                 seen.truncate(64);
             }
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
-                explain_silence(segment.as_ref(), watchdog.as_ref())?;
+                explain_silence(place, segment.as_ref(), watchdog.as_ref())?;
             }
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(_) => break,
@@ -75,27 +84,36 @@ pub fn main(place: &Place) -> Result<ExitCode, Error> {
     if place.path.join(CONTROL).symlink_metadata().is_err() {
         return Ok(ExitCode::SUCCESS);
     }
-    let dead = match &watchdog {
-        Some(watchdog) => watchdog.is_dead(),
-        None => lock_is_held(&place.path) != Some(true),
-    };
+    let dead = watchdog.map_or_else(|| !is_locked(&place.path), |watchdog| watchdog.is_dead());
     let why = if dead { Refusal::LeftOver(place.path.clone()) } else { Refusal::HungUp };
     Err(why.into())
 }
 
+/// Prints lines of a watchdog that may be another user's: a terminal shall not obey them.
+fn show(lines: &[u8]) {
+    for line in lines.split_inclusive(|byte| *byte == b'\n') {
+        let text = line.strip_suffix(b"\n").unwrap_or(line);
+        let end = if text.len() < line.len() { "\n" } else { "" };
+        output::print(format!("{}{end}", Shown(OsStr::from_bytes(text))).as_bytes());
+    }
+}
+
 /// Nothing came for a while: is it still at work, or frozen?
-fn explain_silence(segment: Option<&Segment>, watchdog: Option<&Process>) -> Result<(), Refusal> {
+fn explain_silence(
+    place: &Place,
+    segment: Option<&Segment>,
+    watchdog: Option<&Process>,
+) -> Result<(), Refusal> {
     let age = segment.and_then(|segment| watchdog_age(segment, SystemClock.now()));
+    let frozen = segment.map(is_frozen);
     let Some(watchdog) = watchdog else {
-        return match age {
-            Some(age) if age >= WATCHDOG_STALE => Err(Refusal::FrozenElsewhere(age)),
-            _ => Ok(()),
-        };
+        let path = place.path.clone();
+        let frozen = frozen.unwrap_or(false);
+        return if frozen { Err(Refusal::FrozenElsewhere { path, age }) } else { Ok(()) };
     };
     let pid = watchdog.pid();
-    let stopped = procfs::state(pid) == Some('T');
-    let beats = age.map_or(!stopped, |age| age < WATCHDOG_STALE);
-    if beats || watchdog.is_dead() {
+    let frozen = frozen.unwrap_or_else(|| procfs::state(pid) == Some('T'));
+    if !frozen || watchdog.is_dead() {
         return Ok(());
     }
     let state = procfs::state(pid).unwrap_or('?');

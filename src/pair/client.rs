@@ -4,13 +4,16 @@
 //! port, connect to that secondary, exchange, close. A connection that a restart cuts is tried
 //! again until the time is up, if the command may be said twice.
 
+use std::ffi::{OsStr, OsString};
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::ffi::OsStrExt;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use osps_heart::clock::SystemClock;
-use osps_heart::segment::{Access, Segment, text};
+use osps_heart::segment::{Access, AttachError, Segment, text};
+use osps_heart::shown::Shown;
 use osps_heart::time::{Clock, Short};
 
 use crate::error::{Error, Refusal};
@@ -27,7 +30,7 @@ pub struct Request {
     /// How long a restart may take.
     pub timeout: Duration,
     /// The words: perhaps a request type, then the command.
-    pub words: Vec<String>,
+    pub words: Vec<OsString>,
 }
 
 /// A reply, as the protocol has it.
@@ -83,7 +86,8 @@ fn attempt(place: &Place, request: &Request, left: Duration) -> Result<Reply, Tr
         Some(address) => address,
         None => find_primary(place)?,
     };
-    let typed = request.words.first().is_some_and(|word| word.starts_with("requetetype"));
+    let typed =
+        request.words.first().is_some_and(|word| word.as_bytes().starts_with(b"requetetype"));
     if !typed {
         return exchange(primary, left, &request.words);
     }
@@ -104,9 +108,15 @@ fn attempt(place: &Place, request: &Request, left: Duration) -> Result<Reply, Tr
 }
 
 fn find_primary(place: &Place) -> Result<SocketAddr, Trouble> {
-    let shown = place.path.display();
-    let segment = Segment::open(&place.path, Access::ReadOnly)
-        .map_err(|error| Trouble::Final(format!("osps does not run in {shown}: {error}")))?;
+    let shown = Shown(&place.path);
+    let segment = Segment::open(&place.path, Access::ReadOnly).map_err(|error| {
+        Trouble::Final(match &error {
+            AttachError::Io { answer, .. } if answer.kind() == ErrorKind::NotFound => {
+                Refusal::NotRunning(place.path.clone()).to_string()
+            }
+            _ => format!("cannot tell who runs in {shown}: {error}"),
+        })
+    })?;
     let listen = segment.slots().first().map(|page| text::load(&page.server.listen));
     listen.unwrap_or_default().parse().map_err(|_| {
         Trouble::Final(format!("the server in {shown} has no listening address; use --addr"))
@@ -131,7 +141,7 @@ fn describe(address: SocketAddr, error: &std::io::Error) -> String {
 }
 
 /// The primary's answer to a request type: a port without a line end.
-fn ask_port(primary: SocketAddr, left: Duration, word: &str) -> Result<String, Trouble> {
+fn ask_port(primary: SocketAddr, left: Duration, word: &OsStr) -> Result<String, Trouble> {
     let mut stream = connect(primary, left)?;
     let again = |error| Trouble::Again(describe(primary, &error));
     stream.write_all(word.as_bytes()).map_err(again)?;
@@ -147,15 +157,17 @@ fn ask_port(primary: SocketAddr, left: Duration, word: &str) -> Result<String, T
 const REPEATABLE: [&str; 9] =
     ["DBSIZE", "DEL", "ECHO", "EXISTS", "GET", "INFO", "KEYS", "PING", "SET"];
 
-fn exchange(address: SocketAddr, left: Duration, command: &[String]) -> Result<Reply, Trouble> {
+fn exchange(address: SocketAddr, left: Duration, command: &[OsString]) -> Result<Reply, Trouble> {
     let mut stream = connect(address, left)?;
     let mut bytes = format!("*{}\r\n", command.len()).into_bytes();
     for word in command {
-        bytes.extend_from_slice(format!("${}\r\n{word}\r\n", word.len()).as_bytes());
+        bytes.extend_from_slice(format!("${}\r\n", word.len()).as_bytes());
+        bytes.extend_from_slice(word.as_bytes());
+        bytes.extend_from_slice(b"\r\n");
     }
     let cut = |error: std::io::Error| {
         let why = describe(address, &error);
-        if REPEATABLE.contains(&command[0].to_ascii_uppercase().as_str()) {
+        if REPEATABLE.iter().any(|word| command[0].eq_ignore_ascii_case(word)) {
             return Trouble::Again(why);
         }
         Trouble::Final(format!("{why}; the command may or may not have been done"))
@@ -183,11 +195,12 @@ pub fn read_reply(from: impl Read) -> std::io::Result<Reply> {
 /// Reads one reply, or one element of a list in it; `left` elements may come yet.
 fn element(from: &mut impl BufRead, depth: usize, left: &mut usize) -> std::io::Result<Reply> {
     let invalid = || std::io::Error::new(ErrorKind::InvalidData, "not a RESP reply");
-    let mut line = String::new();
-    if from.take(MAX_WORD as u64).read_line(&mut line)? == 0 {
+    let mut line = Vec::new();
+    if from.take(MAX_WORD as u64).read_until(b'\n', &mut line)? == 0 {
         return Err(ErrorKind::UnexpectedEof.into());
     }
-    let line = line.trim_end();
+    // An error may repeat a word of ours, whatever bytes that had.
+    let line = String::from_utf8_lossy(line.trim_ascii_end());
     let (kind, rest) = line.split_at_checked(1).ok_or_else(invalid)?;
     match kind {
         "+" | ":" => Ok(Reply::Text(rest.to_owned())),

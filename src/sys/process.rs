@@ -5,6 +5,7 @@
 //! then it can be recorded; if we die first it reads the end of file and leaves. So no unrecorded
 //! server can exist.
 
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -42,14 +43,16 @@ impl Gate {
 
 /// Starts this binary (the very one that runs, even if the file was replaced since) as
 /// `osps __exec ARGS...` with a closed gate.
-pub fn launch(args: &[String], env: &[(&str, String)]) -> Result<(Process, Gate), Failed> {
-    let failed = |error: io::Error| Failed::to("start", format!("osps {}", args.join(" ")))(error);
+///
+/// What it is to run is not told if this fails: its arguments may hold secrets.
+pub fn launch(args: &[OsString], env: &[(&str, &OsStr)]) -> Result<(Process, Gate), Failed> {
+    let failed = |error: io::Error| Failed::to("start", "a process")(error);
     let (ours, theirs) = UnixStream::pair().map_err(failed)?;
     let mut command = Command::new("/proc/self/exe");
     command
         .arg0("osps")
         .args(args)
-        .envs(env.iter().map(|(key, value)| (key, value)))
+        .envs(env.iter().copied())
         // The watchdog's own: a server that used them would speak in its name.
         .env_remove("NOTIFY_SOCKET")
         .env_remove("WATCHDOG_USEC")

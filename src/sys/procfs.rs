@@ -4,9 +4,14 @@
 //! schedstat, cgroup), each at most once and bounded; no ptrace. Whoever may signal a process may
 //! read these.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 use std::time::Duration;
+
+use osps_heart::shown::Shown;
 
 /// Most threads looked at: bounds the time that a look takes. The leader is always among them.
 const THREADS_MAX: usize = 64;
@@ -113,14 +118,21 @@ pub fn start_time(pid: u32) -> Option<u64> {
     stat(pid).map(|stat| stat.start_time)
 }
 
+/// The number of the pid namespace that this process is in.
+pub fn pid_namespace() -> Option<u64> {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::metadata("/proc/self/ns/pid").ok().map(|meta| meta.ino())
+}
+
 /// Its state letter.
 pub fn state(pid: u32) -> Option<char> {
     stat(pid).map(|stat| stat.state)
 }
 
-/// The command's short name.
+/// The command's short name, as it is shown.
 pub fn name(pid: u32) -> Option<String> {
-    read(&format!("/proc/{pid}/comm")).map(|name| name.trim_end().to_owned())
+    let name = read_bytes(&format!("/proc/{pid}/comm"), BYTES_MAX)?;
+    Some(Shown(OsStr::from_bytes(name.trim_ascii_end())).to_string())
 }
 
 /// Processes that hold a file open, by device and inode; for messages, so it may miss some.
@@ -136,6 +148,44 @@ pub fn holders(device: u64, inode: u64) -> Vec<u32> {
         })
     };
     pids.filter(|pid| *pid != std::process::id()).filter(holds).collect()
+}
+
+/// Most bytes of `/proc/locks`: some ten thousand locks.
+const LOCKS_MAX: u64 = 1 << 20;
+
+/// Who holds an exclusive flock on a file, if that process can be seen from here.
+pub fn lock_holder(device: u64, inode: u64) -> Option<u32> {
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    let file = format!("{major:02x}:{minor:02x}:{inode}");
+    locks().lines().filter_map(exclusive).find(|(_, locked)| *locked == file).map(|found| found.0)
+}
+
+/// Processes that can be seen from here and hold an exclusive flock on something.
+pub fn lock_holders() -> Vec<u32> {
+    let mut pids: Vec<_> = locks().lines().filter_map(exclusive).map(|found| found.0).collect();
+    pids.sort_unstable();
+    pids.dedup();
+    pids
+}
+
+/// The files that a process has open, by the paths that it sees; none if we may not know.
+pub fn open_files(pid: u32) -> Vec<PathBuf> {
+    let fds = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    fds.filter_map(|fd| std::fs::read_link(fd.path()).ok()).collect()
+}
+
+fn locks() -> String {
+    read_bytes("/proc/locks", LOCKS_MAX)
+        .map_or(String::new(), |text| String::from_utf8_lossy(&text).into_owned())
+}
+
+/// Holder and file of an exclusive flock in a line of `/proc/locks`; of one that is waited for the
+/// line has an arrow in the second place.
+fn exclusive(line: &str) -> Option<(u32, &str)> {
+    let mut fields = line.split_ascii_whitespace().skip(1);
+    let (kind, _, mode) = (fields.next()?, fields.next()?, fields.next()?);
+    let pid = fields.next()?.parse().ok().filter(|pid| *pid != 0)?;
+    (kind == "FLOCK" && mode == "WRITE").then_some((pid, fields.next()?))
 }
 
 /// The kernel's random name for this boot, as two words.
@@ -250,9 +300,13 @@ fn read(path: &str) -> Option<String> {
 }
 
 fn read_to(path: &str, most: u64) -> Option<String> {
-    let mut text = Vec::new();
-    File::open(path).ok()?.take(most).read_to_end(&mut text).ok()?;
-    Some(String::from_utf8_lossy(&text).into_owned())
+    read_bytes(path, most).map(|text| String::from_utf8_lossy(&text).into_owned())
+}
+
+fn read_bytes(path: &str, most: u64) -> Option<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path).ok()?.take(most).read_to_end(&mut bytes).ok()?;
+    Some(bytes)
 }
 
 #[cfg(test)]
@@ -283,6 +337,25 @@ mod tests {
         assert!(look.threads.len() >= 2, "the test harness runs tests in threads");
         assert!(start_time(std::process::id()).is_some_and(|ticks| ticks > 0));
         assert_ne!(boot_id(), [0, 0]);
+    }
+
+    #[test]
+    fn exclusive_flocks_are_found_among_locks() {
+        for (line, expected) in [
+            ("1: FLOCK  ADVISORY  WRITE 4711 00:1c:7 0 EOF", Some((4711, "00:1c:7"))),
+            ("1: FLOCK  ADVISORY  READ  4711 00:1c:7 0 EOF", None),
+            ("2: -> FLOCK  ADVISORY  WRITE 4711 00:1c:7 0 EOF", None),
+            ("3: POSIX  ADVISORY  WRITE 4711 00:1c:7 0 EOF", None),
+            ("4: FLOCK  ADVISORY  WRITE 0 00:1c:7 0 EOF", None),
+            ("5: OFDLCK ADVISORY  WRITE -1 00:1c:7 0 EOF", None),
+            ("6: FLOCK", None),
+            ("", None),
+        ] {
+            assert_eq!(exclusive(line), expected, "{line}");
+        }
+        let file = tempfile::tempfile().expect("a file");
+        let stat = rustix::fs::fstat(&file).expect("its numbers");
+        assert_eq!(lock_holder(stat.st_dev, stat.st_ino), None);
     }
 
     #[test]

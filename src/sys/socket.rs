@@ -1,6 +1,6 @@
 //! Sockets: listeners that outlive their servers, the control socket, descriptors as messages.
 
-use std::io::{IoSlice, IoSliceMut};
+use std::io::{ErrorKind, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -8,6 +8,8 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use rustix::fs::{FileType, Mode, OFlags, fstat, openat};
+use rustix::io::Errno;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
@@ -55,9 +57,23 @@ pub fn listen_unix(dir: BorrowedFd<'_>, name: &str) -> Result<UnixListener, Fail
     Ok(listener)
 }
 
-/// Connects to a unix socket inside a directory.
+/// Connects to a unix socket inside a directory, and to no other: whoever may write there could
+/// lead root to a socket of somebody else's by a link.
 pub fn connect_unix(dir: BorrowedFd<'_>, name: &str) -> Result<UnixStream, Failed> {
-    UnixStream::connect(short_path(dir, name)).map_err(Failed::to("connect to", name))
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let found = openat(dir, name, flags, Mode::empty()).map_err(Failed::to("connect to", name))?;
+    let stat = fstat(&found).map_err(Failed::to("connect to", name))?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::Socket {
+        return Err(Failed::to("connect to", name)(Errno::NOTSOCK));
+    }
+    let path = format!("/proc/self/fd/{}", found.as_raw_fd());
+    UnixStream::connect(path).map_err(|error| match error.kind() {
+        // The socket is there: it is the way to it that is not.
+        ErrorKind::NotFound => {
+            Failed::to("connect to", name)(std::io::Error::other("/proc is not mounted"))
+        }
+        _ => Failed::to("connect to", name)(error),
+    })
 }
 
 /// What became of an attempt to claim a name.

@@ -38,6 +38,8 @@ pub struct Scene<'a> {
     pub note: Note,
     /// Where a blocked server sleeps, if known.
     pub wait_channel: &'a str,
+    /// Name of the server that it goes down with, if it goes for that.
+    pub failed: &'a str,
 }
 
 /// Logs a happening.
@@ -45,6 +47,16 @@ pub fn tell(what: &What, scene: &Scene<'_>) {
     if let Some(line) = line(what, scene) {
         log::log!(level(what, scene), "{line}");
     }
+}
+
+/// Tells how a program gets a heart, when the first wait for a beat was in vain.
+pub fn advise(name: &str) {
+    log::warn!(
+        "{name} has never beaten, so nobody can tell whether it works. Let its main loop beat, \
+         within the hang timeout: in Rust with three lines (osps_heart::Heart), in C and Python as \
+         in docs/examples/beat.c and beat.py, elsewhere by two stores (docs/your-program.md). If \
+         it only starts slowly, raise --start-timeout"
+    );
 }
 
 /// How loud a line is.
@@ -108,7 +120,7 @@ fn line(what: &What, scene: &Scene<'_>) -> Option<String> {
             format!("{from} -> {to} (nobody holds it any more; its limit runs again)")
         }
         What::Verdict { cause, class, silence } => {
-            let why = verdict(*cause, *class, Short(*silence), &limit, scene.wait_channel);
+            let why = verdict(*cause, *class, Short(*silence), &limit, scene);
             format!("{from} -> {cause} ({why})")
         }
         What::StopOrder => format!("{from} -> {to} (told to stop)"),
@@ -156,8 +168,9 @@ fn verdict(
     class: Option<Class>,
     silence: Short,
     limit: &str,
-    wait_channel: &str,
+    scene: &Scene<'_>,
 ) -> String {
+    let Scene { wait_channel, failed, .. } = scene;
     match (cause, class) {
         (Cause::Frozen, Some(Class::NotReleasing)) => format!(
             "not-releasing: keeps the data although it was asked to give it back {limit} ago"
@@ -173,7 +186,7 @@ fn verdict(
             format!("{class}{place}; no beat for {silence}, limit {limit}")
         }
         (Cause::StartTimeout, _) => format!("no first beat for {silence}, limit {limit}"),
-        (Cause::Dependency, _) => "ended, its dependency failed".to_owned(),
+        (Cause::Dependency, _) => format!("ended, its {failed} failed"),
         (Cause::Requested | Cause::Exited | Cause::Killed | Cause::OutOfMemory, _) => {
             "killed at once".to_owned()
         }
@@ -282,6 +295,18 @@ mod tests {
                 "up -> killed (signal 9, after 7.00s up)",
             ),
             (
+                State::Up,
+                State::Stopping,
+                What::Verdict {
+                    cause: Cause::Dependency,
+                    class: None,
+                    silence: Duration::default(),
+                },
+                Note::Nothing,
+                "",
+                "up -> dependency (ended, its database failed)",
+            ),
+            (
                 State::Stopping,
                 State::Down,
                 What::Died { death, cause: Some(Cause::Frozen) },
@@ -290,7 +315,8 @@ mod tests {
                 "stopping -> down (signal 9, dead after 200us)",
             ),
         ] {
-            let scene = Scene { who: Some(who), change: Some((from, to)), note, wait_channel };
+            let (who, change) = (Some(who), Some((from, to)));
+            let scene = Scene { who, change, note, wait_channel, failed: "database" };
             let line = line(&what, &scene).expect("a line");
             assert_eq!(line, format!("worker-1 gen=3 pid=4711: {expected}"));
         }

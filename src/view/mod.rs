@@ -6,11 +6,12 @@
 //!
 //! ```text
 //! snapshot   the model: what the segment and the kernel say now
-//! table      for people;  json: for tools;  status: `osps status`
+//! table      for people;  json: for tools;  status: `osps status`;  list: `osps list`
 //! log        a record as a line of the log; the watchdog's status line
 //! ```
 
 pub mod json;
+pub mod list;
 pub mod log;
 pub mod snapshot;
 pub mod status;

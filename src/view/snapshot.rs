@@ -13,15 +13,17 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use osps_heart::ids::SlotId;
-use osps_heart::orphan::{WATCHDOG_STALE, watchdog_age};
+use osps_heart::orphan::watchdog_age;
 use osps_heart::segment::layout::{ServerCells, SlotCells};
+use osps_heart::segment::slot::Identity;
 use osps_heart::segment::{Segment, text};
+use osps_heart::shown::Shown;
 use osps_heart::sync::{Ordering, Word};
 use osps_heart::time::{Monotonic, nanos};
 use osps_heart::words::{Cause, Class, Role, State};
 use serde::{Serialize, Serializer};
 
-use crate::instance::survivors::Watch;
+use crate::instance::life::{Life, has_members, is_comparable, is_frozen};
 use crate::sys::process::Process;
 
 /// One look at an instance. Absent is `None`, never a number that means it.
@@ -53,9 +55,14 @@ pub struct Watchdog {
     pub pid: u64,
     /// Whether that process lives, here or elsewhere.
     pub alive: bool,
-    /// It lives in another pid namespace: pids are as seen there, and cannot be checked.
-    #[serde(rename = "other_pid_namespace")]
+    /// Whether it lives (or its servers do, if it does not) in another pid namespace: the pids are
+    /// those seen there.
     pub elsewhere: bool,
+    /// Its pid as seen from here, if it lives and can be seen.
+    pub pid_here: Option<u32>,
+    /// Whether it lives and its heart stands still.
+    #[serde(skip)]
+    pub frozen: bool,
     /// Age of its last beat.
     #[serde(rename = "beat_age_ms", serialize_with = "maybe_millis")]
     pub beat_age: Option<Duration>,
@@ -135,17 +142,28 @@ impl Snapshot {
         let header = segment.header();
         let owner = segment.owner().current();
         let area = segment.area_cells();
-        let watch = Watch::of(segment, run_dir);
-        let elsewhere = matches!(watch, Watch::Elsewhere);
-        let server = |slot| Server::of(segment, slot, elsewhere, now);
-        let servers: Vec<_> = (0..segment.slots().len()).map(server).collect();
+        let life = Life::of(segment, run_dir);
+        let left_elsewhere = !life.is_alive() && !is_comparable(run_dir);
+        let elsewhere = life.is_elsewhere() || left_elsewhere && has_members(run_dir);
+        // By another clock start times mean as little as pids.
+        let start_time = get(&header.watchdog_start_time);
+        let shifted = life.process().is_some_and(|process| process.start_time() != start_time);
+        let pids = match elsewhere || shifted {
+            true => Pids::Believed,
+            false if left_elsewhere => Pids::Strange,
+            false => Pids::Seen,
+        };
+        let slots = 0..segment.slots().len();
+        let servers: Vec<_> = slots.map(|slot| Server::of(segment, slot, now, pids)).collect();
         Snapshot {
             name: text::load(&header.name),
             run_dir: run_dir.to_owned(),
             watchdog: Watchdog {
                 pid: get(&header.watchdog_pid),
-                alive: watch.is_alive(),
+                alive: life.is_alive(),
                 elsewhere,
+                pid_here: life.process().map(Process::pid),
+                frozen: life.is_alive() && is_frozen(segment),
                 beat_age: watchdog_age(segment, now),
                 since: now.since(Monotonic(get(&header.started_ns))),
             },
@@ -162,6 +180,18 @@ impl Snapshot {
         }
     }
 
+    /// How it is, in two words.
+    pub fn summary(&self) -> &'static str {
+        match self.health() {
+            Health::AllUp => "all up",
+            Health::Degraded if !self.watchdog.alive => "no watchdog",
+            Health::Degraded if self.watchdog.frozen => "frozen",
+            Health::Degraded => "degraded",
+            Health::NotRunning => "not running",
+            Health::CannotTell => "cannot tell",
+        }
+    }
+
     /// How it is.
     pub fn health(&self) -> Health {
         let any_alive = self.servers.iter().any(|server| server.pid.is_some());
@@ -169,28 +199,35 @@ impl Snapshot {
         let all_up = self.servers.iter().all(up);
         match (self.watchdog.alive, any_alive) {
             (false, false) => Health::NotRunning,
-            (true, _) if all_up && !self.watchdog.is_frozen() => Health::AllUp,
+            (true, _) if all_up && !self.watchdog.frozen => Health::AllUp,
             _ => Health::Degraded,
         }
     }
 }
 
-impl Watchdog {
-    /// Whether it has been silent for longer than it could be if it ran.
-    pub fn is_frozen(&self) -> bool {
-        self.beat_age.is_none_or(|age| age >= WATCHDOG_STALE)
-    }
+/// What recorded pids mean here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pids {
+    /// What they meant to who recorded them: looked for.
+    Seen,
+    /// Nothing that could be looked for, but the watchdog or a server lives: pages are believed.
+    Believed,
+    /// Nothing, and nobody lives there any more.
+    Strange,
 }
 
 impl Server {
-    fn of(segment: &Segment, slot: usize, elsewhere: bool, now: Monotonic) -> Server {
+    fn of(segment: &Segment, slot: usize, now: Monotonic, pids: Pids) -> Server {
         let SlotCells { server, activity } = &segment.slots()[slot];
         let sample = segment.hearts()[slot].sample();
         let identity = server.identity();
         let pid = identity.map(|identity| identity.pid).filter(|_| {
-            elsewhere
-                || identity
-                    .is_some_and(|known| Process::find(known.pid, known.start_time).is_some())
+            let seen = |known: Identity| Process::find(known.pid, known.start_time).is_some();
+            match pids {
+                Pids::Seen => identity.is_some_and(seen),
+                Pids::Believed => true,
+                Pids::Strange => false,
+            }
         });
         let beaten = sample.count != get(&server.baseline);
         let ahead = Duration::from_secs(1);
@@ -286,8 +323,8 @@ impl Serialize for LastCause {
     }
 }
 
-fn path<S: Serializer>(path: &Path, to: S) -> Result<S::Ok, S::Error> {
-    to.collect_str(&path.display())
+pub(super) fn path<S: Serializer>(path: &Path, to: S) -> Result<S::Ok, S::Error> {
+    to.collect_str(&Shown(path))
 }
 
 fn role<S: Serializer>(role: &Option<Role>, to: S) -> Result<S::Ok, S::Error> {

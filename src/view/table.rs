@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use osps_heart::shown::Shown;
 use osps_heart::time::Short;
 use osps_heart::words::Cause;
 
@@ -10,19 +11,21 @@ use super::snapshot::{Health, Server, Snapshot};
 /// The table, without a line end.
 pub fn render(snapshot: &Snapshot) -> String {
     let watchdog = &snapshot.watchdog;
-    let place = if watchdog.elsewhere { " in another pid namespace" } else { "" };
-    let standing = match (watchdog.alive, watchdog.is_frozen()) {
+    let standing = match (watchdog.alive, watchdog.frozen) {
         (true, false) => "alive",
         (true, true) => "FROZEN",
         (false, _) => "DEAD",
     };
+    let pid = match (watchdog.elsewhere, watchdog.pid_here) {
+        (false, _) => watchdog.pid.to_string(),
+        (true, None) => format!("{} of another pid namespace", watchdog.pid),
+        (true, Some(here)) => format!("{here} ({} in its own pid namespace)", watchdog.pid),
+    };
     let mut lines = vec![
         format!(
-            "{} in {}: watchdog pid {} {standing}{place}, beat {} ago, started {} ago; \
-             hang timeout {}",
+            "{} in {}: watchdog pid {pid} {standing}, beat {} ago, started {} ago; hang timeout {}",
             snapshot.name,
-            snapshot.run_dir.display(),
-            watchdog.pid,
+            Shown(&snapshot.run_dir),
             age(watchdog.beat_age),
             ago(watchdog.since),
             ago(snapshot.hang_timeout),
@@ -33,23 +36,29 @@ pub fn render(snapshot: &Snapshot) -> String {
         ),
     ];
     lines.extend(snapshot.servers.iter().map(row));
-    lines.push(match snapshot.health() {
+    let mut verdict = match snapshot.health() {
         Health::AllUp => "all up".to_owned(),
+        Health::Degraded if !watchdog.alive && watchdog.elsewhere => {
+            "servers live without a watchdog: end them where they run".to_owned()
+        }
         Health::Degraded if !watchdog.alive => {
             "servers live without a watchdog: start osps again".to_owned()
         }
-        Health::Degraded if watchdog.is_frozen() && watchdog.elsewhere => {
-            "the watchdog is frozen: continue or end it in its own pid namespace".to_owned()
-        }
-        Health::Degraded if watchdog.is_frozen() => format!(
-            "the watchdog is frozen: continue it with `kill -CONT {0}` or end it with `kill -9 \
-             {0}`",
-            watchdog.pid
-        ),
+        Health::Degraded if watchdog.frozen => match watchdog.pid_here {
+            Some(pid) => format!(
+                "the watchdog is frozen: continue it with `kill -CONT {pid}` or end it with \
+                 `kill -9 {pid}`"
+            ),
+            None => "the watchdog is frozen: continue it or end it where it runs".to_owned(),
+        },
         Health::Degraded => "degraded".to_owned(),
         Health::NotRunning => "not running: these are leftovers of a killed instance".to_owned(),
         Health::CannotTell => "cannot tell".to_owned(),
-    });
+    };
+    if watchdog.elsewhere {
+        verdict += " (runs in another pid namespace: pids are those seen there)";
+    }
+    lines.push(verdict);
     lines.join("\n")
 }
 

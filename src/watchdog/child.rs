@@ -34,10 +34,13 @@ pub(super) struct Child {
     pub(super) after: Option<Evidence>,
     /// The start that is being performed: it is told with the pid.
     pub(super) starting: Option<Change>,
+    /// The count of its heart before anybody ran here; `None` = what follows from it was told.
+    pub(super) unheard: Option<u64>,
 }
 
 impl Child {
-    pub(super) fn new(service: Service) -> Child {
+    /// For a heart that stands at this count.
+    pub(super) fn new(service: Service, count: u64) -> Child {
         Child {
             service,
             generation: Generation::default(),
@@ -48,6 +51,7 @@ impl Child {
             before: None,
             after: None,
             starting: None,
+            unheard: Some(count),
         }
     }
 

@@ -75,6 +75,8 @@ pub struct Settings {
     pub times: Times,
     /// When to give up.
     pub intensity: Option<Intensity>,
+    /// No status lines, and servers of osps's own log less.
+    pub quiet: bool,
 }
 
 /// Makes the services of an instance in its run directory, once that is ours: their sockets may be
@@ -146,6 +148,7 @@ struct Watchdog {
     beat_at: Monotonic,
     beat_interval: Duration,
     allow: Allow,
+    quiet: bool,
 }
 
 /// What somebody was asked to give back.

@@ -3,6 +3,7 @@
 //! Order inside one action list is the policy's: what is recorded comes before what is done. A
 //! failed action never returns early: it is logged and becomes an input of this turn.
 
+use std::ffi::OsString;
 use std::os::fd::AsFd;
 
 use osps_heart::ids::{Generation, SlotId};
@@ -10,17 +11,20 @@ use osps_heart::segment::slot::Identity;
 use osps_heart::segment::{Death, Record, What};
 use osps_heart::sync::Ordering;
 use osps_heart::time::{Clock, Monotonic, nanos};
-use osps_heart::words::{Cause, Class, Desired, env};
+use osps_heart::words::{Cause, Class, Desired, Role, env};
 
 use super::claimant::Claimant;
 use super::evidence::evidence;
-use super::{CHILD, Watchdog};
+use super::{CHILD, Child, Watchdog};
 use crate::policy::group::{Action, Change, Input, Note, cause_of};
-use crate::policy::lifecycle::Act;
+use crate::policy::lifecycle::{Act, Stage};
 use crate::policy::verdict;
 use crate::sys::poll::Interest;
 use crate::sys::process::{self, Process};
 use crate::view::log::{self as face, Scene};
+
+/// Chooses the level of the log; servers of osps's own inherit it.
+const LEVEL: &str = "RUST_LOG";
 
 impl Watchdog {
     /// Performs until the policy wants nothing more in this turn.
@@ -34,7 +38,8 @@ impl Watchdog {
                     self.push(slot, what);
                     let who = slot.map(|slot| self.children[slot.index()].who());
                     let (change, note) = (None, Note::Nothing);
-                    face::tell(&what, &Scene { who, change, note, wait_channel: "" });
+                    let (wait_channel, failed) = ("", "");
+                    face::tell(&what, &Scene { who, change, note, wait_channel, failed });
                 }
             }
         }
@@ -115,6 +120,9 @@ impl Watchdog {
         } else {
             self.push(Some(slot), what);
             self.tell(&change);
+            if matches!(what, What::Verdict { cause: Cause::StartTimeout, .. }) {
+                self.advise(slot);
+            }
         }
         if self.group.is_ending() {
             self.control.tell(&format!("{}: {to}", self.children[slot.index()].name()));
@@ -130,8 +138,26 @@ impl Watchdog {
             change: Some((change.from, change.to)),
             note: change.note,
             wait_channel,
+            failed: self.failed(child),
         };
         face::tell(&change.what, &scene);
+    }
+
+    /// The name of whom a server goes down with: of one among them that is not up.
+    fn failed(&self, child: &Child) -> &str {
+        let others = &child.service.edges.restart_with;
+        let failed = others.iter().find(|slot| self.group.stage(**slot) != Stage::Up);
+        let failed = failed.or(others.first()).and_then(|slot| self.children.get(slot.index()));
+        failed.map_or("dependency", Child::name)
+    }
+
+    /// A program that never beat under this watchdog does not know how to: told once.
+    fn advise(&mut self, slot: SlotId) {
+        let count = self.segment.hearts()[slot.index()].sample().count;
+        let child = &mut self.children[slot.index()];
+        if child.unheard.take() == Some(count) && child.service.role == Role::Program {
+            face::advise(child.name());
+        }
     }
 
     /// Writes a happening into the event ring.
@@ -197,21 +223,22 @@ impl Watchdog {
         child.claimant = Claimant::unclaimed(count);
         child.generation = generation;
         (child.before, child.after) = (None, None);
-        let mut args = vec!["__exec".to_owned(), slot.to_string(), generation.to_string()];
+        let (place, number) = (slot.to_string(), generation.to_string());
+        let mut args: Vec<OsString> = vec!["__exec".into(), (&place).into(), (&number).into()];
         if !child.service.command.is_empty() {
-            args.push("--".to_owned());
+            args.push("--".into());
             args.extend(child.service.command.iter().cloned());
         }
-        let path = self.claim.run_dir.path().display().to_string();
         let now = self.clock.now();
-        let (process, gate) = match process::launch(
-            &args,
-            &[
-                (env::RUN_DIR, path),
-                (env::SLOT, slot.to_string()),
-                (env::GENERATION, generation.to_string()),
-            ],
-        ) {
+        let mut env = vec![
+            (env::RUN_DIR, self.claim.run_dir.path().as_os_str()),
+            (env::SLOT, place.as_ref()),
+            (env::GENERATION, number.as_ref()),
+        ];
+        if self.quiet && child.service.command.is_empty() && std::env::var_os(LEVEL).is_none() {
+            env.push((LEVEL, "warn".as_ref()));
+        }
+        let (process, gate) = match process::launch(&args, &env) {
             Ok(launched) => launched,
             Err(failed) => {
                 log::error!("{}: {failed}", child.name());

@@ -64,6 +64,10 @@ impl Watchdog {
         let now = clock.now();
         let last = parts.segment.header().generation.load(Ordering::Relaxed);
         let arbiter = (0u8..).zip(&parts.services).find(|(_, service)| service.arbiter);
+        let arbiter = arbiter.map(|(slot, _)| SlotId(slot));
+        let hearts = parts.segment.hearts().iter().map(|heart| heart.sample().count);
+        let children = parts.services.into_iter().zip(hearts);
+        let children = children.map(|(service, count)| Child::new(service, count)).collect();
         Ok(Watchdog {
             clock,
             poll: parts.poll,
@@ -76,8 +80,8 @@ impl Watchdog {
             damaged: false,
             rebuild: false,
             group: parts.group,
-            arbiter: arbiter.map(|(slot, _)| SlotId(slot)),
-            children: parts.services.into_iter().map(Child::new).collect(),
+            arbiter,
+            children,
             generation: Generation(u32::try_from(last).unwrap_or(0)),
             recall: None,
             actions: VecDeque::new(),
@@ -89,6 +93,7 @@ impl Watchdog {
             beat_at: now,
             beat_interval: BEAT.min(settings.times.orphan_timeout / 4),
             allow: Allow::Running,
+            quiet: settings.quiet,
         })
     }
 }

@@ -10,6 +10,7 @@ use osps_heart::ownership;
 use osps_heart::pulse::slack;
 use osps_heart::segment::What;
 use osps_heart::segment::mapping::FILE_NAME;
+use osps_heart::shown::Shown;
 use osps_heart::sync::Ordering;
 use osps_heart::time::{Clock, Monotonic, nanos};
 
@@ -35,7 +36,7 @@ impl Watchdog {
     /// Turns until the end.
     pub(super) fn run(&mut self) -> Outcome {
         let now = self.clock.now();
-        let path = self.claim.run_dir.path().display();
+        let path = Shown(self.claim.run_dir.path());
         log::info!("watchdog pid={} watches over {path}", std::process::id());
         self.push(None, What::WatchdogStarted);
         self.step(now, Input::Boot);
@@ -158,8 +159,10 @@ impl Watchdog {
             silence: self.group.silence(slot, now),
         };
         let glances: Vec<_> = self.group.slots().map(glance).collect();
-        let line = status_line(self.checks, std::process::id(), &glances);
-        output::stdout().put(line.as_bytes());
+        if !self.quiet {
+            let line = status_line(self.checks, std::process::id(), &glances);
+            output::stdout().put(line.as_bytes());
+        }
         let dropped = output::stdout().dropped() + output::stderr().dropped();
         self.segment.header().dropped_lines.store(dropped, Ordering::Relaxed);
     }
@@ -228,7 +231,7 @@ impl Watchdog {
                 Control::open(self.claim.run_dir.as_fd(), CONTROL_NAME, &self.poll, CONTROL)?;
             restored.back.push(CONTROL_NAME.to_owned());
         }
-        let path = self.claim.run_dir.path().display();
+        let path = Shown(self.claim.run_dir.path());
         if !restored.back.is_empty() {
             let names = restored.back.join(", ");
             log::warn!("somebody removed {names} from {path}: put back, nothing was lost");

@@ -120,6 +120,11 @@ pub fn fifo(run_dir: &Path, name: &str) -> Result<File, Error> {
     options.open(run_dir.join(name))
 }
 
+/// Whether this test may do what only root may.
+pub fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
 /// Whether a program can be run here.
 pub fn has(program: &str) -> bool {
     let mut command = Command::new(program);

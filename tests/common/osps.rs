@@ -1,5 +1,6 @@
 //! A running osps: the real binary, started, watched and ended.
 
+use std::ffi::{OsStr, OsString};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsFd;
@@ -93,36 +94,55 @@ pub struct Osps {
 pub struct Launch {
     dir: tempfile::TempDir,
     run_dir: PathBuf,
-    args: Vec<String>,
-    tail: Vec<String>,
-    env: Vec<(String, String)>,
+    args: Vec<OsString>,
+    tail: Vec<OsString>,
+    env: Vec<(OsString, OsString)>,
+    absent: Vec<OsString>,
 }
 
 impl Launch {
     /// `osps --run-dir (a new one) --listen 127.0.0.1:0 ARGS...`
     pub fn pair(args: &[&str]) -> Launch {
         let mut launch = Launch::new();
-        launch.args =
-            ["--listen", "127.0.0.1:0"].iter().chain(args).map(ToString::to_string).collect();
+        launch.args = ["--listen", "127.0.0.1:0"].iter().chain(args).map(OsString::from).collect();
         launch
     }
 
     /// `osps run --run-dir (a new one) ARGS... -- COMMAND...`
     pub fn own(args: &[&str], command: &[&str]) -> Launch {
         let mut launch = Launch::new();
-        launch.args = ["run"].iter().chain(args).map(ToString::to_string).collect();
-        launch.tail = ["--"].iter().chain(command).map(ToString::to_string).collect();
+        launch.args = ["run"].iter().chain(args).map(OsString::from).collect();
+        launch.tail = ["--"].iter().chain(command).map(OsString::from).collect();
         launch
+    }
+
+    /// A further word of the command, whatever its bytes.
+    pub fn word(mut self, word: &OsStr) -> Launch {
+        self.tail.push(word.to_owned());
+        self
+    }
+
+    /// The run directory gets this name.
+    pub fn in_dir(mut self, name: &OsStr) -> Launch {
+        self.run_dir = self.dir.path().join(name);
+        self
     }
 
     fn new() -> Launch {
         let dir = tempfile::tempdir_in("/dev/shm").unwrap();
         let run_dir = dir.path().join("run");
-        Launch { dir, run_dir, args: Vec::new(), tail: Vec::new(), env: Vec::new() }
+        let (args, tail, env, absent) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        Launch { dir, run_dir, args, tail, env, absent }
     }
 
-    pub fn env(mut self, key: &str, value: &str) -> Launch {
-        self.env.push((key.to_owned(), value.to_owned()));
+    pub fn env(mut self, key: &str, value: impl AsRef<OsStr>) -> Launch {
+        self.env.push((key.into(), value.as_ref().to_owned()));
+        self
+    }
+
+    /// Takes a variable out of its environment.
+    pub fn without(mut self, key: &str) -> Launch {
+        self.absent.push(key.into());
         self
     }
 
@@ -144,6 +164,9 @@ impl Launch {
         command.args(&self.args).arg("--run-dir").arg(&self.run_dir).args(&self.tail);
         command.env_remove("RUST_LOG").env_remove("RUNTIME_DIRECTORY");
         command.envs(self.env.iter().map(|(k, v)| (k, v)));
+        for key in &self.absent {
+            command.env_remove(key);
+        }
         command
     }
 
