@@ -164,6 +164,24 @@ pub enum Refusal {
         bytes: usize,
     },
 
+    /// The kernel, or a sandbox, does not let us do what everything depends on.
+    #[error(
+        "{0}: osps holds its servers by such descriptors and cannot work without; an older kernel \
+         or a sandbox (a seccomp profile) is in the way"
+    )]
+    Kernel(Failed),
+    /// Too few descriptors.
+    #[error(
+        "{need} open descriptors are needed and {have} are allowed: raise the hard limit (ulimit \
+         -Hn {need}, LimitNOFILE= under systemd)"
+    )]
+    Descriptors {
+        /// The limit.
+        have: u64,
+        /// What is needed.
+        need: usize,
+    },
+
     // ---- Another watchdog ----
     /// Its lock is held, but there is no segment.
     #[error("{} is locked by an osps that is just starting or stopping; try again", Shown(.0))]

@@ -159,6 +159,8 @@ pub mod env {
     pub const SLOT: &str = "OSPS_SLOT";
     /// The generation, a number.
     pub const GENERATION: &str = "OSPS_GENERATION";
+    /// The limit of open descriptors that a program gets back; no program sees it.
+    pub const DESCRIPTORS: &str = "OSPS_DESCRIPTORS";
 }
 
 impl Class {

@@ -20,6 +20,7 @@ use rustix::io::{FdFlags, fcntl_dupfd_cloexec, fcntl_setfd};
 
 use super::place::RunDir;
 use crate::error::{Error, Refusal};
+use crate::sys::process::{self, Report};
 use crate::sys::{Failed, raw, signals, socket};
 
 /// Descriptors that osps keeps in a foreign program lie above those that the program may expect.
@@ -43,33 +44,57 @@ pub struct Birth {
 }
 
 /// Runs the trampoline with the arguments behind `__exec`; `built_in` is what goes on in this
-/// process if there is no foreign program to exec.
+/// process if there is no foreign program to exec. What fails before that is told to the watchdog,
+/// as a failure that is not the program's.
 pub fn main(
     args: &[OsString],
     built_in: fn(Birth) -> Result<ExitCode, Error>,
 ) -> Result<ExitCode, Error> {
     let (slot, generation, command) = parse(args).ok_or(Refusal::NotForPeople)?;
+    let report = fcntl_dupfd_cloexec(std::io::stdin(), high())
+        .map_err(Failed::to("keep", "standard input"))?;
+    let prepared = prepare(slot, generation).and_then(|birth| match (birth, command) {
+        (Some(birth), Some(command)) => Err(exec(command, &birth.sockets, &birth.members)),
+        (birth, _) => Ok(birth),
+    });
+    match prepared {
+        Ok(Some(birth)) => {
+            drop(report);
+            built_in(birth)
+        }
+        // Its watchdog is gone.
+        Ok(None) => Ok(ExitCode::SUCCESS),
+        Err(error) if Report::write(&report, &error.to_string()) => Ok(ExitCode::FAILURE),
+        Err(error) => Err(error),
+    }
+}
+
+/// Everything up to the open gate; `None` = it will not open.
+fn prepare(slot: SlotId, generation: Generation) -> Result<Option<Birth>, Error> {
     let path = std::env::var_os(env::RUN_DIR).ok_or(Refusal::Environment(env::RUN_DIR))?;
     // A session of its own: no stop from a terminal reaches it, and it leads its process group.
     rustix::process::setsid().map_err(Failed::to("start", "session"))?;
     let run_dir = RunDir::open(Path::new(&path))?;
     // Joined before the gate opens: a sweep that got `members` cannot have missed us.
     let low = run_dir.join()?;
-    let members = fcntl_dupfd_cloexec(&low, HIGH).map_err(Failed::to("keep", "members"))?;
+    let members = fcntl_dupfd_cloexec(&low, high()).map_err(Failed::to("keep", "members"))?;
     // The share is given up when the last descriptor is closed: keep one.
     drop((low, run_dir));
     let Some((_, sockets)) = socket::receive_descriptors(std::io::stdin())? else {
-        return Ok(ExitCode::SUCCESS);
+        return Ok(None);
     };
     let null = rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
         .map_err(Failed::to("open", "/dev/null"))?;
     rustix::stdio::dup2_stdin(&null).map_err(Failed::to("replace", "standard input"))?;
     drop(null);
     signals::reset()?;
-    match command {
-        None => built_in(Birth { run_dir: path.into(), slot, generation, sockets, members }),
-        Some(command) => Err(exec(command, &sockets, &members)),
-    }
+    Ok(Some(Birth { run_dir: path.into(), slot, generation, sockets, members }))
+}
+
+/// The lowest number for what is kept: [`HIGH`], or less where so many are not allowed.
+fn high() -> i32 {
+    let limit = process::descriptor_limit().and_then(|limit| i32::try_from(limit / 2).ok());
+    limit.map_or(HIGH, |half| half.min(HIGH))
 }
 
 fn parse(args: &[OsString]) -> Option<(SlotId, Generation, Option<&[OsString]>)> {
@@ -110,6 +135,10 @@ fn exec(command: &[OsString], sockets: &[OwnedFd], members: &OwnedFd) -> Error {
     if let Err(errno) = fcntl_setfd(members, FdFlags::empty()) {
         return Failed::to("pass on", "members")(errno).into();
     }
+    if let Some(limit) = std::env::var(env::DESCRIPTORS).ok().and_then(|text| text.parse().ok()) {
+        process::lower_descriptor_limit(limit);
+    }
+    program.env_remove(env::DESCRIPTORS);
     raw::default_signals();
     Failed::to("run", Shown(&command[0]))(program.exec()).into()
 }

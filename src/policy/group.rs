@@ -437,7 +437,11 @@ impl Group {
         let took = killed_at.map(|killed| now.since(killed));
         let own = !matches!(cause, None | Some(Cause::Dependency | Cause::Requested));
         let next = if own && !ending {
-            match server.tally.died(now, up) {
+            let decision = match death {
+                Death::NotSpawned => server.tally.not_launched(now),
+                _ => server.tally.died(now, up),
+            };
+            match decision {
                 Decision::Again(at) if at <= now => Next::Rest,
                 Decision::Again(at) => Next::Wait(at),
                 Decision::GiveUp => Next::Never,

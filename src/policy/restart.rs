@@ -27,6 +27,11 @@ pub const DELAY_MAX: Duration = Duration::from_secs(30);
 pub const DELAY_UP_MAX: Duration = Duration::from_secs(1);
 /// Up this long, all is forgiven.
 pub const HEALTHY: Duration = Duration::from_secs(60);
+/// Launches of ours that may fail in a row before a slot is given up; with the delays between them
+/// half a minute, enough for a deployment that replaces the program, or for a full process table.
+pub const LAUNCHES_MAX: u32 = 10;
+/// Longest delay between two such launches.
+pub const LAUNCH_DELAY_MAX: Duration = Duration::from_secs(10);
 /// Largest number of restarts that an intensity may name; bounds the tally.
 pub const INTENSITY_MAX: u32 = 1000;
 
@@ -54,16 +59,30 @@ pub struct Tally {
     intensity: Option<Intensity>,
     deaths: VecDeque<Monotonic>,
     doublings: u32,
+    /// Launches that failed in a row.
+    launches: u32,
 }
 
 impl Tally {
     /// A slot with no deaths yet.
     pub fn new(intensity: Option<Intensity>) -> Tally {
-        Tally { intensity, deaths: VecDeque::new(), doublings: 0 }
+        Tally { intensity, deaths: VecDeque::new(), doublings: 0, launches: 0 }
+    }
+
+    /// Counts a launch that failed at `now`: the program never ran, so it is no failure of its own.
+    /// Each waits longer than the last, and there is an end.
+    pub fn not_launched(&mut self, now: Monotonic) -> Decision {
+        self.launches += 1;
+        if self.launches >= LAUNCHES_MAX {
+            return Decision::GiveUp;
+        }
+        let delay = DELAY_MIN.saturating_mul(1 << (self.launches - 1)).min(LAUNCH_DELAY_MAX);
+        Decision::Again(now + delay)
     }
 
     /// Counts a death at `now` of a process that had been up for `up`; `None` = it never beat.
     pub fn died(&mut self, now: Monotonic, up: Option<Duration>) -> Decision {
+        self.launches = 0;
         self.deaths.push_back(now);
         let kept = self.intensity.map_or(0, |intensity| intensity.restarts.min(INTENSITY_MAX));
         while self.deaths.len() > (kept as usize).max(FREE) + 1 {
@@ -128,6 +147,25 @@ mod tests {
             delays(&mut tally, 14, 0),
             [0, 0, 0, 100, 200, 400, 800, 1600, 3200, 6400, 12_800, 25_600, 30_000, 30_000]
         );
+    }
+
+    /// `ulimit -n 100` made every launch fail: 75 lines in four seconds, for ever.
+    #[test]
+    fn launches_that_fail_wait_longer_each_time_and_have_an_end() {
+        let mut tally = Tally::new(None);
+        let mut now = at(0);
+        for expected in [100, 200, 400, 800, 1600, 3200, 6400, 10_000, 10_000] {
+            let Decision::Again(next) = tally.not_launched(now) else { panic!("too early") };
+            assert_eq!(next.since(now), Duration::from_millis(expected));
+            now = next;
+        }
+        assert_eq!(tally.not_launched(now), Decision::GiveUp);
+        // One that ran begins afresh.
+        let mut tally = Tally::new(None);
+        for _ in 0..30 {
+            assert_ne!(tally.not_launched(now), Decision::GiveUp);
+            tally.died(now, None);
+        }
     }
 
     /// Killed by hand again and again, a server that beats within milliseconds stayed down for 12.8

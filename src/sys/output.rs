@@ -12,7 +12,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use osps_heart::sync::{Ordering, Word};
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, ReadWriteFlags, pwritev2};
 
 use super::raw;
@@ -35,6 +35,8 @@ pub struct Output {
     /// Lines queued and not yet written.
     pending: Arc<Word>,
     stream: fn() -> BorrowedFd<'static>,
+    /// No thread could be had: written by the caller, as far as the stream takes it.
+    direct: bool,
 }
 
 impl std::fmt::Debug for Output {
@@ -70,16 +72,16 @@ impl Output {
         // A thread inherits the signal mask: with one that lets a stop signal through, the kernel
         // would deliver it there and end the process, whatever the main thread blocks.
         let mask = raw::mask_signals(u64::MAX);
-        // Small stack: the thread only moves bytes. If it cannot be started, the queue's other
-        // end is dropped and every line counts as dropped.
-        let _ = std::thread::Builder::new()
+        // Small stack: the thread only moves bytes.
+        let thread = std::thread::Builder::new()
             .name(name.to_owned())
             .stack_size(64 << 10)
             .spawn(move || run(stream(), &jobs, &told, &left));
+        let direct = thread.is_err();
         if let Ok(mask) = mask {
             let _ = raw::mask_signals(mask);
         }
-        Output { queue, dropped, pending, stream }
+        Output { queue, dropped, pending, stream, direct }
     }
 
     /// Writes bytes that end in a line end, or queues them, or drops them.
@@ -95,6 +97,12 @@ impl Output {
             }
         }
         if rest.is_empty() {
+            return;
+        }
+        if self.direct {
+            if !write_ready((self.stream)(), rest) {
+                self.dropped.fetch_add(1, Ordering::Relaxed);
+            }
             return;
         }
         self.pending.fetch_add(1, Ordering::Release);
@@ -152,6 +160,16 @@ fn run(stream: BorrowedFd<'_>, jobs: &Receiver<Job>, dropped: &Word, pending: &W
             Job::Flush(done) => drop(done.send(())),
         }
     }
+}
+
+/// Writes a line to a stream that says it would take it; a pipe that says so takes 4 KiB at once.
+/// `false` = it would not.
+fn write_ready(stream: BorrowedFd<'_>, line: &[u8]) -> bool {
+    let ready = Timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut fds = [PollFd::new(&stream, PollFlags::OUT)];
+    let takes = poll(&mut fds, Some(&ready)).is_ok_and(|count| count > 0)
+        && fds[0].revents().contains(PollFlags::OUT);
+    takes && rustix::io::write(stream, &line[..line.len().min(4096)]).is_ok()
 }
 
 /// Writes all of it, or as much as the stream takes before it fails. May block: this thread may.

@@ -6,7 +6,7 @@
 //! server can exist.
 
 use std::ffi::{OsStr, OsString};
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -16,8 +16,8 @@ use osps_heart::segment::Death;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_open,
-    pidfd_send_signal, waitid,
+    Pid, PidfdFlags, Resource, Rlimit, Signal, WaitId, WaitIdOptions, getrlimit,
+    kill_process_group, pidfd_open, pidfd_send_signal, setrlimit, waitid,
 };
 
 use super::{Failed, procfs, raw, socket};
@@ -35,10 +35,67 @@ pub struct Process {
 pub struct Gate(UnixStream);
 
 impl Gate {
-    /// Lets the server run, with these sockets.
-    pub fn open(self, sockets: &[BorrowedFd<'_>]) -> Result<(), Failed> {
-        socket::send_descriptors(&self.0, b'g', sockets)
+    /// Lets the server run, with these sockets. What is returned tells whether it did.
+    pub fn open(self, sockets: &[BorrowedFd<'_>]) -> (Report, Result<(), Failed>) {
+        let sent = socket::send_descriptors(&self.0, b'g', sockets);
+        (Report(self.0), sent)
     }
+}
+
+/// What the trampoline says if it cannot become what it should: a failure of ours and not of the
+/// program, which never ran.
+#[derive(Debug)]
+pub struct Report(UnixStream);
+
+/// Longest text that is taken.
+const REPORT: usize = 400;
+
+impl Report {
+    /// Why the launch failed; `None` = it did not. To be asked when the process is dead.
+    pub fn read(&self) -> Option<String> {
+        let mut text = [0; REPORT];
+        self.0.set_nonblocking(true).ok()?;
+        let length = (&self.0).read(&mut text).ok().filter(|length| *length > 0)?;
+        Some(String::from_utf8_lossy(&text[..length]).replace(['\r', '\n'], " "))
+    }
+
+    /// Says why, from the trampoline: `socket` is the other end of its gate.
+    pub fn write(socket: &OwnedFd, text: &str) -> bool {
+        let text = text.as_bytes();
+        rustix::io::write(socket, &text[..text.len().min(REPORT)]).is_ok()
+    }
+}
+
+/// Tries the kernel calls that everything depends on: some sandboxes forbid them, and what cannot
+/// work shall be told at the start and not by restarts.
+pub fn check() -> Result<(), Failed> {
+    let own = open_pidfd(std::process::id()).map_err(Failed::to("open", "pidfd (Linux 5.3)"))?;
+    raw::may_signal(own.as_fd()).map_err(Failed::to("signal through", "pidfd (Linux 5.1)"))?;
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    match waitid(WaitId::PidFd(own.as_fd()), options) {
+        // We are nobody's child of ours.
+        Ok(_) | Err(Errno::CHILD) => Ok(()),
+        Err(errno) => Err(Failed::to("wait for", "pidfd (Linux 5.4)")(errno)),
+    }
+}
+
+/// Raises the limit of open descriptors as far as it goes; returns what it was and what it is.
+pub fn raise_descriptor_limit() -> (Option<u64>, Option<u64>) {
+    let before = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: before.maximum, maximum: before.maximum };
+    let _ = setrlimit(Resource::Nofile, raised);
+    (before.current, getrlimit(Resource::Nofile).current)
+}
+
+/// Descriptors that this process may open; `None` = as many as there are.
+pub fn descriptor_limit() -> Option<u64> {
+    getrlimit(Resource::Nofile).current
+}
+
+/// Sets the limit of open descriptors back, for a program that does not expect more.
+pub fn lower_descriptor_limit(to: u64) {
+    let now = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(to), maximum: now.maximum });
 }
 
 /// Starts this binary (the very one that runs, even if the file was replaced since) as

@@ -30,6 +30,16 @@ pub fn signal_group(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Whether signals can be sent through pidfds at all: asks without sending one.
+pub fn may_signal(pidfd: BorrowedFd<'_>) -> io::Result<()> {
+    let info: *const libc::siginfo_t = ptr::null();
+    // SAFETY: signal 0 is never delivered, a null siginfo is allowed; the descriptor is borrowed,
+    // so open.
+    let result =
+        unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), 0, info, 0) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Sets every signal back to its default action, as a fresh program expects: an ignored one is
 /// inherited over exec. To be called before a program is exec'd, with one thread.
 pub fn default_signals() {

@@ -10,7 +10,7 @@ use crate::policy::group::Change;
 
 use crate::policy::verdict::Evidence;
 use crate::service::Service;
-use crate::sys::process::Process;
+use crate::sys::process::{Process, Report};
 use crate::sys::procfs::OomKills;
 use crate::view::log::Who;
 
@@ -20,6 +20,8 @@ pub(super) struct Child {
     pub(super) service: Service,
     /// The generation that was started last.
     pub(super) generation: Generation,
+    /// What its trampoline says if it cannot become the server.
+    pub(super) report: Option<Report>,
     /// The process, until its death is confirmed.
     pub(super) process: Option<Process>,
     /// Who beats in the slot's line.
@@ -44,6 +46,7 @@ impl Child {
         Child {
             service,
             generation: Generation::default(),
+            report: None,
             process: None,
             claimant: Claimant::default(),
             left: LeftBehind::default(),

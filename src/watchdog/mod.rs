@@ -32,7 +32,7 @@ use osps_heart::segment::{CreateOptions, Segment, Times};
 use osps_heart::time::Monotonic;
 
 use self::child::Child;
-use crate::error::Error;
+use crate::error::{Error, Refusal};
 use crate::instance::claim::Claim;
 use crate::instance::control::Control;
 use crate::instance::place::Place;
@@ -87,8 +87,11 @@ pub type Plan<'a> = &'a dyn Fn(BorrowedFd<'_>) -> Result<Vec<Service>, Error>;
 pub fn main(settings: &Settings, fifos: Vec<String>, plan: Plan<'_>) -> Result<ExitCode, Error> {
     let signals = Signals::block()?;
     raw::close_on_exec_from(3);
+    process::check().map_err(Refusal::Kernel)?;
     process::inherit_orphans()?;
+    let (before, now) = process::raise_descriptor_limit();
     let mut watchdog = Watchdog::start(settings, signals, fifos, plan)?;
+    watchdog.descriptors = before.filter(|before| now != Some(*before));
     let outcome = watchdog.run();
     let rebuild = watchdog.rebuild;
     watchdog.finish(outcome);
@@ -148,6 +151,8 @@ struct Watchdog {
     beat_at: Monotonic,
     beat_interval: Duration,
     allow: Allow,
+    /// The limit of open descriptors before ours was raised: programs get it back.
+    descriptors: Option<u64>,
     quiet: bool,
 }
 

@@ -62,6 +62,15 @@ impl Watchdog {
         let by_us = !self.group.stage(slot).is_watched();
         let child = &mut self.children[slot.index()];
         let death = death.map(|death| if by_us { death } else { child.explained(death) });
+        // It never became what it should: our failure, told once with its cause.
+        let failed = child.report.take().and_then(|report| report.read());
+        let death = match failed {
+            Some(why) if !by_us => {
+                log::error!("{}: cannot be started: {why}", child.name());
+                Some(Death::NotSpawned)
+            }
+            _ => death,
+        };
         let death = death.unwrap_or_else(|| {
             self.unreaped.extend(child.process.take());
             Death::Unknown
@@ -235,6 +244,10 @@ impl Watchdog {
             (env::SLOT, place.as_ref()),
             (env::GENERATION, number.as_ref()),
         ];
+        let descriptors = self.descriptors.map(|limit| limit.to_string());
+        if let Some(limit) = &descriptors {
+            env.push((env::DESCRIPTORS, limit.as_ref()));
+        }
         if self.quiet && child.service.command.is_empty() && std::env::var_os(LEVEL).is_none() {
             env.push((LEVEL, "warn".as_ref()));
         }
@@ -262,10 +275,12 @@ impl Watchdog {
             given.push(self.segment_file.as_fd());
             given.extend(child.service.fifos.iter().map(|fifo| fifo.as_fd()));
         }
-        if let Err(failed) = gate.open(&given) {
+        let (report, sent) = gate.open(&given);
+        if let Err(failed) = sent {
             // It died already: its pidfd tells.
             log::debug!("{}: {failed}", child.name());
         }
+        child.report = Some(report);
         child.process = Some(process);
         child.count_oom_kills();
         let starting = child.starting.take();

@@ -25,7 +25,7 @@ use crate::policy::group::Group;
 use crate::service::Service;
 use crate::sys::poll::{Interest, Poll, pause};
 use crate::sys::signals::Signals;
-use crate::sys::{Failed, procfs, raw};
+use crate::sys::{Failed, process, procfs, raw};
 
 /// The watchdog beats at least this often, whatever the check interval: servers judge it. With a
 /// short orphan timeout it beats four times within that.
@@ -93,6 +93,7 @@ impl Watchdog {
             beat_at: now,
             beat_interval: BEAT.min(settings.times.orphan_timeout / 4),
             allow: Allow::Running,
+            descriptors: None,
             quiet: settings.quiet,
         })
     }
@@ -129,6 +130,13 @@ fn set_up(
 ) -> Result<Parts, Error> {
     let dir = claim.run_dir.as_fd();
     let services = plan(dir)?;
+    // Its own, and for each server a pidfd, a socket, a report, a claimant, FIFOs, and some for
+    // what it leaves behind. A server needs less.
+    let fifos: usize = services.iter().map(|service| service.fifos.len()).sum();
+    let (have, need) = (process::descriptor_limit(), 32 + services.len() * 8 + fifos);
+    if have.is_some_and(|have| have < need as u64) {
+        return Err(Refusal::Descriptors { have: have.unwrap_or(0), need }.into());
+    }
     let specs: Vec<_> = services.iter().map(Service::spec).collect();
     let group = Group::new(clock.now(), settings.intensity, &specs)
         .map_err(|cycle| named(&cycle, &services))?;
