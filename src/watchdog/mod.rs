@@ -130,6 +130,8 @@ struct Watchdog {
     options: CreateOptions,
     /// Somebody cut the segment: hearts mean nothing then.
     damaged: bool,
+    /// Why names in the run directory cannot be put back, as told last.
+    names_told: String,
     /// It ends in order only to start anew.
     rebuild: bool,
     group: Group,

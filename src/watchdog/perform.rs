@@ -220,10 +220,8 @@ impl Watchdog {
     /// Starts a process: it waits at its gate until it is recorded, so that no unrecorded server
     /// can exist.
     pub(super) fn spawn(&mut self, slot: SlotId) {
-        // It looks for its directory by name.
-        if let Err(error) = self.restore_names(true) {
-            log::error!("{error}");
-        }
+        // It looks for its directory by name. If that is not there, its trampoline will say so.
+        let _ = self.restore_names(true);
         let generation = self.next_generation();
         let line = &self.segment.hearts()[slot.index()];
         line.unclaim(slot);

@@ -78,6 +78,7 @@ impl Watchdog {
             segment_file: parts.file,
             options: parts.options,
             damaged: false,
+            names_told: String::new(),
             rebuild: false,
             group: parts.group,
             arbiter,

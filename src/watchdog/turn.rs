@@ -189,10 +189,15 @@ impl Watchdog {
             }
             self.mend_slots();
         }
-        if let Err(error) = self.restore_names(all) {
-            // Told once in a while: it is tried again in every turn.
-            if all {
-                log::error!("{error}; trying again");
+        match self.restore_names(all) {
+            Ok(()) => self.names_told.clear(),
+            // Told once: it is tried again in every turn.
+            Err(error) => {
+                let error = error.to_string();
+                if error != self.names_told {
+                    log::error!("{error}; the names of this instance cannot be put back yet");
+                    self.names_told = error;
+                }
             }
         }
     }
