@@ -170,6 +170,9 @@ pub enum Refusal {
          or a sandbox (a seccomp profile) is in the way"
     )]
     Kernel(Failed),
+    /// There is no `/proc`.
+    #[error("/proc is not mounted: osps knows its servers by what stands there; mount it")]
+    NoProc,
     /// Too few descriptors.
     #[error(
         "{need} open descriptors are needed and {have} are allowed: raise the hard limit (ulimit \

@@ -142,6 +142,23 @@ fn a_forbidden_pidfd_is_a_refusal_and_no_loop() {
     assert!(!launch.run_dir().exists());
 }
 
+/// It was told as a missing control socket.
+#[test]
+fn a_missing_proc_is_told() {
+    let launch = Launch::pair(&[]);
+    let mut command = Command::new("unshare");
+    command.args(["-m", "sh", "-c", "umount -l /proc || exit 77; exec \"$@\"", "sh", BINARY]);
+    command.args(launch.command().get_args());
+    let refused = run(command);
+    let told = text(&refused);
+    if refused.status.code() == Some(77) || told.contains("unshare:") {
+        return common::skip("a mount namespace needs root");
+    }
+    assert_eq!(refused.status.code(), Some(1), "{told}");
+    assert!(told.contains("/proc is not mounted"), "{told}");
+    assert!(!launch.run_dir().exists());
+}
+
 #[test]
 fn without_a_thread_the_log_is_there_all_the_same() {
     let launch = Launch::pair(&["--check-interval", "100ms"]);

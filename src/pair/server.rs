@@ -515,7 +515,7 @@ impl Core {
                 if self.foreign_told.is_none_or(|told| now.since(told) >= FOREIGN_PAUSE) {
                     self.foreign_told = Some(now);
                     log::warn!(
-                        "{}: somebody at {} speaks HTTP to this port (POST, Host: or HTTP/1.x): a \
+                        "{}: somebody at {} speaks HTTP to this port (POST, Host: or HTTP/..): a \
                          web page, perhaps; closed before anything it sent was done",
                         self.common.me.name,
                         session.peer

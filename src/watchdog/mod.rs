@@ -42,7 +42,7 @@ use crate::service::Service;
 use crate::sys::poll::Poll;
 use crate::sys::process::{self, Process};
 use crate::sys::signals::Signals;
-use crate::sys::{Failed, output, raw};
+use crate::sys::{Failed, output, procfs, raw};
 
 /// Tokens of the poll set. Child `i` has `CHILD + i`, who is only waited for to die shares `KIN`,
 /// askers have those from `CONTROL` on.
@@ -87,6 +87,9 @@ pub type Plan<'a> = &'a dyn Fn(BorrowedFd<'_>) -> Result<Vec<Service>, Error>;
 pub fn main(settings: &Settings, fifos: Vec<String>, plan: Plan<'_>) -> Result<ExitCode, Error> {
     let signals = Signals::block()?;
     raw::close_on_exec_from(3);
+    if procfs::stat(std::process::id()).is_none() {
+        return Err(Refusal::NoProc.into());
+    }
     process::check().map_err(Refusal::Kernel)?;
     process::inherit_orphans()?;
     let (before, now) = process::raise_descriptor_limit();

@@ -150,7 +150,7 @@ pub enum Command<'a> {
     Watch,
     /// `UNWATCH`: nothing is watched.
     Unwatch,
-    /// `POST` or `Host:`, or a line that ends in `HTTP/1.x`: a web browser speaks, on behalf of
+    /// `POST` or `Host:`, or a line that ends in `HTTP/..`: a web browser speaks, on behalf of
     /// some page. The connection closes before anything else that it sent.
     Foreign,
     /// `SELECT 0`: there is no other table.
@@ -335,7 +335,7 @@ pub fn parse<'a>(words: &[&'a [u8]]) -> Result<Command<'a>, Refused> {
         (b"watch", [_, ..]) => Command::Watch,
         (b"unwatch", []) => Command::Unwatch,
         (b"post" | b"host:", _) => Command::Foreign,
-        (_, [_, last]) if last.starts_with(b"HTTP/1.") => Command::Foreign,
+        (_, [_, last]) if last.starts_with(b"HTTP/") => Command::Foreign,
         (b"quit", _) => Command::Quit,
         (b"command", _) => Command::Commands,
         (b"config", [get, _, ..]) if one_of(get, &["get"]) => Command::ConfigGet,
@@ -640,6 +640,7 @@ mod tests {
             ("POST / HTTP/1.1", C::Foreign),
             ("host: localhost:2222", C::Foreign),
             ("GET / HTTP/1.1", C::Foreign),
+            ("PRI * HTTP/2.0", C::Foreign),
             ("DEL a", C::Del(vec![b"a"])),
             ("DEL a b a", C::Del(vec![b"a", b"b", b"a"])),
             ("EXISTS a a", C::Exists(vec![b"a", b"a"])),
