@@ -824,6 +824,7 @@ fn what_others_put_in_the_place_of_a_name_is_left_and_harms_nobody() {
         ),
         ("wdtube1", |path| fs::write(path, "mine").unwrap()),
         ("segment", |path| fs::write(path, "mine").unwrap()),
+        ("lock", |path| fs::write(path, "mine").unwrap()),
     ] {
         let osps = with_data();
         let path = osps.run_dir().join(name);
@@ -837,6 +838,9 @@ fn what_others_put_in_the_place_of_a_name_is_left_and_harms_nobody() {
         osps.signal(&server, Signal::KILL);
         osps.wait_log(&["secondary-1 gen=3", "starting -> up"]);
         assert!(path.exists());
+        if path.is_file() {
+            assert_eq!(fs::read_to_string(&path).unwrap(), "mine");
+        }
     }
 }
 

@@ -238,10 +238,15 @@ impl Claim {
         if !self.locks.iter().any(is_held) {
             // A new one beside the old: who asks for either finds it held.
             match self.run_dir.take_lock()? {
-                Some((lock, _)) => {
-                    self.sign(&lock)?;
+                Some((lock, made)) => {
+                    if made {
+                        self.sign(&lock)?;
+                        restored.back.push(LOCK.to_owned());
+                    } else {
+                        // Somebody's file: held, but not written to.
+                        restored.foreign.push(LOCK.to_owned());
+                    }
                     self.locks.push(lock);
-                    restored.back.push(LOCK.to_owned());
                 }
                 None => restored.foreign.push(LOCK.to_owned()),
             }
