@@ -217,6 +217,26 @@ fn a_long_pipeline_may_be_written_before_it_is_read() {
     assert!(replies.chunks(11).all(|reply| reply == b"$5\r\nvalue\r\n"));
 }
 
+/// A client that resets its connection while a part of its replies is sent ended the server: an hour
+/// of chaos found it within a minute.
+#[test]
+fn a_reset_in_the_middle_of_replies_ends_one_connection_only() {
+    let osps = start(&[]);
+    let value = "v".repeat(180);
+    assert_eq!(osps.ask(PRIMARY, &format!("SET k {value}")), "+OK");
+    for _ in 0..4 {
+        let mut client = osps.client(PRIMARY);
+        client.send(&b"GET k\r\n".repeat(60_000));
+        client.reply();
+        // All is answered by then, and the kernel took a part of it.
+        common::pass(ms(300));
+        // Unread replies in our own socket make the kernel reset when it closes.
+        drop(client);
+        assert_eq!(osps.client(PRIMARY).ask("PING"), "+PONG");
+    }
+    assert_eq!(osps.restarts(PRIMARY), common::NO_RESTARTS, "{}", osps.log());
+}
+
 #[test]
 fn what_is_too_large_is_an_error_and_not_the_end() {
     let osps = start(&[]);

@@ -437,6 +437,7 @@ impl<S> Connection<S> {
                 self.ended = true;
                 self.broken = true;
                 self.output.clear();
+                self.sent = 0;
             }
         }
         false
