@@ -799,6 +799,20 @@ fn each_removed_name_is_put_back() {
     }
 }
 
+#[test]
+#[ignore = "takes half a minute"]
+fn a_directory_that_cannot_be_put_back_ends_osps_with_a_code_of_its_own() {
+    let mut osps = Launch::pair(&["--check-interval", "100ms"]).start();
+    let servers = osps.servers();
+    fs::remove_dir_all(osps.run_dir().parent().unwrap()).unwrap();
+    osps.wait_log(&["cannot be put back yet"]);
+    assert!(servers.iter().all(|server| !server.is_dead()), "judged on, not ended");
+    osps.signal(&servers[1], Signal::KILL);
+    osps.wait_log_for(Duration::from_secs(60), &["restarted too often, giving up"]);
+    assert_eq!(osps.wait_exit().code(), Some(5), "{}", osps.log());
+    assert!(servers.iter().all(Process::is_dead));
+}
+
 /// A removed directory does not give two watchdogs one name.
 #[test]
 fn a_start_finds_the_watchdog_whose_directory_was_just_removed() {

@@ -53,7 +53,8 @@ const CONTROL: u64 = 1000;
 
 /// Exit code of an instance that gave up.
 const GAVE_UP: u8 = 3;
-/// Exit code of an instance whose segment was cut short again after it had been made anew.
+/// Exit code of an instance whose segment was cut short again after it had been made anew, or whose
+/// directory is gone and cannot be put back.
 const LOST: u8 = 5;
 /// Set in the environment of an osps that started anew.
 const REBUILT: &str = "OSPS_REBUILT";
@@ -97,6 +98,7 @@ pub fn main(settings: &Settings, fifos: Vec<String>, plan: Plan<'_>) -> Result<E
     watchdog.descriptors = before.filter(|before| now != Some(*before));
     let outcome = watchdog.run();
     let rebuild = watchdog.rebuild;
+    let homeless = !watchdog.names_told.is_empty();
     watchdog.finish(outcome);
     if rebuild && outcome == Outcome::Clean {
         return start_anew();
@@ -104,6 +106,7 @@ pub fn main(settings: &Settings, fifos: Vec<String>, plan: Plan<'_>) -> Result<E
     Ok(match outcome {
         Outcome::Clean => ExitCode::SUCCESS,
         Outcome::Forced => ExitCode::FAILURE,
+        Outcome::GaveUp if homeless => ExitCode::from(LOST),
         Outcome::GaveUp => ExitCode::from(GAVE_UP),
     })
 }
