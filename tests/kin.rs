@@ -198,6 +198,48 @@ fn orphans_are_reaped_as_pid_1() {
     reaps_orphans(osps);
 }
 
+/// What `docker exec` left behind in a container is no business of the program's.
+#[test]
+fn as_pid_1_it_ends_no_orphan_of_somebody_else() {
+    let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+    let run_dir = dir.path().join("run");
+    let mut command = Command::new("unshare");
+    command.args(["--pid", "--fork", "--mount-proc", "--kill-child", BINARY, "run", "--run-dir"]);
+    command.arg(&run_dir).args(["--start-timeout", "5m", "--", "sh", "-c"]);
+    command.arg("(setsid sleep 3601 &); exec sleep 3602");
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let Ok(child) = command.spawn() else { return skip("unshare is missing") };
+    let mut unshare = Guest(child);
+    let parent = unshare.0.id();
+    let find = |parent: u32, argument: &str| {
+        let mut all = procfs::processes().into_iter().filter(|stat| stat.parent == parent);
+        all.find(|stat| {
+            let line = std::fs::read(format!("/proc/{}/cmdline", stat.pid)).unwrap_or_default();
+            line.split(|byte| *byte == 0).any(|word| word == argument.as_bytes())
+        })
+        .and_then(|stat| process_of(stat.pid))
+    };
+    let osps = wait_until("osps as PID 1, or a refusal", common::SOON, || {
+        if unshare.0.try_wait().unwrap().is_some() {
+            return Some(None);
+        }
+        find(parent, "3601").or_else(|| find(parent, "run")).map(Some)
+    });
+    let Some(osps) = osps else { return skip("pid namespaces need root") };
+    let osps = osps.pid();
+    let own = wait_until("the daemon", common::SOON, || find(osps, "3601"));
+    let leader = wait_until("the program", common::SOON, || find(osps, "3602"));
+    let mut enter = Command::new("nsenter");
+    enter.args(["--target", &osps.to_string(), "--pid", "sh", "-c", "setsid sleep 3603 & exit"]);
+    assert!(enter.env_clear().env("PATH", "/usr/bin:/bin").status().unwrap().success());
+    let other = wait_until("an orphan of somebody else's", common::SOON, || find(osps, "3603"));
+    leader.kill().unwrap();
+    wait_until("a successor", common::SOON, || find(osps, "3602"));
+    assert!(own.is_dead(), "a daemon of its own is ended");
+    assert!(!other.is_dead(), "somebody else's is not");
+    other.kill().unwrap();
+}
+
 #[test]
 fn children_that_come_and_go_are_nobodys_failure() {
     // The program's children come and go while it lives: nobody is ended for that.

@@ -113,6 +113,21 @@ pub fn pids_of(pid: u32) -> Vec<u32> {
     pids.split_ascii_whitespace().map_while(|number| number.parse().ok()).collect()
 }
 
+/// How long a look at an environment may take.
+const PATIENCE: Duration = Duration::from_millis(50);
+/// Most bytes of one.
+const ENVIRON_MAX: u64 = 1 << 18;
+
+/// Whether a process has this `NAME=VALUE` in its environment. Reading it waits for locks of the
+/// process, so a thread does, and is left behind if that takes too long; then the answer is no.
+pub fn has_variable(pid: u32, variable: &[u8]) -> bool {
+    let (tell, told) = std::sync::mpsc::sync_channel(1);
+    let read = move || tell.send(read_bytes(&format!("/proc/{pid}/environ"), ENVIRON_MAX));
+    let reader = std::thread::Builder::new().stack_size(64 << 10).spawn(read);
+    let environ = reader.ok().and_then(|_| told.recv_timeout(PATIENCE).ok()).flatten();
+    environ.is_some_and(|bytes| bytes.split(|byte| *byte == 0).any(|entry| entry == variable))
+}
+
 /// When a process started, in clock ticks since boot.
 pub fn start_time(pid: u32) -> Option<u64> {
     stat(pid).map(|stat| stat.start_time)
@@ -362,6 +377,10 @@ mod tests {
     fn what_is_gone_is_none() {
         assert_eq!(look(u32::MAX), None);
         assert_eq!(start_time(u32::MAX), None);
+        let path =
+            [b"PATH=", std::env::var_os("PATH").unwrap_or_default().as_encoded_bytes()].concat();
+        assert!(has_variable(std::process::id(), &path));
+        assert!(!has_variable(std::process::id(), b"PATH") && !has_variable(u32::MAX, &path));
         assert_eq!(oom_files("garbage"), [""; 0]);
         assert_eq!(oom_files("4:memory:/a"), ["/sys/fs/cgroup/memory/a/memory.oom_control"]);
         assert_eq!(oom_files("0::/a")[0], "/sys/fs/cgroup/a/memory.events");

@@ -2,17 +2,21 @@
 //!
 //! osps is a subreaper: whoever in its tree loses its parent becomes its child, however it detached
 //! itself. So nobody escapes, and everything that it inherits is from a launch of its own, except
-//! for children that it had before. A process is signalled only for a launch that it is known to be
-//! of: by its parents, by the session that the leader made, or because only one launch can have
-//! made it. What a dead leader left behind is ended before a successor starts and before a stop is
-//! done; what does not die closes the slot and is named. Tested here and in tests/kin.rs.
+//! for children that it had before. As PID 1 it inherits from strangers, too (`docker exec`). A
+//! process is signalled only for a launch that it is known to be of: by its parents, by the
+//! session that the leader made, because only one launch can have made it, or as PID 1 by our
+//! marks in its environment. What a dead leader left behind is ended before a successor starts and
+//! before a stop is done; what does not die closes the slot and is named. Tested here and in
+//! tests/kin.rs.
 
 use std::collections::HashSet;
+use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
 use osps_heart::ids::SlotId;
 use osps_heart::segment::Death;
 use osps_heart::time::Monotonic;
+use osps_heart::words::env;
 use rustix::process::Signal;
 
 use super::{KIN, Watchdog};
@@ -113,10 +117,12 @@ fn below(all: &[Stat], roots: impl IntoIterator<Item = u32>) -> Vec<Stat> {
 
 /// Who of our children is of a launch: the leader's pid, and whether only this launch can have made
 /// children of ours that are nobody's leader.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 struct Launch<'a> {
     leader: Option<u32>,
     alone: bool,
+    /// Whether a process has our marks; asked only where strangers may have become our children.
+    marked: Option<&'a dyn Fn(u32) -> bool>,
     /// All leaders, this one too.
     leaders: &'a [u32],
     /// Children that we had before anything was launched.
@@ -129,7 +135,8 @@ fn kin_of(all: &[Stat], me: u32, launch: Launch<'_>) -> Vec<Stat> {
         stat.parent == me
             && !launch.leaders.contains(&stat.pid)
             && !launch.strangers.contains(&(stat.pid, stat.start_time))
-            && (launch.alone || launch.leader.is_some_and(|leader| stat.session == leader))
+            && (launch.leader.is_some_and(|leader| stat.session == leader)
+                || (launch.alone && launch.marked.is_none_or(|marked| marked(stat.pid))))
     };
     let orphans: Vec<Stat> = all.iter().filter(is_ours).copied().collect();
     let roots = orphans.iter().map(|stat| stat.pid).chain(launch.leader);
@@ -155,13 +162,18 @@ impl Watchdog {
     pub(super) fn kin(&self, slot: SlotId, all: &[Stat]) -> Vec<Stat> {
         let leaders: Vec<u32> = self.children.iter().filter_map(super::Child::pid).collect();
         let programs = self.children.iter().filter(|child| !child.service.command.is_empty());
+        let run_dir = self.claim.run_dir.path().as_os_str().as_bytes();
+        let mark = [env::RUN_DIR.as_bytes(), b"=", run_dir].concat();
+        let marked = |pid| procfs::has_variable(pid, &mark);
+        let me = std::process::id();
         let launch = Launch {
+            marked: (me == 1).then_some(&marked),
             leader: self.children[slot.index()].pid(),
             alone: programs.count() == 1,
             leaders: &leaders,
             strangers: &self.strangers,
         };
-        kin_of(all, std::process::id(), launch)
+        kin_of(all, me, launch)
     }
 
     /// Looks who is there besides the leader, and holds them.
@@ -358,9 +370,17 @@ mod tests {
             (99, 1, 99),
         ]);
         let strangers = HashSet::from([(40, 40)]);
-        let launch =
-            Launch { leader: Some(20), alone: true, leaders: &[20, 50], strangers: &strangers };
+        let launch = Launch {
+            leader: Some(20),
+            alone: true,
+            marked: None,
+            leaders: &[20, 50],
+            strangers: &strangers,
+        };
         assert_eq!(pids(&kin_of(&all, ME, launch)), [21, 22, 30, 31, 60]);
+        // As PID 1 a child of somebody else's may be among them.
+        let nobody_marked = Launch { marked: Some(&|_| false), ..launch };
+        assert_eq!(pids(&kin_of(&all, ME, nobody_marked)), [21, 22, 60]);
         // With others who might have made it, only the session tells.
         let among = Launch { alone: false, ..launch };
         assert_eq!(pids(&kin_of(&all, ME, among)), [21, 22, 60]);
