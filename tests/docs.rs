@@ -40,7 +40,9 @@ use osps_heart::segment::{Death, Geometry, What};
 use osps_heart::sync::Word;
 use osps_heart::table as store;
 use osps_heart::time::Monotonic;
-use osps_heart::words::{Cause, Class, DeathKind, Desired, Event, Press, Role, State};
+use osps_heart::words::{
+    Cause, Class, DeathKind, Desired, Event, HeartSource, Press, Role, State, Watched,
+};
 
 fn path(relative: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(relative)
@@ -184,6 +186,9 @@ fn every_field_is_where_the_document_says() {
         last_class,
         last_silence_ns,
         depends_on,
+        heart_source,
+        watched,
+        last_heart,
         reserved,
     });
     check_fields!(ActivityCells {
@@ -194,6 +199,7 @@ fn every_field_is_where_the_document_says() {
         text,
         parked,
         committed_ns,
+        heeds,
         reserved,
     });
     check_fields!(RingCells { head, reserved, entries });
@@ -256,7 +262,7 @@ fn codes_have_the_words_in_the_document() {
             check_codes(stringify!($name), &rows);
         )+};
     }
-    check_words!(State, Cause, Class, Role, Desired, DeathKind, Press);
+    check_words!(State, Cause, Class, Role, Desired, HeartSource, Watched, DeathKind, Press);
 
     let flags = [
         (layout::flag::MADE_DIR, "MADE_DIR"),

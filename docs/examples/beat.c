@@ -30,6 +30,7 @@ enum {
     HEART_CLAIM = 24,
     SERVER_GENERATION = 64,
     SERVER_DESIRED = 72,
+    ACTIVITY_HEEDS = 2048 + 144, /* from the start of the slot page */
     PAGE = 4096,
     STOP = 1
 };
@@ -116,8 +117,8 @@ int main(int argc, char **argv) {
     uint64_t magic = load(HEADER_MAGIC);
     if (memcmp(&magic, "OSPSSEG1", 8) != 0) refuse("not a segment of osps:", path);
     /* Acquire: the version is stored last, so what follows sees the whole header. */
-    if (atomic_load_explicit(at(HEADER_VERSION), memory_order_acquire) != 2)
-        refuse("not of layout version 2:", path);
+    if (atomic_load_explicit(at(HEADER_VERSION), memory_order_acquire) != 3)
+        refuse("not of layout version 3:", path);
     if (slot >= load(HEADER_SLOTS_COUNT)) refuse("no such slot in", path);
     uint64_t heart = load(HEADER_HEARTS_OFFSET) + 64 * slot;
     uint64_t server = load(HEADER_SLOTS_OFFSET) + PAGE * slot;
@@ -125,6 +126,8 @@ int main(int argc, char **argv) {
     if (load(server + SERVER_GENERATION) != generation)
         refuse("the slot belongs to another process in", path);
     claim(heart, slot, generation);
+    /* It looks at its desired word, so a stop need not begin with a signal. */
+    atomic_store_explicit(at(server + ACTIVITY_HEEDS), generation, memory_order_relaxed);
     uint64_t interval = load(HEADER_BEAT_INTERVAL_NS);
 
     printf("beating in slot %" PRIu64 ", at least every %" PRIu64 " ms\n", slot,

@@ -23,6 +23,7 @@ HEART_STAMP_NS = 8
 HEART_CLAIM = 24
 SERVER_GENERATION = 64
 SERVER_DESIRED = 72
+ACTIVITY_HEEDS = 2048 + 144  # From the start of the slot page.
 
 STOP = 1
 
@@ -53,8 +54,8 @@ words = memoryview(shared).cast("Q")
 
 if len(shared) < 4096 or words[HEADER_MAGIC // 8] != int.from_bytes(b"OSPSSEG1", "little"):
     refuse(f"{path} is not a segment of osps")
-if words[HEADER_VERSION // 8] != 2:
-    refuse(f"layout version {words[HEADER_VERSION // 8]}, this program knows version 2")
+if words[HEADER_VERSION // 8] != 3:
+    refuse(f"layout version {words[HEADER_VERSION // 8]}, this program knows version 3")
 if not 0 <= slot < words[HEADER_SLOTS_COUNT // 8]:
     refuse(f"there is no slot {slot}")
 heart = words[HEADER_HEARTS_OFFSET // 8] + 64 * slot
@@ -79,6 +80,9 @@ owner, owner_generation = claim >> 24 & 0x3FFFFF, claim >> 8 & 0xFFFF
 if owner and owner_generation == generation & 0xFFFF and claim != own_claim():
     refuse(f"the heart of slot {slot} is taken by pid {owner}")
 words[(heart + HEART_CLAIM) // 8] = own_claim()
+
+# It looks at its desired word, so a stop need not begin with a signal.
+words[(server + ACTIVITY_HEEDS) // 8] = generation
 
 print(f"beating in slot {slot}, at least every {interval_ns / 1e6:.0f} ms", flush=True)
 started = time.monotonic()

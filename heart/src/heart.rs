@@ -11,10 +11,10 @@ use crate::clock::SystemClock;
 use crate::ids::{Claim, Generation, SlotId};
 use crate::orphan::{Orphan, Standing};
 use crate::segment::area::{Busy, OutOfBounds};
-use crate::segment::{Access, AttachError, Segment};
+use crate::segment::{Access, AttachError, Segment, Unforked, text};
 use crate::shown::Shown;
 use crate::sync::Ordering;
-use crate::time::{Clock, Monotonic};
+use crate::time::{Clock, Monotonic, nanos};
 use crate::words::env;
 
 /// A program's heart: beat it once per turn of the loop that does the work.
@@ -67,6 +67,10 @@ pub struct Heart {
     segment: Segment,
     slot: SlotId,
     generation: Generation,
+    /// Index of its line: the slot's own, or a further one that is given back on drop.
+    line: usize,
+    parked: Cell<bool>,
+    unforked: Unforked,
     clock: SystemClock,
     orphan: Orphan,
     looked: Monotonic,
@@ -102,6 +106,11 @@ pub enum HeartError {
         /// Its pid.
         pid: u32,
     },
+    /// Every heart line of the instance is taken.
+    Full {
+        /// So many there are.
+        lines: usize,
+    },
     /// Commits kept coming while the data was read: try again.
     Busy,
     /// Outside of the data area.
@@ -135,6 +144,10 @@ impl fmt::Display for HeartError {
                 f,
                 "taken by pid {pid}: a heart has one owner, the first process that opens it; do \
                  not beat here, or let this process open it first"
+            ),
+            HeartError::Full { lines } => write!(
+                f,
+                "all {lines} heart lines are taken; drop a named heart that is not needed"
             ),
             HeartError::Busy => Busy.fmt(f),
             HeartError::OutOfBounds { offset, length } => {
@@ -181,21 +194,58 @@ impl Heart {
         Heart::open(Path::new(&value(env::RUN_DIR)?), SlotId(slot), Generation(generation))
     }
 
+    /// A further heart of this program, for a thread with a loop of its own: judged like the first
+    /// one from its first beat on, by its own limit (20 ms to 30 days; zero = the hang timeout).
+    /// The verdict names it. [`park`](Heart::park) it while its thread waits for work; dropping it
+    /// gives it back. Takes no lock: killed in between, osps frees the line.
+    ///
+    /// ```no_run
+    /// # use std::time::Duration;
+    /// # fn next_job() -> Option<u64> { None }
+    /// # fn main() -> Result<(), osps_heart::HeartError> {
+    /// let writer = osps_heart::Heart::named("db-writer", Duration::from_secs(2))?;
+    /// while let Some(job) = { writer.park(); next_job() } {
+    ///     writer.beat(); // at the start of a job, and within it
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn named(name: &str, limit: Duration) -> Result<Heart, HeartError> {
+        let value = |name| std::env::var_os(name).ok_or(HeartError::NotSupervised(name));
+        let slot = number(env::SLOT, &value(env::SLOT)?)?;
+        let generation = number(env::GENERATION, &value(env::GENERATION)?)?;
+        let run_dir = value(env::RUN_DIR)?;
+        let (slot, generation) = (SlotId(slot), Generation(generation));
+        Heart::open_named(Path::new(&run_dir), slot, generation, name, limit)
+    }
+
+    /// A further heart of a slot in a run directory.
+    #[doc(hidden)]
+    pub fn open_named(
+        run_dir: &Path,
+        slot: SlotId,
+        generation: Generation,
+        name: &str,
+        limit: Duration,
+    ) -> Result<Heart, HeartError> {
+        let segment = attach(run_dir, slot, generation)?;
+        let mine = own_claim(slot, generation);
+        let lines = segment.hearts().len();
+        let free = (segment.slots().len()..lines)
+            .find(|line| segment.hearts()[*line].claim_free(mine))
+            .ok_or(HeartError::Full { lines })?;
+        let cells = &segment.hearts()[free];
+        // What a predecessor's line says is not ours. Not judged before the first beat.
+        cells.limit_ns.store(nanos(limit), Ordering::Relaxed);
+        text::store(&cells.name, name);
+        Heart::on_line(run_dir, segment, slot, generation, free)
+    }
+
     /// The heart of a slot in a run directory.
     #[doc(hidden)]
     pub fn open(run_dir: &Path, slot: SlotId, generation: Generation) -> Result<Heart, HeartError> {
-        let segment =
-            Segment::open(run_dir, Access::ReadWrite).map_err(HeartError::in_dir(run_dir))?;
-        let value = || slot.to_string();
-        let page = segment
-            .slots()
-            .get(slot.index())
-            .ok_or_else(|| HeartError::Environment { name: env::SLOT, value: value() })?;
-        if page.server.current_generation() != generation {
-            return Err(HeartError::Superseded(generation.0));
-        }
-        let pid = std::process::id();
-        let mine = Claim::of(slot, generation, pid, own_start_time());
+        let segment = attach(run_dir, slot, generation)?;
+        let mine = own_claim(slot, generation);
         segment.hearts()[slot.index()].claim(mine).map_err(|other| {
             if mine.generation == other.generation {
                 HeartError::Taken { pid: other.pid }
@@ -203,14 +253,31 @@ impl Heart {
                 HeartError::Superseded(generation.0)
             }
         })?;
+        Heart::on_line(run_dir, segment, slot, generation, slot.index())
+    }
+
+    fn on_line(
+        run_dir: &Path,
+        segment: Segment,
+        slot: SlotId,
+        generation: Generation,
+        line: usize,
+    ) -> Result<Heart, HeartError> {
         let clock = SystemClock;
         let now = clock.now();
         let orphan = Orphan::new(&segment, now);
+        let unforked = Unforked::new().map_err(|answer| {
+            let op = "mark this process for";
+            HeartError::in_dir(run_dir)(AttachError::Io { op, answer })
+        })?;
         Ok(Heart {
             run_dir: run_dir.to_owned(),
             segment,
             slot,
             generation,
+            line,
+            parked: Cell::new(false),
+            unforked,
             clock,
             orphan,
             looked: now,
@@ -218,23 +285,47 @@ impl Heart {
         })
     }
 
-    /// Beats: a fresh stamp, then the count. Does nothing once another generation runs in the slot:
-    /// nobody beats in a successor's name.
+    /// Beats: a fresh stamp, then the count. Does nothing in a forked child, and once another
+    /// generation runs in the slot: nobody beats in another's name.
     pub fn beat(&self) {
         if self.is_current() {
-            self.segment.hearts()[self.slot.index()].beat(self.clock.now());
+            self.segment.hearts()[self.line].beat(self.clock.now());
+            self.parked.set(false);
+        }
+    }
+
+    /// Says that this loop waits for work: from now on its silence means nothing, until the next
+    /// beat. Being stopped meanwhile is not noticed by this heart.
+    pub fn park(&self) {
+        if self.is_current() {
+            self.segment.hearts()[self.line].park();
+            self.parked.set(true);
         }
     }
 
     /// Beats without a stamp, for loops that cannot afford a clock. A freeze is then noticed up to
     /// a check interval later.
     pub fn tick(&self) {
+        if self.parked.get() {
+            // The stamp still says parked.
+            self.beat();
+        } else if self.is_current() {
+            self.segment.hearts()[self.line].tick();
+        }
+    }
+
+    /// Says what the program does, at most 96 bytes: `osps status` shows it.
+    pub fn set_activity(&self, text: &str) {
         if self.is_current() {
-            self.segment.hearts()[self.slot.index()].tick();
+            self.segment.slots()[self.slot.index()].activity.set_text(text);
         }
     }
 
     fn is_current(&self) -> bool {
+        // First, since a child does not have the segment.
+        if !self.unforked.holds() {
+            return false;
+        }
         let server = &self.segment.slots()[self.slot.index()].server;
         server.current_generation() == self.generation
     }
@@ -242,8 +333,13 @@ impl Heart {
     /// Whether to finish and exit: osps said so, another process runs in this slot, or osps has
     /// been gone for the orphan timeout. Look at it once per turn, like beating.
     pub fn should_stop(&mut self) -> bool {
-        let server = &self.segment.slots()[self.slot.index()].server;
-        if server.stop_wanted() || !self.is_current() {
+        if !self.is_current() {
+            return true;
+        }
+        let page = &self.segment.slots()[self.slot.index()];
+        // Who looks is not sent a signal at once.
+        page.activity.heeds.store(u64::from(self.generation.0), Ordering::Relaxed);
+        if page.server.stop_wanted() {
             return true;
         }
         // A look that comes more than a second after the last one is a late one: no time in which
@@ -262,6 +358,31 @@ impl Heart {
     pub fn beat_interval(&self) -> Duration {
         Duration::from_nanos(self.segment.header().beat_interval_ns.load(Ordering::Relaxed))
     }
+}
+
+impl Drop for Heart {
+    /// Gives a further line back. The slot's own stays: osps frees it when this process ends.
+    fn drop(&mut self) {
+        if self.line >= self.segment.geometry().slots && self.is_current() {
+            self.park();
+            self.segment.hearts()[self.line].give_back(own_claim(self.slot, self.generation));
+        }
+    }
+}
+
+/// The segment in a run directory, if this generation runs in this slot.
+fn attach(run_dir: &Path, slot: SlotId, generation: Generation) -> Result<Segment, HeartError> {
+    let segment = Segment::open(run_dir, Access::ReadWrite).map_err(HeartError::in_dir(run_dir))?;
+    let no_slot = || HeartError::Environment { name: env::SLOT, value: slot.to_string() };
+    let page = segment.slots().get(slot.index()).ok_or_else(no_slot)?;
+    if page.server.current_generation() != generation {
+        return Err(HeartError::Superseded(generation.0));
+    }
+    Ok(segment)
+}
+
+fn own_claim(slot: SlotId, generation: Generation) -> Claim {
+    Claim::of(slot, generation, std::process::id(), own_start_time())
 }
 
 /// When this process started, in clock ticks since boot; 0 = `/proc` does not say, and then the

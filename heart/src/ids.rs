@@ -139,9 +139,10 @@ impl Claim {
         (1..1 << 15).contains(&self.generation.wrapping_sub(other.generation))
     }
 
-    /// Whether a process that started then may be the claimant.
+    /// Whether a process that started then may be the claimant. One without `/proc` (in a chroot)
+    /// does not know its own start time and says 0.
     pub fn started_at(self, start_time: u64) -> bool {
-        u64::from(self.start_time) == start_time & START_MASK
+        self.start_time == 0 || u64::from(self.start_time) == start_time & START_MASK
     }
 
     /// The word's value.

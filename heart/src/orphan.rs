@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use crate::pulse::{Limits, Pulse, Reading, Turn};
+use crate::pulse::{Limits, PARKED, Pulse, Reading, Sample, Turn};
 use crate::segment::Segment;
 use crate::sync::Ordering;
 use crate::time::Monotonic;
@@ -55,7 +55,10 @@ impl Orphan {
     pub fn look(&mut self, segment: &Segment, now: Monotonic, planned: Monotonic) -> Standing {
         let turn = Turn { now, previous: self.previous, lateness: now.since(planned) };
         self.previous = now;
-        let seen = segment.header().watchdog_heart.sample();
+        // A watchdog does not park: a stamp that says so was scribbled.
+        let Sample { count, stamp } = segment.header().watchdog_heart.sample();
+        let stamp = if stamp == PARKED { Monotonic(0) } else { stamp };
+        let seen = Sample { count, stamp };
         let silence = now.since(self.alone.last_beat());
         let stale = self.stale.observe(&turn, seen);
         if self.alone.observe(&turn, seen) == Reading::Overdue {
@@ -70,9 +73,11 @@ impl Orphan {
                 self.told = false;
                 Standing::Back(silence)
             }
-            Reading::Beat { .. } | Reading::Quiet | Reading::Late | Reading::Overdue => {
-                Standing::Watched
-            }
+            Reading::Beat { .. }
+            | Reading::Quiet
+            | Reading::Parked
+            | Reading::Late
+            | Reading::Overdue => Standing::Watched,
         }
     }
 }

@@ -29,6 +29,9 @@ fn late_after(limit: Duration) -> Duration {
     limit / 5 * 3
 }
 
+/// A stamp that says: parked, waits for work, not judged until the next beat.
+pub const PARKED: Monotonic = Monotonic(u64::MAX);
+
 /// What one look at a heart shows. An allegation: the server may have written anything.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sample {
@@ -36,6 +39,18 @@ pub struct Sample {
     pub count: u64,
     /// When the last one was, as the server says.
     pub stamp: Monotonic,
+}
+
+impl Sample {
+    /// A heart that stands at this count and is not judged now.
+    pub fn parked(count: u64) -> Sample {
+        Sample { count, stamp: PARKED }
+    }
+
+    /// Whether it says that its silence means nothing.
+    pub fn is_parked(self) -> bool {
+        self.stamp == PARKED
+    }
 }
 
 /// One turn of the watchdog's loop, as far as verdicts care.
@@ -59,6 +74,8 @@ pub enum Reading {
     },
     /// Silent, and that is still fine.
     Quiet,
+    /// Silent, and that means nothing: it waits for work, or nobody is there to beat.
+    Parked,
     /// Silent for 60 % of the limit, told once: take a first look.
     Late,
     /// Silent for the limit: take evidence, read once more, then decide.
@@ -126,6 +143,10 @@ impl Pulse {
                 ..Pulse::new(self.limits, counted_from, seen.count)
             };
             return Reading::Beat { first };
+        }
+        if seen.is_parked() {
+            self.renew(turn.now);
+            return Reading::Parked;
         }
         if late && self.renewals < RENEWALS_MAX {
             self.renewals += 1;

@@ -111,6 +111,9 @@ words! {
     Alarm = 14, "alarm", "it does not die: its slot stays closed";
     WatchdogStarted = 15, "watchdog-started", "the watchdog runs";
     WatchdogStopping = 16, "watchdog-stopping", "an orderly stop begins";
+    Warned = 17, "warned", "overdue, but `on-hang` is `warn`: not killed";
+    Unwatched = 18, "unwatched", "its silence convicts nobody, for the time being";
+    Watched = 19, "watched", "from now on its silence counts";
 }
 
 words! {
@@ -149,6 +152,20 @@ words! {
     /// Who stores the beats of a heart.
     HeartSource:
     Memory = 1, "memory", "the program itself, in the segment";
+    Notify = 2, "notify", "the watchdog, for each `WATCHDOG=1` of the program";
+    Loop = 3, "loop", "the preloaded shim, each time the main thread comes to its event wait";
+    Loops = 4, "loops", "the preloaded shim, one heart for each epoll descriptor";
+    File = 5, "file", "the prober, when a file moved";
+    Probe = 6, "probe", "the prober, when its probe succeeded";
+    None = 7, "none", "nobody: only its death is noticed";
+    Auto = 8, "auto", "`memory` or `notify`, whichever beats first";
+}
+
+words! {
+    /// Whether a server's silence convicts it.
+    Watched:
+    No = 1, "unwatched", "not now: it never beat, or whoever beat is gone";
+    Yes = 2, "watched", "yes, after its limit";
 }
 
 /// Names in the environment of every server.
@@ -159,6 +176,11 @@ pub mod env {
     pub const SLOT: &str = "OSPS_SLOT";
     /// The generation, a number.
     pub const GENERATION: &str = "OSPS_GENERATION";
+    /// What the event-loop shim needs: descriptor of the segment, its device and inode, the limit
+    /// in ns, one heart (0) or one for each epoll descriptor (1).
+    pub const LOOP: &str = "OSPS_LOOP";
+    /// The only name of a process that may claim the heart of an event loop.
+    pub const HEART_PROCESS: &str = "OSPS_HEART_PROCESS";
     /// The limit of open descriptors that a program gets back; no program sees it.
     pub const DESCRIPTORS: &str = "OSPS_DESCRIPTORS";
 }
@@ -226,6 +248,7 @@ mod tests {
         check!(Role);
         check!(Desired);
         check!(HeartSource);
+        check!(Watched);
         check!(DeathKind);
         check!(Press);
     }

@@ -308,6 +308,9 @@ impl Group {
         match life.pulse.observe(&turn, seen) {
             Reading::Quiet => {}
             Reading::Beat { first } => self.beat(slot, first, silence, now, out),
+            Reading::Parked => {
+                self.apply(slot, Trigger::Beat, What::Beat { silence }, Note::Nothing, now, out);
+            }
             Reading::Late => {
                 let what = What::Late { silence };
                 self.apply(slot, Trigger::Late, what, Note::Limit(limit), now, out);
@@ -351,7 +354,7 @@ impl Group {
         match life.pulse.observe(&turn, seen) {
             // It beat between the two looks: the last moment at which that saves it.
             Reading::Beat { first } => self.beat(slot, first, silence, now, out),
-            Reading::Quiet | Reading::Late => {}
+            Reading::Quiet | Reading::Parked | Reading::Late => {}
             Reading::Overdue if class.is_intention() => {
                 life.pulse.renew(now);
                 self.apply(slot, Trigger::Hold, What::Held { class }, Note::Nothing, now, out);

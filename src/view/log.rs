@@ -70,7 +70,8 @@ fn level(what: &What, scene: &Scene<'_>) -> Level {
         | What::Pressed { .. }
         | What::Alarm
         | What::LateTurn { .. }
-        | What::Spared { .. } => Level::Warn,
+        | What::Spared { .. }
+        | What::Warned { .. } => Level::Warn,
         What::Failed { .. } => Level::Error,
         What::Died { cause: Some(_), .. } | What::Backoff { .. } if by_itself => Level::Warn,
         What::Started { .. }
@@ -81,6 +82,8 @@ fn level(what: &What, scene: &Scene<'_>) -> Level {
         | What::Died { .. }
         | What::Backoff { .. }
         | What::WatchdogStarted
+        | What::Unwatched
+        | What::Watched { .. }
         | What::WatchdogStopping => Level::Info,
     }
 }
@@ -149,6 +152,16 @@ fn line(what: &What, scene: &Scene<'_>) -> Option<String> {
             let silence = Short(*silence);
             format!("starved (no beat for {silence}, the host is overloaded): one more limit")
         }
+        What::Warned { class, silence } => {
+            let why = verdict(Cause::Frozen, Some(*class), Short(*silence), &limit, scene);
+            format!("{from} -> {to} ({why}; on-hang is warn, so it is not killed)")
+        }
+        What::Unwatched if from == to => {
+            "unwatched: whoever beat is gone; its silence counts again from the next beat"
+                .to_owned()
+        }
+        What::Unwatched => format!("{from} -> {to} (unwatched: it has not beaten)"),
+        What::Watched { source } => format!("watched from now on ({source} heart)"),
         What::WatchdogStarted | What::WatchdogStopping => return None,
     };
     let mut text = String::new();

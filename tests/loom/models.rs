@@ -453,6 +453,9 @@ fn server() -> ServerCells {
         last_class: Word::new(0),
         last_silence_ns: Word::new(0),
         depends_on: Word::new(0),
+        heart_source: Word::new(0),
+        watched: Word::new(0),
+        last_heart: zeros(),
         reserved: zeros(),
     }
 }

@@ -17,9 +17,9 @@ use super::world::{World, is_for_silence};
 pub fn stage_after(change: &Change) -> Result<Stage, TestCaseError> {
     Ok(match change.what {
         What::Started { .. } => Stage::Starting,
-        What::FirstBeat { .. } | What::Beat { .. } => Stage::Up,
+        What::FirstBeat { .. } | What::Beat { .. } | What::Unwatched => Stage::Up,
         What::Late { .. } | What::Pardoned => Stage::Late,
-        What::Held { .. } => Stage::Held,
+        What::Held { .. } | What::Warned { .. } => Stage::Held,
         // A stop calls off who waits for its start, and asks the others.
         What::StopOrder if change.from == State::Backoff => Stage::Down,
         What::StopOrder => Stage::Asked,
@@ -31,6 +31,7 @@ pub fn stage_after(change: &Change) -> Result<Stage, TestCaseError> {
         What::Failed { .. } => Stage::Failed,
         What::LateTurn { .. }
         | What::Spared { .. }
+        | What::Watched { .. }
         | What::WatchdogStarted
         | What::WatchdogStopping => {
             return Err(TestCaseError::fail(format!("no change of a state: {change:?}")));

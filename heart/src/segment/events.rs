@@ -12,7 +12,7 @@ use super::layout::{EVENTS, EventCells, RingCells};
 use crate::ids::{Generation, SlotId};
 use crate::sync::{Ordering, fence};
 use crate::time::{Monotonic, nanos};
-use crate::words::{Cause, Class, DeathKind, Event, Press};
+use crate::words::{Cause, Class, DeathKind, Event, HeartSource, Press};
 
 /// One happening.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,6 +108,20 @@ pub enum What {
     Spared {
         /// Its silence so far.
         silence: Duration,
+    },
+    /// Overdue, but only told, not killed.
+    Warned {
+        /// In which way it was silent.
+        class: Class,
+        /// Time since its last beat.
+        silence: Duration,
+    },
+    /// Its silence convicts nobody, for the time being.
+    Unwatched,
+    /// From now on its silence counts.
+    Watched {
+        /// Who beats for it.
+        source: HeartSource,
     },
     /// The watchdog runs.
     WatchdogStarted,
@@ -205,6 +219,9 @@ impl What {
             }
             What::LateTurn { by } => (Event::LateTurn, [nanos(by), 0, 0]),
             What::Spared { silence } => (Event::Spared, [nanos(silence), 0, 0]),
+            What::Warned { class, silence } => (Event::Warned, [class.code(), nanos(silence), 0]),
+            What::Unwatched => (Event::Unwatched, [0; 3]),
+            What::Watched { source } => (Event::Watched, [source.code(), 0, 0]),
             What::WatchdogStarted => (Event::WatchdogStarted, [0; 3]),
             What::WatchdogStopping => (Event::WatchdogStopping, [0; 3]),
         }
@@ -240,6 +257,9 @@ impl What {
             Event::Failed => What::Failed { death: Death::decode(a, b)? },
             Event::LateTurn => What::LateTurn { by: span(a) },
             Event::Spared => What::Spared { silence: span(a) },
+            Event::Warned => What::Warned { class: Class::from_code(a)?, silence: span(b) },
+            Event::Unwatched => What::Unwatched,
+            Event::Watched => What::Watched { source: HeartSource::from_code(a)? },
             Event::WatchdogStarted => What::WatchdogStarted,
             Event::WatchdogStopping => What::WatchdogStopping,
         })
@@ -348,12 +368,16 @@ mod tests {
             death().prop_map(|death| What::Failed { death }),
             span().prop_map(|by| What::LateTurn { by }),
             span().prop_map(|silence| What::Spared { silence }),
+            (one_of(&Class::ALL), span())
+                .prop_map(|(class, silence)| What::Warned { class, silence }),
+            one_of(&HeartSource::ALL).prop_map(|source| What::Watched { source }),
             one_of(&[
                 What::Pardoned,
                 What::StopOrder,
                 What::Alarm,
                 What::WatchdogStarted,
                 What::WatchdogStopping,
+                What::Unwatched,
             ]),
         ]
     }

@@ -8,7 +8,7 @@
 
 use super::layout::HeartCells;
 use crate::ids::{Claim, SlotId};
-use crate::pulse::Sample;
+use crate::pulse::{PARKED, Sample};
 use crate::sync::Ordering;
 use crate::time::Monotonic;
 
@@ -27,6 +27,12 @@ impl HeartCells {
         self.count.store(count, Ordering::Release);
     }
 
+    /// Parks: from now on silence means nothing, until the next beat. A beat itself, whose stamp
+    /// says so.
+    pub fn park(&self) {
+        self.beat(PARKED);
+    }
+
     /// Claims the line for `mine`. `Err` = another process of that generation was first, or of a
     /// later one. A claim under an earlier generation is a left-over's and gives way.
     pub fn claim(&self, mine: Claim) -> Result<(), Claim> {
@@ -43,6 +49,19 @@ impl HeartCells {
                 return Ok(());
             }
         }
+    }
+
+    /// Claims a free further line. `false` = it is taken.
+    pub fn claim_free(&self, mine: Claim) -> bool {
+        let taken =
+            self.claim.compare_exchange(0, mine.pack(), Ordering::Relaxed, Ordering::Relaxed);
+        taken.is_ok()
+    }
+
+    /// Gives a further line back, if it is still `mine`.
+    pub fn give_back(&self, mine: Claim) {
+        let (from, to) = (mine.pack(), 0);
+        let _ = self.claim.compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed);
     }
 
     /// Who beats here.

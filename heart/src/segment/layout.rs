@@ -10,7 +10,7 @@ use crate::words::Cause;
 /// First word of every segment: "OSPSSEG" and the digit of the family, little-endian.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"OSPSSEG1");
 /// Layout version, the word that is written last at creation: 0 means "not finished".
-pub const VERSION: u64 = 2;
+pub const VERSION: u64 = 3;
 /// Sections start on page boundaries, so that a reader may map a part.
 pub const PAGE: usize = 4096;
 /// Most slots of an instance: an arbiter and 32 others.
@@ -18,7 +18,7 @@ pub const SLOTS_MAX: usize = 33;
 /// Most heart lines of an instance; bounds what a damaged header can make a reader map.
 pub const HEARTS_MAX: usize = 1 << 16;
 /// Heart lines of an ordinary instance: each server's own, and room for named further ones.
-pub const HEARTS_DEFAULT: usize = 128;
+pub const HEARTS_DEFAULT: usize = 256;
 /// Events kept. A crash loop writes some five events a restart, so this is the last 200 restarts.
 pub const EVENTS: usize = if cfg!(loom) { 2 } else { 1024 };
 /// Dirty ranges listed before one range stands for everything.
@@ -110,9 +110,11 @@ pub mod flag {
 pub struct HeartCells {
     /// Beats so far. Never reset: only a change means anything. Stored last (release).
     pub count: Word,
-    /// Monotonic ns of the beat; 0 where only the count is kept.
+    /// Monotonic ns of the beat; 0 where only the count is kept, all ones (`pulse::PARKED`) where
+    /// silence means nothing until the next beat.
     pub stamp_ns: Word,
-    /// Silence that convicts, ns. For readers outside; the watchdog judges by its own figure.
+    /// Silence that convicts, ns. In a server's own line for readers outside, the watchdog judges
+    /// by its own figure; in a further line by who claimed it, 0 = as the server's own.
     pub limit_ns: Word,
     /// Whose heart this is and who beats in it, see `ids::Claim`; 0 = free line.
     pub claim: Word,
@@ -168,8 +170,14 @@ pub struct ServerCells {
     pub last_silence_ns: Word,
     /// Slot number + 1 of the server it depends on, 0 = none.
     pub depends_on: Word,
+    /// Who beats for it, see `words::HeartSource`; 0 = not known.
+    pub heart_source: Word,
+    /// Whether its silence convicts it now, see `words::Watched`; 0 = not known.
+    pub watched: Word,
+    /// Name of the heart that the last verdict was about, UTF-8, zero-padded; empty = its own.
+    pub last_heart: [Word; 4],
     /// Room for later fields.
-    pub reserved: [Word; 223],
+    pub reserved: [Word; 217],
 }
 
 /// What the server in the slot says of itself.
@@ -190,8 +198,11 @@ pub struct ActivityCells {
     pub parked: Word,
     /// When it last committed a change of the data, monotonic ns.
     pub committed_ns: Word,
+    /// Generation of the process that looks at its desired word; 0 = nobody does, so a stop begins
+    /// with the stop signal.
+    pub heeds: Word,
     /// Room for later fields and the flight recorder.
-    pub reserved: [Word; 238],
+    pub reserved: [Word; 237],
 }
 
 /// The ring of events.

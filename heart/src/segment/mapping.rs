@@ -22,6 +22,7 @@ use std::time::Duration;
 
 use memmap2::{Advice, MmapOptions, MmapRaw};
 use rustix::fs::{FallocateFlags, OFlags};
+use rustix::mm::{Advice as ForkAdvice, madvise};
 
 use super::area::Area;
 use super::layout::{
@@ -418,6 +419,38 @@ impl Segment {
         // atomics are reached through the reference, so concurrent stores are no data race. The
         // mapping outlives `&self`.
         unsafe { std::slice::from_raw_parts(start.cast::<T>(), count) }
+    }
+}
+
+/// Tells a forked child from the process that made this, at the cost of a load. The kernel wipes
+/// the page in every child with memory of its own, however it was forked: fork handlers would miss
+/// `_Fork` and a bare `clone`.
+#[derive(Debug)]
+pub struct Unforked(MmapRaw);
+
+impl Unforked {
+    /// Of this process.
+    pub fn new() -> io::Result<Unforked> {
+        let map = MmapRaw::from(MmapOptions::new().len(PAGE).map_anon()?);
+        // SAFETY: the range is the whole mapping, which nobody else has seen yet; the advice
+        // changes what children find there and nothing else.
+        unsafe { madvise(map.as_mut_ptr().cast(), PAGE, ForkAdvice::LinuxWipeOnFork) }?;
+        let mark = Unforked(map);
+        mark.word().store(1, Ordering::Relaxed);
+        Ok(mark)
+    }
+
+    /// Whether this is still that process.
+    pub fn holds(&self) -> bool {
+        self.word().load(Ordering::Relaxed) == 1
+    }
+
+    fn word(&self) -> &Word {
+        #[allow(clippy::cast_ptr_alignment, reason = "a mapping starts with a page")]
+        let start = self.0.as_ptr().cast::<Word>();
+        // SAFETY: the mapping is a page of our own, aligned as such, for any bytes of which a word
+        // is valid; it is unmapped when `self` goes, and the reference borrows from that.
+        unsafe { &*start }
     }
 }
 

@@ -31,4 +31,4 @@ pub mod text;
 pub use events::{Death, Record, What};
 pub use layout::Geometry;
 #[cfg(not(loom))]
-pub use mapping::{Access, AttachError, CreateOptions, Segment, Times};
+pub use mapping::{Access, AttachError, CreateOptions, Segment, Times, Unforked};
