@@ -5,11 +5,14 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use nix::sys::signal::Signal;
+use osps_heart::shown::Shown;
 
 use crate::config::{Config, Programs};
 use crate::error::Invalid;
 use crate::policy::restart::Intensity;
+use crate::service::{HeartChoice, KillMode, Manner};
 
 const ABOUT: &str = "A supervisor that can tell frozen from alive.";
 
@@ -234,19 +237,84 @@ pub struct Run {
     /// What the program is called in log, status and JSON, at most 32 bytes
     /// [default: the last part of its path]
     #[arg(long, value_name = "NAME")]
-    pub slot_name: Option<String>,
+    pub service: Option<String>,
+    /// Who beats for it: auto, memory, notify, loop, loops, none, file:PATH,
+    /// probe:http://HOST:PORT/PATH, probe:tcp://HOST:PORT or probe:COMMAND [default: auto]
+    #[arg(long, value_name = "SOURCE")]
+    pub heart: Option<OsString>,
+    /// With --heart loop or loops: only a process of this name beats
+    #[arg(long, value_name = "NAME")]
+    pub heart_process: Option<String>,
+    /// What a freeze means: restart, or warn (all but the kill, to try a limit first)
+    /// [default: restart]
+    #[arg(long, value_name = "WHAT")]
+    pub on_hang: Option<OnHang>,
+    /// What it is sent when it has to go, as in QUIT or SIGINT [default: TERM]
+    #[arg(long, value_name = "SIGNAL", value_parser = signal)]
+    pub stop_signal: Option<Signal>,
+    /// What is ended with it: tree, everything that it started; or group, its process group alone
+    /// [default: tree]
+    #[arg(long, value_name = "MODE")]
+    pub kill_mode: Option<Mode>,
     /// The program and its arguments
     #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
 }
+
+/// What a freeze means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum OnHang {
+    /// Kill it and start it again.
+    Restart,
+    /// Only tell.
+    Warn,
+}
+
+/// What is ended with a program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Mode {
+    /// Everything that it started.
+    Tree,
+    /// Its process group.
+    Group,
+}
+
+impl Run {
+    fn manner(&self) -> Result<Manner, Invalid> {
+        let standard = Manner::default();
+        let heart = match &self.heart {
+            None => standard.heart,
+            Some(text) => HeartChoice::parse(text).ok_or_else(|| Invalid {
+                option: "--heart",
+                value: Shown(text.as_os_str()).to_string(),
+                why: HEARTS.to_owned(),
+            })?,
+        };
+        Ok(Manner {
+            heart: HeartChoice { process: self.heart_process.clone(), ..heart },
+            warn: self.on_hang == Some(OnHang::Warn),
+            stop_signal: self.stop_signal.unwrap_or(standard.stop_signal),
+            kill_mode: match self.kill_mode {
+                None => standard.kill_mode,
+                Some(Mode::Tree) => KillMode::Tree,
+                Some(Mode::Group) => KillMode::Group,
+            },
+        })
+    }
+}
+
+/// What may be said of a heart.
+const HEARTS: &str = "known are auto, memory, notify, loop, loops, none, file:PATH, \
+                      probe:http://HOST:PORT/PATH, probe:tcp://HOST:PORT and probe:COMMAND";
 
 impl Cli {
     /// What the operator wants to run, if the command is to run something.
     pub fn config(&self) -> Result<Config, Invalid> {
         let standard = Config::default();
         let (watch, programs) = if let Some(Command::Run(run)) = &self.command {
-            let (command, name) = (run.command.clone(), run.slot_name.clone());
-            (&run.watch, Programs::Own { command, name, listen: run.listen })
+            let (command, name) = (run.command.clone(), run.service.clone());
+            let manner = run.manner()?;
+            (&run.watch, Programs::Own { command, name, listen: run.listen, manner })
         } else {
             let mut programs = standard.programs;
             if let Programs::Pair { workers, listen } = &mut programs {
@@ -330,6 +398,15 @@ fn intensity(text: &str) -> Result<Intensity, String> {
     let restarts = restarts.parse().map_err(|_| hint.to_owned())?;
     let period = duration(period).map_err(|error| format!("{error}; {hint}"))?;
     Ok(Intensity { restarts, period })
+}
+
+fn signal(text: &str) -> Result<Signal, String> {
+    let number = text.parse().ok().and_then(|number: i32| Signal::try_from(number).ok());
+    let name = text.to_ascii_uppercase();
+    let name = if name.starts_with("SIG") { name } else { format!("SIG{name}") };
+    let known = number.or_else(|| name.parse().ok());
+    let known = known.filter(|signal| !matches!(signal, Signal::SIGKILL | Signal::SIGSTOP));
+    known.ok_or_else(|| "write it like TERM, QUIT, SIGINT or 15; KILL comes by itself".to_owned())
 }
 
 fn size(text: &str) -> Result<u64, String> {

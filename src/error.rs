@@ -59,8 +59,8 @@ pub enum Unrunnable {
     #[error("it is not executable for you; `chmod +x` makes it so")]
     NotExecutable,
     /// Its name has no slash, and no directory of the search path has it.
-    #[error("it is in none of the directories of PATH")]
-    NotInPath,
+    #[error("it is in none of the directories of PATH ({})", Shown(.0))]
+    NotInPath(OsString),
     /// The same, without a search path.
     #[error("it is neither in /bin nor in /usr/bin, and PATH is not set")]
     NoPath,

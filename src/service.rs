@@ -12,15 +12,16 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use nix::sys::signal::Signal;
 use osps_heart::ids::{Generation, SlotId};
 use osps_heart::pulse::Limits;
 use osps_heart::shown::Shown;
-use osps_heart::words::Role;
+use osps_heart::words::{HeartSource, Role};
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 
 use crate::error::{Error, Refusal, Unrunnable};
 use crate::policy::graph::Edges;
-use crate::policy::group::Spec;
+use crate::policy::group::{Spec, Watch};
 use crate::policy::lifecycle::Patience;
 use crate::sys::fifo::Fifo;
 use crate::sys::{Failed, socket};
@@ -29,6 +30,93 @@ use crate::sys::{Failed, socket};
 pub const NAME_MAX: usize = 32;
 /// Bytes of a wake-up.
 pub const WAKE_SIZE: usize = 64;
+
+/// Who beats for a service, as its user said it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeartChoice {
+    /// The source.
+    pub source: HeartSource,
+    /// The whole of what was said: it names the file or the probe.
+    pub text: OsString,
+    /// The only name of a process that may beat from its event loop.
+    pub process: Option<String>,
+}
+
+impl HeartChoice {
+    /// The source that a text names: one of the words, `file:PATH` or `probe:TARGET`.
+    pub fn parse(text: &OsStr) -> Option<HeartChoice> {
+        let bytes = text.as_bytes();
+        let named =
+            |prefix: &str| bytes.len() > prefix.len() && bytes.starts_with(prefix.as_bytes());
+        let source = if named("file:") {
+            HeartSource::File
+        } else if named("probe:") {
+            HeartSource::Probe
+        } else {
+            let is_word = |source: &HeartSource| source.word().as_bytes() == bytes;
+            let alone = |source: &HeartSource| {
+                !matches!(source, HeartSource::File | HeartSource::Probe) && is_word(source)
+            };
+            HeartSource::ALL.into_iter().find(alone)?
+        };
+        Some(HeartChoice { source, text: text.to_owned(), process: None })
+    }
+}
+
+/// What is ended with a program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KillMode {
+    /// Everything that it started, whatever session it moved to.
+    Tree,
+    /// Its process group; what it put elsewhere on purpose survives.
+    Group,
+}
+
+/// How a program of the user's is run, beside its command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Manner {
+    /// Who beats for it.
+    pub heart: HeartChoice,
+    /// A freeze is told, and not acted on.
+    pub warn: bool,
+    /// What it is sent when it has to go.
+    pub stop_signal: Signal,
+    /// What is ended with it.
+    pub kill_mode: KillMode,
+}
+
+impl Default for Manner {
+    fn default() -> Manner {
+        let source = HeartSource::Auto;
+        Manner {
+            heart: HeartChoice { source, text: source.word().into(), process: None },
+            warn: false,
+            stop_signal: Signal::SIGTERM,
+            kill_mode: KillMode::Tree,
+        }
+    }
+}
+
+impl Manner {
+    /// The signal as system calls want it.
+    pub fn stop(&self) -> rustix::process::Signal {
+        let named = rustix::process::Signal::from_named_raw(self.stop_signal as i32);
+        named.unwrap_or(rustix::process::Signal::TERM)
+    }
+
+    /// Its name without `SIG`, as people write it.
+    pub fn stop_word(&self) -> &'static str {
+        let name = self.stop_signal.as_str();
+        name.strip_prefix("SIG").unwrap_or(name)
+    }
+
+    /// Of a server of osps's own: it beats by itself.
+    pub fn built_in() -> Manner {
+        let source = HeartSource::Memory;
+        let heart = HeartChoice { source, text: source.word().into(), process: None };
+        Manner { heart, ..Manner::default() }
+    }
+}
 
 /// One supervised program, and what the watchdog holds for it.
 #[derive(Debug)]
@@ -45,6 +133,8 @@ pub struct Service {
     pub limits: Limits,
     /// How long it is waited for when it has to go.
     pub patience: Patience,
+    /// Who beats for it, and how it is ended.
+    pub manner: Manner,
     /// What it needs of others.
     pub edges: Edges,
     /// Whether it decides who owns the data area.
@@ -77,7 +167,12 @@ impl Wake {
 impl Service {
     /// What the policy has to know about it.
     pub fn spec(&self) -> Spec {
-        Spec { edges: self.edges.clone(), limits: self.limits, patience: self.patience }
+        Spec {
+            edges: self.edges.clone(),
+            limits: self.limits,
+            patience: self.patience,
+            watch: Watch { source: self.manner.heart.source, warn: self.manner.warn },
+        }
     }
 
     /// A program of the user's, alone in its instance; without a name it has its program's.
@@ -87,6 +182,7 @@ impl Service {
         listen: Option<SocketAddr>,
         limits: Limits,
         patience: Patience,
+        manner: Manner,
     ) -> Result<Service, Error> {
         let program = command.first().map_or(OsStr::new(""), OsString::as_os_str);
         find_program(program)?;
@@ -98,6 +194,7 @@ impl Service {
             command: command.to_vec(),
             limits,
             patience,
+            manner,
             edges: Edges::default(),
             arbiter: true,
             wake: None,
@@ -136,7 +233,7 @@ fn find_program(program: &OsStr) -> Result<(), Refusal> {
         .map(candidate)
         .map(|path| runs(&path))
         .find(|found| matches!(found, Ok(()) | Err(Unrunnable::Interpreter(_))));
-    let absent = if path.is_some() { Unrunnable::NotInPath } else { Unrunnable::NoPath };
+    let absent = path.clone().map_or(Unrunnable::NoPath, Unrunnable::NotInPath);
     found.unwrap_or(Err(absent)).map_err(refused)
 }
 
@@ -190,6 +287,20 @@ mod tests {
         }
         assert_eq!(room(|server: &ServerCells| &server.name), NAME_MAX);
         assert_eq!(room(|heart: &HeartCells| &heart.name), NAME_MAX);
+    }
+
+    #[test]
+    fn a_heart_is_one_of_the_words_or_names_a_file_or_a_probe() {
+        let parsed = |text: &str| HeartChoice::parse(text.as_ref()).map(|heart| heart.source);
+        for source in HeartSource::ALL {
+            let needs_more = matches!(source, HeartSource::File | HeartSource::Probe);
+            assert_eq!(parsed(source.word()), (!needs_more).then_some(source));
+        }
+        assert_eq!(parsed("file:/x"), Some(HeartSource::File));
+        assert_eq!(parsed("probe:http://127.0.0.1:80/"), Some(HeartSource::Probe));
+        for text in ["", "file:", "probe:", "Loop", "loop ", "fil:/x"] {
+            assert_eq!(parsed(text), None, "{text}");
+        }
     }
 
     #[test]

@@ -272,7 +272,7 @@ fn whoever_goes_down_with_another_is_told_for_whose_sake() {
 /// every ten seconds, and nothing said what was wanted of it.
 #[test]
 fn a_program_that_never_beats_is_told_what_to_do_once() {
-    let args = ["--start-timeout", "200ms"];
+    let args = ["--heart", "memory", "--start-timeout", "200ms"];
     let mut osps = Launch::own(&args, &["sleep", "60"]).spawn();
     osps.wait_log(&["gen=3", "starting -> start-timeout"]);
     let log = osps.log();
@@ -292,7 +292,7 @@ fn a_program_that_has_beaten_is_not_told_how_to() {
         return;
     }
     let example = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/examples/beat.py");
-    let args = ["--start-timeout", "3s"];
+    let args = ["--heart", "memory", "--start-timeout", "3s"];
     let start = format!("[ $OSPS_GENERATION = 1 ] && exec python3 {example}; exec sleep 60");
     let mut osps = Launch::own(&args, &["sh", "-c", &start]).start();
     osps.signal(&osps.process(0), Signal::KILL);
@@ -306,14 +306,14 @@ fn a_program_that_has_beaten_is_not_told_how_to() {
 /// told apart in a journal.
 #[test]
 fn a_slot_is_called_as_its_operator_wants() {
-    let args = ["--slot-name", "left-arm"];
+    let args = ["--service", "left-arm"];
     let mut osps = Launch::own(&args, &["sleep", "60"]).spawn();
     osps.wait_log(&["left-arm gen=1 pid="]);
     assert_eq!(osps.status()["servers"][0]["name"], "left-arm");
     osps.stop();
     for bad in ["", "two words", ".hidden", "a-name-that-does-not-fit-into-its-room"] {
-        let refused = Launch::own(&["--slot-name", bad], &["sleep", "60"]).output();
-        assert_refused(&refused, 2, &["--slot-name", "1 to 32 letters"]);
+        let refused = Launch::own(&["--service", bad], &["sleep", "60"]).output();
+        assert_refused(&refused, 2, &["--service", "1 to 32 letters"]);
     }
 }
 

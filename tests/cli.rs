@@ -175,7 +175,7 @@ fn help_lists_every_option() {
         (&[], [&WATCH[..], &PAIR, &["run", "status", "list", "stop", "default: 4s"]].concat()),
         (
             &["run"],
-            [&WATCH[..], &["--listen", "--slot-name", "COMMAND", "OSPS_RUN_DIR", "OSPS_SLOT"]]
+            [&WATCH[..], &["--listen", "--service", "COMMAND", "OSPS_RUN_DIR", "OSPS_SLOT"]]
                 .concat(),
         ),
         (&["status"], vec!["--json", "--quiet"]),
@@ -258,7 +258,7 @@ fn options_in_the_wrong_place_are_refused() {
         (&["stop", "--json"], &["--json"]),
         (&["--quiet", "status"], &["--quiet"]),
         (&["status", "--quiet", "--json"], &["--quiet", "--json"]),
-        (&["--slot-name", "a"], &["--slot-name"]),
+        (&["--service", "a"], &["--service"]),
         (&["run", "--listen", "127.0.0.1:0"], &["COMMAND"]),
         (&["run"], &["COMMAND"]),
         (&["run", "--"], &["COMMAND"]),
@@ -335,14 +335,17 @@ fn json_has_exactly_the_keys_of_schema_1() {
     assert_eq!(servers.len(), expected.len());
     for ((server, (name, role)), slot) in servers.iter().zip(expected).zip(0..) {
         let first =
-            ["activity", "beat_age_ms", "beats", "generation", "heart_pid", "last_cause", "listen"];
-        let then = ["name", "pid", "restarts", "role", "sessions", "slot", "state"];
+            ["activity", "beat_age_ms", "beats", "generation", "heart", "heart_pid", "hearts"];
+        let then = ["last_cause", "listen", "name", "pid", "restarts", "role", "sessions"];
+        let then = [&then[..], &["slot", "state", "watched"]].concat();
         assert_eq!(keys(server), [&first[..], &then].concat());
         assert_eq!((&server["name"], &server["role"]), (&name.into(), &role.into()));
         assert_eq!(server["slot"], slot);
         assert_eq!(server["pid"], osps.pid(slot));
         assert_eq!(server["generation"], osps.generation(slot));
         assert_eq!(server["state"], "up");
+        assert_eq!((&server["heart"], &server["watched"]), (&"memory".into(), &true.into()));
+        assert_eq!(server["hearts"], serde_json::json!([]));
         assert_eq!(server["listen"], osps.address(slot).to_string());
         assert!(server["beats"].as_u64() > Some(0) && server["beat_age_ms"].is_u64(), "{server}");
         assert_eq!(keys(&server["restarts"]), ["dead", "frozen", "other"]);

@@ -538,8 +538,11 @@ fn texts_in_the_sources() -> String {
 /// with their units, and at the words of states, causes and classes; and at brackets and commas,
 /// behind which another text may begin.
 fn constant_pieces(message: &str) -> Vec<String> {
-    const PLACES: [&str; 10] = [
+    const PLACES: [&str; 13] = [
         "NAME",
+        "HEART",
+        "SIGNAL",
+        "SOURCE",
         "DIR",
         "OPTION",
         "PROGRAM",

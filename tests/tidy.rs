@@ -35,7 +35,7 @@ const OSPS: [(&str, &[&str]); 12] = [
     ("watchdog", &["error", "instance", "policy", "service", "sys", "view", "watchdog"]),
     ("pair", &["error", "instance", "pair", "policy", "service", "sys"]),
     ("config", &["error", "instance", "pair", "policy", "service", "sys", "watchdog"]),
-    ("cli", &["config", "error", "policy"]),
+    ("cli", &["config", "error", "policy", "service"]),
     ("lib", &[]),
     ("main", &[]),
 ];

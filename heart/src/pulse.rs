@@ -29,6 +29,11 @@ fn late_after(limit: Duration) -> Duration {
     limit / 5 * 3
 }
 
+/// Shortest limit of a heart.
+pub const LIMIT_MIN: Duration = Duration::from_millis(20);
+/// Longest limit of a heart, and longest time that anything here may be told: more is a slip.
+pub const LIMIT_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
+
 /// A stamp that says: parked, waits for work, not judged until the next beat.
 pub const PARKED: Monotonic = Monotonic(u64::MAX);
 
@@ -91,6 +96,20 @@ pub struct Limits {
     pub start: Duration,
 }
 
+/// From when on silence counts: what is known before the first beat differs by who beats.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counts {
+    /// From the start on; until the first beat the start timeout is the limit.
+    FromStart,
+    /// From the first beat on, but nobody is overdue before it is as old as the start timeout:
+    /// while a program sets itself up, it may wait for events here and there, and compute.
+    FromSetUp,
+    /// From the first beat on.
+    FromFirstBeat,
+    /// Never.
+    Never,
+}
+
 /// The history of one heart, from one spawn to the death of that process.
 #[derive(Clone, Debug)]
 pub struct Pulse {
@@ -102,6 +121,9 @@ pub struct Pulse {
     late: bool,
     renewals: u8,
     starved: u8,
+    counts: Counts,
+    /// Nobody is overdue before.
+    not_before: Monotonic,
 }
 
 impl Pulse {
@@ -116,7 +138,19 @@ impl Pulse {
             late: false,
             renewals: 0,
             starved: 0,
+            counts: Counts::FromStart,
+            not_before: now,
         }
+    }
+
+    /// The same, but its silence counts from another moment on.
+    #[must_use]
+    pub fn counting(self, counts: Counts) -> Pulse {
+        let not_before = match counts {
+            Counts::FromSetUp => self.counted_from + self.limits.start,
+            Counts::FromStart | Counts::FromFirstBeat | Counts::Never => self.not_before,
+        };
+        Pulse { counts, not_before, ..self }
     }
 
     /// Judges one observation. Call it once a turn.
@@ -140,7 +174,11 @@ impl Pulse {
                 beaten: true,
                 last_beat: at,
                 renewals: u8::from(late),
-                ..Pulse::new(self.limits, counted_from, seen.count)
+                counted_from,
+                count: seen.count,
+                late: false,
+                starved: 0,
+                ..*self
             };
             return Reading::Beat { first };
         }
@@ -153,15 +191,46 @@ impl Pulse {
             self.renew(turn.now);
             return Reading::Quiet;
         }
-        let counted = turn.now.since(self.counted_from);
-        if counted >= self.limit() {
+        if !self.is_counted() {
+            return Reading::Quiet;
+        }
+        if turn.now >= self.overdue_at() {
             Reading::Overdue
-        } else if counted >= late_after(self.limit()) && !self.late {
+        } else if turn.now >= self.late_at() && !self.late {
             self.late = true;
             Reading::Late
         } else {
             Reading::Quiet
         }
+    }
+
+    /// Whether its silence counts now.
+    pub fn is_counted(&self) -> bool {
+        match self.counts {
+            Counts::FromStart => true,
+            Counts::FromSetUp | Counts::FromFirstBeat => self.beaten,
+            Counts::Never => false,
+        }
+    }
+
+    fn overdue_at(&self) -> Monotonic {
+        (self.counted_from + self.limit()).max(self.not_before)
+    }
+
+    fn late_at(&self) -> Monotonic {
+        self.overdue_at() - self.limit().saturating_sub(late_after(self.limit()))
+    }
+
+    /// It asked for more time: not overdue before this moment.
+    pub fn excuse(&mut self, until: Monotonic) {
+        self.not_before = self.not_before.max(until);
+        self.late = false;
+    }
+
+    /// Its own wish for a limit, from now on.
+    pub fn set_limit(&mut self, hang: Duration) {
+        self.limits.hang = hang;
+        self.late = false;
     }
 
     /// Counts silence from `now` on: one full limit again.
@@ -180,10 +249,14 @@ impl Pulse {
         left
     }
 
-    /// When this heart wants to be looked at next, if it stays silent.
+    /// When this heart wants to be looked at next, if it stays silent; far away if that does not
+    /// count.
     pub fn deadline(&self) -> Monotonic {
-        let limit = self.limit();
-        self.counted_from + if self.late { limit } else { late_after(limit) }
+        match (self.is_counted(), self.late) {
+            (false, _) => Monotonic(u64::MAX),
+            (true, true) => self.overdue_at(),
+            (true, false) => self.late_at(),
+        }
     }
 
     /// The limit in force: until the first beat it is the start timeout.

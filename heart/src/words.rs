@@ -90,6 +90,7 @@ words! {
     Unknown = 8, "unknown", "`/proc` would not tell";
     NotReleasing = 9, "not-releasing", "it beats, but does not give the data area back";
     Dying = 10, "dying", "the kernel writes its core or takes it down: it ends by itself";
+    Triggered = 11, "triggered", "it said itself that it is broken";
 }
 
 words! {
@@ -197,7 +198,8 @@ impl Class {
             | Class::Unkillable
             | Class::Unknown
             | Class::NotReleasing
-            | Class::Dying => false,
+            | Class::Dying
+            | Class::Triggered => false,
         }
     }
 }

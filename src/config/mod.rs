@@ -10,24 +10,23 @@ use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use osps_heart::pulse::Limits;
+use osps_heart::pulse::{LIMIT_MAX, LIMIT_MIN, Limits};
 use osps_heart::segment::Times;
 use osps_heart::segment::layout::{DATA_MAX, flag};
+use osps_heart::words::HeartSource;
 
 use crate::error::{Error, Invalid};
 use crate::instance::place::Place;
 use crate::pair::plan::{self, WORKERS_MAX};
 use crate::policy::lifecycle::Patience;
 use crate::policy::restart::{INTENSITY_MAX, Intensity};
-use crate::service::{NAME_MAX, Service};
+use crate::service::{Manner, NAME_MAX, Service};
 use crate::watchdog::Settings;
 
 /// Smallest cell: a key of 64 bytes, a few words of control, and a value worth the name.
 pub const CELL_MIN: u64 = 128;
 /// Largest cell: one cell is levelled in one loop turn.
 pub const CELL_MAX: u64 = 64 << 10;
-/// Longest time that any option may name; more is surely a slip of the finger.
-pub const TIME_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// What runs in the slots.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +46,8 @@ pub enum Programs {
         name: Option<String>,
         /// A listening socket to hold for it, passed as descriptor 3.
         listen: Option<SocketAddr>,
+        /// Who beats for it, and how it is ended.
+        manner: Manner,
     },
 }
 
@@ -151,11 +152,12 @@ impl Config {
             kill: self.hang_timeout.clamp(Duration::from_secs(1), Duration::from_secs(5)),
         };
         match &self.programs {
-            Programs::Own { command, name, listen } => {
+            Programs::Own { command, name, listen, manner } => {
                 // A program may not know of its desired word: TERM follows soon.
                 let patience = patience(PROGRAM_ASK.min(self.stop_timeout), self.stop_timeout);
                 let name = name.as_deref();
-                Ok(vec![Service::program(name, command, *listen, limits, patience)?])
+                let manner = manner.clone();
+                Ok(vec![Service::program(name, command, *listen, limits, patience, manner)?])
             }
             Programs::Pair { workers, listen } => {
                 let patience = patience(self.stop_timeout, TERM_GRACE);
@@ -177,7 +179,7 @@ impl Config {
         name_is_valid("--name", &self.name, 64)?;
         let ms = Duration::from_millis;
         for (option, value, least) in [
-            ("--hang-timeout", self.hang_timeout, ms(20)),
+            ("--hang-timeout", self.hang_timeout, LIMIT_MIN),
             ("--check-interval", self.check_interval, ms(10)),
             ("--beat-interval", self.beat_interval(), ms(1)),
             ("--start-timeout", self.start_timeout, ms(100)),
@@ -188,8 +190,8 @@ impl Config {
             if value < least {
                 return why(format!("too short, at least {} is needed", time(least)));
             }
-            if value > TIME_MAX {
-                return why(format!("too long, {} at most", time(TIME_MAX)));
+            if value > LIMIT_MAX {
+                return why(format!("too long, {} at most", time(LIMIT_MAX)));
             }
         }
         if self.hang_timeout < self.beat_interval() * 2 {
@@ -240,12 +242,19 @@ impl Config {
                     return Err(refuse("--listen", listen, why));
                 }
             }
-            Programs::Own { command, name, .. } => {
+            Programs::Own { command, name, manner, .. } => {
                 if let Some(name) = name {
-                    name_is_valid("--slot-name", name, NAME_MAX)?;
+                    name_is_valid("--service", name, NAME_MAX)?;
                 }
                 if command.first().is_none_or(|program| program.is_empty()) {
                     return Err(refuse("--", "", "a command to run is needed".to_owned()));
+                }
+                let heart = &manner.heart;
+                let loops = matches!(heart.source, HeartSource::Loop | HeartSource::Loops);
+                if let Some(process) = heart.process.as_deref().filter(|_| !loops) {
+                    let why = "only event loops are watched by the name of a process: say --heart \
+                               loop or --heart loops as well";
+                    return Err(refuse("--heart-process", process, why.to_owned()));
                 }
             }
         }
@@ -301,12 +310,13 @@ mod tests {
             command: command.iter().map(OsString::from).collect(),
             name: name.map(str::to_owned),
             listen: None,
+            manner: Manner::default(),
         };
         for (option, config) in [
             ("--name", Config { name: "../etc".to_owned(), ..sound() }),
             ("--name", Config { name: String::new(), ..sound() }),
             ("--hang-timeout", Config { hang_timeout: ms(19), ..sound() }),
-            ("--hang-timeout", Config { hang_timeout: TIME_MAX * 2, ..sound() }),
+            ("--hang-timeout", Config { hang_timeout: LIMIT_MAX * 2, ..sound() }),
             (
                 "--hang-timeout",
                 Config { hang_timeout: ms(999), beat_interval: Some(ms(500)), ..sound() },
@@ -333,8 +343,8 @@ mod tests {
             ("--listen", Config { programs: pair(4, 65_532), ..sound() }),
             ("--", Config { programs: own(&[], None), ..sound() }),
             ("--", Config { programs: own(&[""], None), ..sound() }),
-            ("--slot-name", Config { programs: own(&["a"], Some("a b")), ..sound() }),
-            ("--slot-name", Config { programs: own(&["a"], Some(&"x".repeat(33))), ..sound() }),
+            ("--service", Config { programs: own(&["a"], Some("a b")), ..sound() }),
+            ("--service", Config { programs: own(&["a"], Some(&"x".repeat(33))), ..sound() }),
         ] {
             let refused = config.validate().expect_err(option);
             assert_eq!(refused.option, option, "{refused}");

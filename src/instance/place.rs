@@ -12,7 +12,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use osps_heart::clock::SystemClock;
-use osps_heart::segment::layout::flag;
+use osps_heart::ids::SlotId;
+use osps_heart::segment::layout::{SLOTS_MAX, flag};
 use osps_heart::segment::mapping::{FILE_NAME as SEGMENT, is_held};
 use osps_heart::shown::Shown;
 use osps_heart::time::Clock;
@@ -37,6 +38,11 @@ pub const MEMBERS: &str = "members";
 pub const NEW_SEGMENT: &str = "segment.new";
 /// The control socket.
 pub const CONTROL: &str = "control";
+
+/// Name of a slot's notify socket.
+pub fn notify_name(slot: SlotId) -> String {
+    format!("notify-{slot}")
+}
 
 /// Mode bit of a directory that osps made (the sticky bit, with nothing for others beside it). It
 /// is there from `mkdir` to `rmdir`, so whoever is killed in between leaves something that the
@@ -232,8 +238,12 @@ impl RunDir {
     /// names were there.
     pub(super) fn sweep(&self, fifos: &[String], with_segment: bool) -> usize {
         let fifos = fifos.iter().map(|name| (name.as_str(), FileType::Fifo));
+        let slots = 0..u8::try_from(SLOTS_MAX).unwrap_or(u8::MAX);
+        let notify: Vec<_> = slots.map(|slot| notify_name(SlotId(slot))).collect();
+        let sockets = notify.iter().map(String::as_str).chain([CONTROL]);
+        let sockets = sockets.map(|name| (name, FileType::Socket));
         let files = [MEMBERS, NEW_SEGMENT, SEGMENT].map(|name| (name, FileType::RegularFile));
-        let all = fifos.chain([(CONTROL, FileType::Socket)]).chain(files);
+        let all = fifos.chain(sockets).chain(files);
         // What has our name but is of another kind is somebody else's.
         let ours = |(name, kind): &(&str, FileType)| {
             let stat = statat(&self.dir, *name, AtFlags::SYMLINK_NOFOLLOW);

@@ -14,7 +14,7 @@ use super::wire::{self, FRAME_SIZE, Frame, FrameKind, PAYLOAD_SIZE};
 use crate::error::Error;
 use crate::policy::graph::Edges;
 use crate::policy::lifecycle::Patience;
-use crate::service::{Service, WAKE_SIZE, Wake, bind};
+use crate::service::{Manner, Service, WAKE_SIZE, Wake, bind};
 use crate::sys::fifo::Fifo;
 
 /// Most secondaries.
@@ -48,6 +48,7 @@ pub fn services(
             command: Vec::new(),
             limits,
             patience,
+            manner: Manner::built_in(),
             edges: Edges { depends_on: Vec::new(), restart_with },
             arbiter: number == 0,
             wake: None,

@@ -11,7 +11,7 @@
 use std::time::Duration;
 
 use osps_heart::ids::SlotId;
-use osps_heart::pulse::{Limits, Reading, Sample, Turn, slack};
+use osps_heart::pulse::{Counts, Limits, Pulse, Reading, Sample, Turn, slack};
 use osps_heart::segment::{Death, What};
 use osps_heart::time::Monotonic;
 use osps_heart::words::{Cause, Class, Press, State};
@@ -19,7 +19,8 @@ use osps_heart::words::{Cause, Class, Press, State};
 use super::graph::{Cycle, Edges, Graph};
 use super::lifecycle::{Act, Next, Patience, Stage, Trigger};
 use super::restart::{Decision, Intensity, Tally};
-use super::server::{Gone, Holding, Life, PROBE, Reason, Server};
+use super::server::{Gone, Heart, Holding, Life, PROBE, Reason, Server};
+pub use super::server::{Line, Watch};
 
 /// What the policy has to know about one server.
 #[derive(Clone, Debug)]
@@ -30,6 +31,8 @@ pub struct Spec {
     pub limits: Limits,
     /// How long it is waited for when it has to go.
     pub patience: Patience,
+    /// How its silence is judged.
+    pub watch: Watch,
 }
 
 /// What happened.
@@ -67,10 +70,52 @@ pub enum Input {
         /// What it shows.
         seen: Sample,
     },
+    /// A further heart was read.
+    Further {
+        /// Of this slot.
+        slot: SlotId,
+        /// In this line.
+        line: u16,
+        /// What it shows; `None` = it was given back.
+        seen: Option<Sample>,
+        /// Its limit; `None` = the server's.
+        limit: Option<Duration>,
+    },
+    /// It is ready, though its heart may never beat (`READY=1`).
+    Ready {
+        /// In this slot.
+        slot: SlotId,
+    },
+    /// It asked for more time: neither overdue nor pressed for so long.
+    Excused {
+        /// In this slot.
+        slot: SlotId,
+        /// From now on.
+        span: Duration,
+    },
+    /// It chose a limit of its own.
+    Limited {
+        /// In this slot.
+        slot: SlotId,
+        /// Silence that convicts.
+        hang: Duration,
+    },
+    /// It said itself that it is broken.
+    Triggered {
+        /// In this slot.
+        slot: SlotId,
+    },
+    /// It was told to stop, but does not look at its desired word.
+    Heedless {
+        /// In this slot.
+        slot: SlotId,
+    },
     /// An overdue server was looked at, its heart read once more after that.
     Examined {
         /// In this slot.
         slot: SlotId,
+        /// Which heart.
+        line: Line,
         /// What its heart shows now.
         seen: Sample,
         /// What `/proc` says.
@@ -101,6 +146,8 @@ pub enum Action {
     Examine {
         /// The overdue server.
         slot: SlotId,
+        /// Which heart of it.
+        line: Line,
     },
     /// Write it down: something happened, but no state changed.
     Told {
@@ -127,12 +174,22 @@ pub struct Change {
 }
 
 /// What the log says beside a record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Note {
     /// Nothing.
+    #[default]
     Nothing,
-    /// The limit in force.
+    /// The limit in force, of the server's own heart.
     Limit(Duration),
+    /// The limit in force of a further heart.
+    Further {
+        /// Its line.
+        line: u16,
+        /// Its limit.
+        limit: Duration,
+    },
+    /// It does not look at its desired word.
+    Heedless,
     /// Of a death.
     Death {
         /// How long the process had been up.
@@ -175,6 +232,7 @@ impl Group {
         let server = |spec: &Spec| Server {
             limits: spec.limits,
             patience: spec.patience,
+            watch: spec.watch,
             tally: Tally::new(intensity),
             due: false,
             stage: Stage::Down,
@@ -224,10 +282,40 @@ impl Group {
             }
             Input::Died { slot, death } => self.died(slot, death, now, out),
             Input::Sample { slot, seen } => self.sample(slot, seen, now, out),
-            Input::Examined { slot, seen, class } => self.examined(slot, seen, class, now, out),
+            Input::Further { slot, line, seen, limit } => {
+                self.further(slot, line, seen, limit, now, out);
+            }
+            Input::Ready { slot } => self.ready(slot, now, out),
+            Input::Excused { slot, span } => self.excuse(slot, now + span),
+            Input::Limited { slot, hang } => {
+                if let Some((_, _, life)) = self.alive(slot) {
+                    life.own.pulse.set_limit(hang);
+                }
+            }
+            Input::Triggered { slot } => {
+                let held = self.stage(slot) == Stage::Held;
+                if self.watched(slot).is_some_and(|server| server.watch.warn) {
+                    let silence = self.silence(slot, now).unwrap_or_default();
+                    let what = What::Warned { class: Class::Triggered, silence };
+                    self.apply(slot, Trigger::Hold, what, Note::Nothing, now, out);
+                } else if !held {
+                    let class = Some(Class::Triggered);
+                    self.convict(slot, None, Cause::Frozen, class, now, now, out);
+                }
+            }
+            Input::Heedless { slot } => {
+                if self.stage(slot) == Stage::Asked {
+                    let what = What::Pressed { press: Press::Terminate };
+                    self.apply(slot, Trigger::Timer, what, Note::Heedless, now, out);
+                }
+            }
+            Input::Examined { slot, line, seen, class } => {
+                self.examined(slot, line, seen, class, now, out);
+            }
             Input::NotReleasing { slot } => {
                 if self.watched(slot).is_some_and(|server| server.stage != Stage::Held) {
-                    self.convict(slot, Cause::Frozen, Some(Class::NotReleasing), now, now, out);
+                    let class = Some(Class::NotReleasing);
+                    self.convict(slot, None, Cause::Frozen, class, now, now, out);
                 }
             }
             Input::Timers => {
@@ -246,8 +334,10 @@ impl Group {
     pub fn next_deadline(&self) -> Option<Monotonic> {
         let of = |server: &Server| match &server.holding {
             Holding::Alive(life) => {
-                let probe = (!life.pulse.has_beaten()).then_some(life.probe_at);
-                Some(probe.map_or(life.pulse.deadline(), |at| at.min(life.pulse.deadline())))
+                let starts = server.stage == Stage::Starting;
+                let probe = (starts && !life.own.pulse.has_beaten()).then_some(life.probe_at);
+                let up = life.up_at.filter(|_| starts);
+                Some([probe, up].into_iter().flatten().fold(life.deadline(), Monotonic::min))
             }
             Holding::Dead(_) | Holding::Leaving(..) => server.timer,
         };
@@ -275,8 +365,14 @@ impl Group {
 
     /// Time since the last beat of a server that has a process.
     pub fn silence(&self, slot: SlotId, now: Monotonic) -> Option<Duration> {
-        let pulse = &self.servers.get(slot.index())?.life()?.pulse;
+        let pulse = &self.servers.get(slot.index())?.life()?.own.pulse;
         pulse.has_beaten().then(|| now.since(pulse.last_beat()))
+    }
+
+    /// Whether a server's silence counts now.
+    pub fn is_watched(&self, slot: SlotId) -> bool {
+        let life = self.servers.get(slot.index()).and_then(Server::life);
+        life.is_some_and(|life| life.own.pulse.is_counted())
     }
 
     /// All slots.
@@ -288,7 +384,9 @@ impl Group {
         let lateness = now.since(planned);
         self.turn = Turn { now, previous: self.turn.now, lateness };
         let late = |server: &Server| match &server.holding {
-            Holding::Alive(life) => lateness > slack(life.pulse.limit()),
+            Holding::Alive(life) => {
+                life.own.pulse.is_counted() && lateness > slack(life.own.pulse.limit())
+            }
             Holding::Dead(_) | Holding::Leaving(..) => false,
         };
         if self.servers.iter().any(late) {
@@ -298,41 +396,113 @@ impl Group {
 
     fn sample(&mut self, slot: SlotId, seen: Sample, now: Monotonic, out: &mut Vec<Action>) {
         let turn = self.turn;
-        let Some((limits, life)) = self.alive(slot) else { return };
-        let silence = now.since(life.pulse.last_beat());
-        let limit = life.pulse.limit();
+        let Some((limits, _, life)) = self.alive(slot) else { return };
         if now >= life.probe_at {
             let pause = (now.since(life.spawned_at) / 2).min(slack(limits.hang));
             life.probe_at = now + pause.max(PROBE);
         }
-        match life.pulse.observe(&turn, seen) {
-            Reading::Quiet => {}
-            Reading::Beat { first } => self.beat(slot, first, silence, now, out),
-            Reading::Parked => {
-                self.apply(slot, Trigger::Beat, What::Beat { silence }, Note::Nothing, now, out);
-            }
-            Reading::Late => {
-                let what = What::Late { silence };
-                self.apply(slot, Trigger::Late, what, Note::Limit(limit), now, out);
-            }
-            Reading::Overdue => out.push(Action::Examine { slot }),
-        }
+        let silence = now.since(life.own.pulse.last_beat());
+        let reading = life.own.pulse.observe(&turn, seen);
+        self.hear(slot, None, reading, silence, now, out);
     }
 
-    fn beat(
+    fn further(
         &mut self,
         slot: SlotId,
-        first: bool,
+        line: u16,
+        seen: Option<Sample>,
+        limit: Option<Duration>,
+        now: Monotonic,
+        out: &mut Vec<Action>,
+    ) {
+        let turn = self.turn;
+        let Some((limits, _, life)) = self.alive(slot) else { return };
+        let Some(seen) = seen else {
+            if life.further.remove(&line).is_some_and(|heart| heart.silent) {
+                self.recovered(slot, Duration::ZERO, now, out);
+            }
+            return;
+        };
+        let heart = life.further.entry(line).or_insert_with(|| {
+            // What it counted before we saw it for the first time says nothing of now.
+            let limits = Limits { hang: limit.unwrap_or(limits.hang), ..limits };
+            Heart::new(Pulse::new(limits, now, seen.count).counting(Counts::FromFirstBeat))
+        });
+        let silence = now.since(heart.pulse.last_beat());
+        let reading = heart.pulse.observe(&turn, seen);
+        self.hear(slot, Some(line), reading, silence, now, out);
+    }
+
+    /// What one look at one heart means for the server: the worst of its hearts decides.
+    fn hear(
+        &mut self,
+        slot: SlotId,
+        line: Line,
+        reading: Reading,
         silence: Duration,
         now: Monotonic,
         out: &mut Vec<Action>,
     ) {
-        let Some((_, life)) = self.alive(slot) else { return };
-        if !first {
+        let Some((_, _, life)) = self.alive(slot) else { return };
+        let Some(heart) = life.heart(line) else { return };
+        let limit = heart.pulse.limit();
+        heart.silent = match reading {
+            Reading::Quiet => heart.silent,
+            Reading::Beat { .. } | Reading::Parked => false,
+            Reading::Late | Reading::Overdue => true,
+        };
+        match reading {
+            Reading::Quiet => {}
+            Reading::Beat { first: true } if line.is_none() => self.first_beat(slot, now, out),
+            Reading::Beat { .. } | Reading::Parked => self.recovered(slot, silence, now, out),
+            Reading::Late => {
+                let note = limit_of(line, limit);
+                self.apply(slot, Trigger::Late, What::Late { silence }, note, now, out);
+            }
+            Reading::Overdue => out.push(Action::Examine { slot, line }),
+        }
+    }
+
+    /// A heart beats again: the server does if no other heart of it is silent. Who has not come up
+    /// yet does not by that.
+    fn recovered(
+        &mut self,
+        slot: SlotId,
+        silence: Duration,
+        now: Monotonic,
+        out: &mut Vec<Action>,
+    ) {
+        let Some((_, _, life)) = self.alive(slot) else { return };
+        if !life.is_silent() && life.up_since.is_some() {
             self.apply(slot, Trigger::Beat, What::Beat { silence }, Note::Nothing, now, out);
+        }
+    }
+
+    fn first_beat(&mut self, slot: SlotId, now: Monotonic, out: &mut Vec<Action>) {
+        let Some((_, watch, life)) = self.alive(slot) else { return };
+        let at = life.own.pulse.last_beat();
+        let unwatched = watch.counts() == Counts::Never;
+        if life.up_since.is_some() {
+            // It was up without; now it can be judged.
+            if !unwatched {
+                let what = What::Watched { source: watch.source };
+                out.push(Action::Told { slot: Some(slot), what });
+            }
             return;
         }
-        let at = life.pulse.last_beat();
+        self.came_up(slot, at, now, out);
+    }
+
+    fn ready(&mut self, slot: SlotId, now: Monotonic, out: &mut Vec<Action>) {
+        let up = self.alive(slot).is_some_and(|(_, _, life)| life.up_since.is_some());
+        if !up {
+            self.came_up(slot, now, now, out);
+        }
+    }
+
+    /// It is up since `at`: whoever waits for it may start.
+    fn came_up(&mut self, slot: SlotId, at: Monotonic, now: Monotonic, out: &mut Vec<Action>) {
+        let Some((_, _, life)) = self.alive(slot) else { return };
         life.up_since = Some(at);
         let down_for = life.absent_since.take().map(|gone| at.since(gone));
         let what = What::FirstBeat { after: at.since(life.spawned_at), down_for };
@@ -340,74 +510,113 @@ impl Group {
         self.start_due(now, out);
     }
 
+    /// Alive for long enough without a beat is up as well, where nothing else can be known.
+    fn grown_up(&mut self, slot: SlotId, now: Monotonic, out: &mut Vec<Action>) {
+        let starting = self.stage(slot) == Stage::Starting;
+        let Some((_, _, life)) = self.alive(slot) else { return };
+        if starting && life.up_since.is_none() && life.up_at.is_some_and(|at| now >= at) {
+            life.up_since = Some(now);
+            life.absent_since = None;
+            self.apply(slot, Trigger::Beat, What::Unwatched, Note::Nothing, now, out);
+            self.start_due(now, out);
+        }
+    }
+
+    /// Neither overdue nor pressed before this moment.
+    fn excuse(&mut self, slot: SlotId, until: Monotonic) {
+        let Some(server) = self.servers.get_mut(slot.index()) else { return };
+        match &mut server.holding {
+            Holding::Alive(life) => life.own.pulse.excuse(until),
+            Holding::Leaving(..) if server.stage == Stage::Terminating => {
+                server.timer = server.timer.map(|timer| timer.max(until));
+            }
+            Holding::Leaving(..) | Holding::Dead(_) => {}
+        }
+    }
+
     fn examined(
         &mut self,
         slot: SlotId,
+        line: Line,
         seen: Sample,
         class: Class,
         now: Monotonic,
         out: &mut Vec<Action>,
     ) {
         let (turn, held) = (self.turn, self.stage(slot) == Stage::Held);
-        let Some((_, life)) = self.alive(slot) else { return };
-        let silence = now.since(life.pulse.last_beat());
-        match life.pulse.observe(&turn, seen) {
+        let Some((_, watch, life)) = self.alive(slot) else { return };
+        let may_die = class == Class::Dying && life.may_die(now);
+        let Some(heart) = life.heart(line) else { return };
+        let silence = now.since(heart.pulse.last_beat());
+        let limit = heart.pulse.limit();
+        let reading = heart.pulse.observe(&turn, seen);
+        match reading {
             // It beat between the two looks: the last moment at which that saves it.
-            Reading::Beat { first } => self.beat(slot, first, silence, now, out),
-            Reading::Quiet | Reading::Parked | Reading::Late => {}
-            Reading::Overdue if class.is_intention() => {
-                life.pulse.renew(now);
+            Reading::Beat { .. } | Reading::Parked => {
+                self.hear(slot, line, reading, silence, now, out);
+            }
+            Reading::Quiet | Reading::Late => {}
+            // Somebody's intention, or an honest silence of the kernel's: killing would cut the
+            // core and hide the signal.
+            Reading::Overdue if class.is_intention() || may_die => {
+                heart.pulse.renew(now);
                 self.apply(slot, Trigger::Hold, What::Held { class }, Note::Nothing, now, out);
             }
-            // An honest silence of the kernel's: killing would cut the core and hide the signal.
-            Reading::Overdue if class == Class::Dying && life.may_die(now) => {
-                life.pulse.renew(now);
-                self.apply(slot, Trigger::Hold, What::Held { class }, Note::Nothing, now, out);
+            Reading::Overdue if watch.warn => {
+                heart.pulse.renew(now);
+                let (what, note) = (What::Warned { class, silence }, limit_of(line, limit));
+                self.apply(slot, Trigger::Hold, what, note, now, out);
             }
             Reading::Overdue if held && class != Class::Dying => {
-                life.pulse.renew(now);
+                heart.pulse.renew(now);
                 self.apply(slot, Trigger::Pardon, What::Pardoned, Note::Nothing, now, out);
             }
-            Reading::Overdue if class == Class::Starved && life.pulse.renew_starved(now) => {
+            Reading::Overdue if class == Class::Starved && heart.pulse.renew_starved(now) => {
                 out.push(Action::Told { slot: Some(slot), what: What::Spared { silence } });
             }
             Reading::Overdue => {
-                let absent_since = life.pulse.last_beat();
-                let (cause, class) = if life.pulse.has_beaten() {
+                let absent_since = heart.pulse.last_beat();
+                let (cause, class) = if heart.pulse.has_beaten() {
                     (Cause::Frozen, Some(class))
                 } else {
                     (Cause::StartTimeout, None)
                 };
-                self.convict(slot, cause, class, absent_since, now, out);
+                self.convict(slot, line, cause, class, absent_since, now, out);
             }
         }
     }
 
     /// Kills a server for its own fault.
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "a verdict names all of them, and nobody else does"
+    )]
     fn convict(
         &mut self,
         slot: SlotId,
+        line: Line,
         cause: Cause,
         class: Option<Class>,
         absent_since: Monotonic,
         now: Monotonic,
         out: &mut Vec<Action>,
     ) {
-        let Some((limits, life)) = self.alive(slot) else { return };
-        let silence = now.since(life.pulse.last_beat());
+        let Some((limits, _, life)) = self.alive(slot) else { return };
+        let Some(heart) = life.heart(line) else { return };
+        let silence = now.since(heart.pulse.last_beat());
         // It kept the data for its limit, whether it ever beat or not.
         let kept = class == Some(Class::NotReleasing);
-        let limit = if kept { limits.hang } else { life.pulse.limit() };
+        let limit = if kept { limits.hang } else { heart.pulse.limit() };
         self.leave(slot, Reason::Condemned(cause, now), Some(absent_since));
         let what = What::Verdict { cause, class, silence };
-        self.apply(slot, Trigger::Convict, what, Note::Limit(limit), now, out);
+        self.apply(slot, Trigger::Convict, what, limit_of(line, limit), now, out);
     }
 
     /// Kills without grace, for a reason that is not the server's own.
     fn condemn(&mut self, slot: SlotId, cause: Cause, now: Monotonic, out: &mut Vec<Action>) {
         let Some(life) = self.servers.get(slot.index()).and_then(Server::life) else { return };
-        let silence = now.since(life.pulse.last_beat());
-        let limit = life.pulse.limit();
+        let silence = now.since(life.own.pulse.last_beat());
+        let limit = life.own.pulse.limit();
         self.leave(slot, Reason::Condemned(cause, now), Some(now));
         let what = What::Verdict { cause, class: None, silence };
         self.apply(slot, Trigger::Condemn, what, Note::Limit(limit), now, out);
@@ -507,6 +716,7 @@ impl Group {
     }
 
     fn timer(&mut self, slot: SlotId, now: Monotonic, out: &mut Vec<Action>) {
+        self.grown_up(slot, now, out);
         let Some(server) = self.servers.get(slot.index()) else { return };
         if server.timer.is_none_or(|timer| timer > now) {
             return;
@@ -547,11 +757,11 @@ impl Group {
         self.servers.get_mut(slot.index()).filter(|server| server.stage.is_watched())
     }
 
-    /// The limits and the life of a server whose heart is judged.
-    fn alive(&mut self, slot: SlotId) -> Option<(Limits, &mut Life)> {
+    /// The limits, the watch and the life of a server whose heart is judged.
+    fn alive(&mut self, slot: SlotId) -> Option<(Limits, Watch, &mut Life)> {
         let server = self.watched(slot)?;
         match &mut server.holding {
-            Holding::Alive(life) => Some((server.limits, life)),
+            Holding::Alive(life) => Some((server.limits, server.watch, life)),
             Holding::Dead(_) | Holding::Leaving(..) => None,
         }
     }
@@ -582,6 +792,14 @@ impl Group {
     }
 }
 
+/// The note on the limit of a heart.
+fn limit_of(line: Line, limit: Duration) -> Note {
+    match line {
+        None => Note::Limit(limit),
+        Some(line) => Note::Further { line, limit },
+    }
+}
+
 /// The cause that a death by itself is.
 pub fn cause_of(death: Death) -> Cause {
     match death {
@@ -609,6 +827,7 @@ mod tests {
                 term: Duration::from_secs(1),
                 kill: Duration::from_secs(4),
             },
+            watch: Watch::default(),
         }
     }
 
@@ -659,7 +878,7 @@ mod tests {
 
     fn examined(group: &mut Group, now: u64, slot: SlotId, class: Class) -> Vec<Action> {
         let seen = Sample { count: 1, stamp: at(10) };
-        group.step(at(now), Input::Examined { slot, seen, class })
+        group.step(at(now), Input::Examined { slot, line: None, seen, class })
     }
 
     #[test]
@@ -667,7 +886,7 @@ mod tests {
         let mut group = three();
         assert_eq!(acts(&turn(&mut group, 2410, &[0, 2])), [(1, Act::Look)]);
         let actions = turn(&mut group, 4010, &[0, 2]);
-        assert_eq!(actions, [Action::Examine { slot: WORKER }]);
+        assert_eq!(actions, [Action::Examine { slot: WORKER, line: None }]);
         let actions = examined(&mut group, 4010, WORKER, Class::Stopped);
         assert_eq!(acts(&actions), [(1, Act::Kill)]);
         assert!(matches!(actions[0], Action::Changed(_)), "recorded before the kill");
@@ -769,7 +988,7 @@ mod tests {
         turn(&mut group, 2410, &[0, 2]);
         turn(&mut group, 4010, &[0, 2]);
         let seen = Sample { count: 2, stamp: at(4011) };
-        let event = Input::Examined { slot: WORKER, seen, class: Class::Blocked };
+        let event = Input::Examined { slot: WORKER, line: None, seen, class: Class::Blocked };
         assert_eq!(acts(&group.step(at(4010), event)), []);
         assert_eq!(group.stage(WORKER), Stage::Up);
     }
@@ -787,7 +1006,10 @@ mod tests {
         assert_eq!(group.stage(WORKER), Stage::Late);
         turn(&mut group, 10_500, &[0, 2]);
         assert_eq!(turn(&mut group, 12_009, &[0, 2]), []);
-        assert_eq!(turn(&mut group, 12_010, &[0, 2]), [Action::Examine { slot: WORKER }]);
+        assert_eq!(
+            turn(&mut group, 12_010, &[0, 2]),
+            [Action::Examine { slot: WORKER, line: None }]
+        );
         let actions = examined(&mut group, 12_010, WORKER, Class::Stopped);
         assert_eq!(acts(&actions), [(1, Act::Kill)]);
     }

@@ -3,11 +3,12 @@
 //! A process that lives owns its times and its pulse, one that has to go owns the reason, a slot
 //! without a process owns why the last one went. So no field is only sometimes meaningful.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use osps_heart::pulse::{Limits, Pulse};
+use osps_heart::pulse::{Counts, Limits, Pulse};
 use osps_heart::time::Monotonic;
-use osps_heart::words::Cause;
+use osps_heart::words::{Cause, HeartSource};
 
 use super::lifecycle::{Patience, Stage};
 use super::restart::Tally;
@@ -18,20 +19,88 @@ use super::verdict::DYING_MAX;
 /// in time, and a slow start of ten seconds costs some forty wake-ups.
 pub(super) const PROBE: Duration = Duration::from_millis(2);
 
+/// Without a heart, alive for so long is up. Shorter, and a crash loop looks like success; longer,
+/// and whoever waits for it waits in vain.
+pub(super) const ALIVE: Duration = Duration::from_secs(1);
+
+/// How a server's silence is judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Watch {
+    /// Who stores its beats.
+    pub source: HeartSource,
+    /// A freeze is told, but nobody is killed for it.
+    pub warn: bool,
+}
+
+impl Default for Watch {
+    /// It beats by itself, and a freeze is its end.
+    fn default() -> Watch {
+        Watch { source: HeartSource::Memory, warn: false }
+    }
+}
+
+impl Watch {
+    /// From when on silence counts (design §14's table).
+    pub(super) fn counts(self) -> Counts {
+        match self.source {
+            HeartSource::Memory | HeartSource::Notify | HeartSource::File | HeartSource::Probe => {
+                Counts::FromStart
+            }
+            HeartSource::Loop | HeartSource::Loops => Counts::FromSetUp,
+            HeartSource::Auto => Counts::FromFirstBeat,
+            HeartSource::None => Counts::Never,
+        }
+    }
+
+    /// After so long alive without a beat it is up all the same; `None` = a beat is needed.
+    fn up_after(self, limits: Limits) -> Option<Duration> {
+        match self.source {
+            HeartSource::Memory | HeartSource::Notify | HeartSource::File | HeartSource::Probe => {
+                None
+            }
+            // Who never comes to an event wait is not killed for it.
+            HeartSource::Loop | HeartSource::Loops => Some(limits.start),
+            HeartSource::Auto | HeartSource::None => Some(ALIVE),
+        }
+    }
+}
+
+/// One heart of a process.
+#[derive(Clone, Debug)]
+pub(super) struct Heart {
+    pub(super) pulse: Pulse,
+    /// It was found late or overdue and has not beaten since.
+    pub(super) silent: bool,
+}
+
+impl Heart {
+    pub(super) fn new(pulse: Pulse) -> Heart {
+        Heart { pulse, silent: false }
+    }
+}
+
 /// What is known of a process, from its spawn to its confirmed death.
 #[derive(Clone, Debug)]
 pub(super) struct Life {
     pub(super) spawned_at: Monotonic,
     /// When to look for the first beat.
     pub(super) probe_at: Monotonic,
-    pub(super) pulse: Pulse,
-    /// Its first beat.
+    /// The slot's own heart.
+    pub(super) own: Heart,
+    /// Further ones, by their lines.
+    pub(super) further: BTreeMap<u16, Heart>,
+    /// When it is up without a beat.
+    pub(super) up_at: Option<Monotonic>,
+    /// Its first beat, or when it was taken for up without one.
     pub(super) up_since: Option<Monotonic>,
     /// Since when the kernel has been seen taking it down.
     pub(super) dying_since: Option<Monotonic>,
     /// Since when clients have had nobody to talk to; `None` = they have somebody.
     pub(super) absent_since: Option<Monotonic>,
 }
+
+/// A heart of a server: its own, or a further one by the number of its line.
+pub type Line = Option<u16>;
 
 /// What is known of a slot without a process.
 #[derive(Clone, Copy, Debug)]
@@ -68,6 +137,7 @@ pub(super) enum Holding {
 pub(super) struct Server {
     pub(super) limits: Limits,
     pub(super) patience: Patience,
+    pub(super) watch: Watch,
     pub(super) tally: Tally,
     /// It shall start as soon as what it depends on is up.
     pub(super) due: bool,
@@ -78,6 +148,25 @@ pub(super) struct Server {
 }
 
 impl Life {
+    /// The heart in a line.
+    pub(super) fn heart(&mut self, line: Line) -> Option<&mut Heart> {
+        match line {
+            None => Some(&mut self.own),
+            Some(line) => self.further.get_mut(&line),
+        }
+    }
+
+    /// Whether some heart is known to be silent.
+    pub(super) fn is_silent(&self) -> bool {
+        self.own.silent || self.further.values().any(|heart| heart.silent)
+    }
+
+    /// When some heart wants to be looked at.
+    pub(super) fn deadline(&self) -> Monotonic {
+        let further = self.further.values().map(|heart| heart.pulse.deadline());
+        further.fold(self.own.pulse.deadline(), Monotonic::min)
+    }
+
     /// Whether it may go on dying: within the time that the kernel may take.
     pub(super) fn may_die(&mut self, now: Monotonic) -> bool {
         now.since(*self.dying_since.get_or_insert(now)) < DYING_MAX
@@ -110,7 +199,9 @@ impl Server {
         self.holding = Holding::Alive(Life {
             spawned_at: now,
             probe_at: now + PROBE,
-            pulse: Pulse::new(self.limits, now, count),
+            own: Heart::new(Pulse::new(self.limits, now, count).counting(self.watch.counts())),
+            further: BTreeMap::new(),
+            up_at: self.watch.up_after(self.limits).map(|after| now + after),
             up_since: None,
             dying_since: None,
             absent_since,

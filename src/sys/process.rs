@@ -109,7 +109,6 @@ pub fn launch(args: &[OsString], env: &[(&str, &OsStr)]) -> Result<(Process, Gat
     command
         .arg0("osps")
         .args(args)
-        .envs(env.iter().copied())
         // The watchdog's own: a server that used them would speak in its name.
         .env_remove("NOTIFY_SOCKET")
         .env_remove("WATCHDOG_USEC")
@@ -119,6 +118,7 @@ pub fn launch(args: &[OsString], env: &[(&str, &OsStr)]) -> Result<(Process, Gat
     for name in ["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"] {
         command.env_remove(name);
     }
+    command.envs(env.iter().copied());
     let mut child = command.spawn().map_err(failed)?;
     let pid = child.id();
     // Nobody else waits for our children, so the pid is this process's until we reap it.
@@ -206,10 +206,10 @@ impl Process {
         refused
     }
 
-    /// Asks it and its process group to terminate; continued after that, so that a stopped one can
-    /// act on it.
-    pub fn terminate(&self) -> Result<(), Failed> {
-        for signal in [Signal::TERM, Signal::CONT] {
+    /// Asks it and its process group to leave, by this signal; continued after that, so that a
+    /// stopped one can act on it.
+    pub fn terminate(&self, signal: Signal) -> Result<(), Failed> {
+        for signal in [signal, Signal::CONT] {
             // A group that does not exist, or not any more, is this process alone.
             if self.signal_group(signal).is_err() {
                 self.signal(signal)?;

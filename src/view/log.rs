@@ -11,7 +11,7 @@ use log::Level;
 use osps_heart::ids::Generation;
 use osps_heart::segment::What;
 use osps_heart::time::Short;
-use osps_heart::words::{Cause, Class, Press, State};
+use osps_heart::words::{Cause, Class, HeartSource, Press, State};
 
 use crate::policy::group::{Note, cause_of};
 use crate::policy::verdict::DYING_MAX;
@@ -28,7 +28,7 @@ pub struct Who<'a> {
 }
 
 /// What the line says beside the record itself.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Scene<'a> {
     /// Who it happened to; `None` = the watchdog.
     pub who: Option<Who<'a>>,
@@ -36,10 +36,14 @@ pub struct Scene<'a> {
     pub change: Option<(State, State)>,
     /// What only the policy knows.
     pub note: Note,
+    /// The name of the further heart that it is about; empty = its own.
+    pub heart: &'a str,
     /// Where a blocked server sleeps, if known.
     pub wait_channel: &'a str,
     /// Name of the server that it goes down with, if it goes for that.
     pub failed: &'a str,
+    /// The signal that tells it to leave.
+    pub stop: &'a str,
 }
 
 /// Logs a happening.
@@ -50,19 +54,58 @@ pub fn tell(what: &What, scene: &Scene<'_>) {
 }
 
 /// Tells how a program gets a heart, when the first wait for a beat was in vain.
-pub fn advise(name: &str) {
-    log::warn!(
-        "{name} has never beaten, so nobody can tell whether it works. Let its main loop beat, \
+pub fn advise(name: &str, source: HeartSource) {
+    match source {
+        HeartSource::Notify => log::warn!(
+            "{name} has not said READY=1 (sd_notify). If it does not speak that, choose another \
+             --heart; if it only starts slowly, raise --start-timeout"
+        ),
+        HeartSource::File | HeartSource::Probe => log::warn!(
+            "the {source} of {name} has never succeeded: look at it by hand; if {name} only starts \
+             slowly, raise --start-timeout"
+        ),
+        HeartSource::Memory
+        | HeartSource::Loop
+        | HeartSource::Loops
+        | HeartSource::None
+        | HeartSource::Auto => log::warn!(
+            "{name} has never beaten, so nobody can tell whether it works. Let its main loop beat, \
          within the hang timeout: in Rust with three lines (osps_heart::Heart), in C and Python as \
          in docs/examples/beat.c and beat.py, elsewhere by two stores (docs/your-program.md). If \
          it only starts slowly, raise --start-timeout"
-    );
+        ),
+    }
+}
+
+/// Tells how the silence of a program that is up without a beat can be made to count. `loaded` is
+/// the process that the shim says it is in.
+pub fn advise_unwatched(name: &str, source: HeartSource, loaded: Option<u32>) {
+    match (source, loaded) {
+        (HeartSource::Loop | HeartSource::Loops, Some(pid)) => log::warn!(
+            "{name} has not come to an event wait (the shim is loaded, last in pid {pid}), so a \
+             freeze of it goes unnoticed. If its event loop is in another thread, --heart loops \
+             watches that; else choose another --heart (probe:, file:, notify)"
+        ),
+        (HeartSource::Loop | HeartSource::Loops, None) => log::warn!(
+            "{name} did not load the shim for event loops (a static or privileged program behind \
+             a wrapper? an own runtime as Go's?), so a freeze of it goes unnoticed. Choose another \
+             --heart (probe:, file:, notify)"
+        ),
+        _ => log::info!(
+            "{name} does not beat, so only its death is noticed, not a freeze. To change that: \
+             --heart loop (an event loop as of Node, asyncio, redis, nginx), \
+             --heart probe:http://... or probe:CMD, --heart file:PATH (a log that moves), \
+             sd_notify with WATCHDOG=1, or three lines in its main loop (docs/your-program.md). If \
+             that is as it should be: --heart none"
+        ),
+    }
 }
 
 /// How loud a line is.
 fn level(what: &What, scene: &Scene<'_>) -> Level {
     let by_itself = matches!(scene.note, Note::Death { took: None, .. });
     match what {
+        What::Pressed { .. } if scene.note == Note::Heedless => Level::Info,
         What::Verdict { cause: Cause::Dependency | Cause::Requested, .. } => Level::Info,
         What::Verdict { .. }
         | What::Held { .. }
@@ -92,8 +135,14 @@ fn level(what: &What, scene: &Scene<'_>) -> Level {
 fn line(what: &What, scene: &Scene<'_>) -> Option<String> {
     let (from, to) = scene.change.unwrap_or((State::Down, State::Down));
     let limit = match scene.note {
-        Note::Limit(limit) => humantime::format_duration(limit).to_string(),
-        Note::Nothing | Note::Death { .. } => "unknown".to_owned(),
+        Note::Limit(limit) | Note::Further { limit, .. } => {
+            humantime::format_duration(limit).to_string()
+        }
+        Note::Nothing | Note::Heedless | Note::Death { .. } => "unknown".to_owned(),
+    };
+    let limit = match scene.heart {
+        "" => limit,
+        heart => format!("{limit}, heart {heart}"),
     };
     let event = match what {
         What::Started { after: None, .. } => format!("{from} -> {to}"),
@@ -127,10 +176,15 @@ fn line(what: &What, scene: &Scene<'_>) -> Option<String> {
             format!("{from} -> {cause} ({why})")
         }
         What::StopOrder => format!("{from} -> {to} (told to stop)"),
-        What::Pressed { press: Press::Terminate } => {
-            format!("{from} (did not leave when told to: TERM, CONT)")
+        What::Pressed { press: Press::Terminate } if scene.note == Note::Heedless => {
+            format!("{from} (sent {}, since it does not look at its stop word)", scene.stop)
         }
-        What::Pressed { press: Press::Kill } => format!("{from} (did not leave after TERM: KILL)"),
+        What::Pressed { press: Press::Terminate } => {
+            format!("{from} (did not leave when told to: {}, CONT)", scene.stop)
+        }
+        What::Pressed { press: Press::Kill } => {
+            format!("{from} (did not leave after {}: KILL)", scene.stop)
+        }
         What::Alarm => {
             format!(
                 "{from} (unkillable: KILL has had no effect; its slot stays closed, still watching)"
@@ -188,6 +242,9 @@ fn verdict(
         (Cause::Frozen, Some(Class::NotReleasing)) => format!(
             "not-releasing: keeps the data although it was asked to give it back {limit} ago"
         ),
+        (Cause::Frozen, Some(Class::Triggered)) => {
+            "triggered: it said that it is broken (WATCHDOG=trigger)".to_owned()
+        }
         (Cause::Frozen, class) => {
             let place = match class {
                 Some(Class::Blocked | Class::Unkillable) if !wait_channel.is_empty() => {
@@ -222,7 +279,14 @@ fn gone(
         (_, Note::Death { took: Some(took), .. }) => {
             format!("{from} -> {to} ({death}, dead after {}{next})", Short(took))
         }
-        (_, Note::Nothing | Note::Limit(_) | Note::Death { .. }) => {
+        (
+            _,
+            Note::Nothing
+            | Note::Limit(_)
+            | Note::Further { .. }
+            | Note::Heedless
+            | Note::Death { .. },
+        ) => {
             format!("{from} -> {to} ({death}{next})")
         }
     }
@@ -329,7 +393,8 @@ mod tests {
             ),
         ] {
             let (who, change) = (Some(who), Some((from, to)));
-            let scene = Scene { who, change, note, wait_channel, failed: "database" };
+            let failed = "database";
+            let scene = Scene { who, change, note, wait_channel, failed, ..Scene::default() };
             let line = line(&what, &scene).expect("a line");
             assert_eq!(line, format!("worker-1 gen=3 pid=4711: {expected}"));
         }

@@ -12,15 +12,16 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use osps_heart::ids::SlotId;
+use osps_heart::ids::{Generation, SlotId};
 use osps_heart::orphan::watchdog_age;
+use osps_heart::pulse::{LIMIT_MAX, LIMIT_MIN, Sample};
 use osps_heart::segment::layout::{ServerCells, SlotCells};
 use osps_heart::segment::slot::Identity;
 use osps_heart::segment::{Segment, text};
 use osps_heart::shown::Shown;
 use osps_heart::sync::{Ordering, Word};
 use osps_heart::time::{Monotonic, nanos};
-use osps_heart::words::{Cause, Class, Role, State};
+use osps_heart::words::{Cause, Class, HeartSource, Role, State, Watched};
 use serde::{Serialize, Serializer};
 
 use crate::instance::life::{Life, has_members, is_comparable, is_frozen};
@@ -95,6 +96,13 @@ pub struct Server {
     /// Age of its last beat, from its first beat on.
     #[serde(rename = "beat_age_ms", serialize_with = "maybe_millis")]
     pub beat_age: Option<Duration>,
+    /// Who beats for it.
+    #[serde(serialize_with = "source")]
+    pub heart: Option<HeartSource>,
+    /// Whether its silence convicts it now.
+    pub watched: bool,
+    /// Further hearts of its processes.
+    pub hearts: Vec<Heart>,
     /// Pid of the process that claimed its heart, as that process sees it; the leader or a program
     /// behind it.
     pub heart_pid: Option<u32>,
@@ -106,6 +114,23 @@ pub struct Server {
     pub activity: Option<String>,
     /// Client connections it serves, as it says.
     pub sessions: u64,
+}
+
+/// A further heart.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Heart {
+    /// What its claimant calls it.
+    pub name: String,
+    /// Pid of its claimant, as that process sees it.
+    pub pid: u32,
+    /// Whether it waits for work and is not judged.
+    pub parked: bool,
+    /// Age of its last beat, if it is not parked.
+    #[serde(rename = "beat_age_ms", serialize_with = "maybe_millis")]
+    pub beat_age: Option<Duration>,
+    /// Its own limit; absent = the service's.
+    #[serde(rename = "limit_ms", serialize_with = "maybe_millis")]
+    pub limit: Option<Duration>,
 }
 
 /// The data area.
@@ -230,8 +255,7 @@ impl Server {
             }
         });
         let beaten = sample.count != get(&server.baseline);
-        let ahead = Duration::from_secs(1);
-        let credible = beaten && sample.stamp <= now + ahead && sample.stamp.0 != 0;
+        let credible = beaten && is_credible(sample, now);
         let listen = text::load(&server.listen);
         let claim = segment.hearts()[slot].claimed();
         let generation = server.current_generation();
@@ -249,6 +273,12 @@ impl Server {
             listen: (!listen.is_empty()).then_some(listen),
             beats: sample.count,
             beat_age: (credible && pid.is_some()).then(|| now.since(sample.stamp)),
+            heart: HeartSource::from_code(get(&server.heart_source)),
+            watched: pid.is_some() && get(&server.watched) == Watched::Yes.code(),
+            hearts: match pid {
+                Some(_) => further(segment, slot, generation, now).collect(),
+                None => Vec::new(),
+            },
             heart_pid: (claimed && pid.is_some()).then_some(claim.pid),
             restarts: Restarts(std::array::from_fn(|cause| get(&server.restarts[cause]))),
             last_cause: LastCause::of(server),
@@ -263,6 +293,36 @@ impl Server {
     }
 }
 
+/// Whether a stamp may be the moment of a beat.
+fn is_credible(sample: Sample, now: Monotonic) -> bool {
+    let ahead = Duration::from_secs(1);
+    sample.stamp <= now + ahead && sample.stamp.0 != 0
+}
+
+/// The further hearts that a generation of a slot has claimed.
+fn further(
+    segment: &Segment,
+    slot: usize,
+    generation: Generation,
+    now: Monotonic,
+) -> impl Iterator<Item = Heart> + use<'_> {
+    let slot = u8::try_from(slot).map(SlotId);
+    let lines = segment.hearts().iter().skip(segment.slots().len());
+    lines.filter_map(move |line| {
+        let claim = line.claimed();
+        let of = slot.is_ok_and(|slot| claim.is_of(slot, generation));
+        let sample = line.sample();
+        let limit = Duration::from_nanos(get(&line.limit_ns));
+        of.then(|| Heart {
+            name: text::load(&line.name),
+            pid: claim.pid,
+            parked: sample.is_parked(),
+            beat_age: is_credible(sample, now).then(|| now.since(sample.stamp)),
+            limit: (LIMIT_MIN..=LIMIT_MAX).contains(&limit).then_some(limit),
+        })
+    })
+}
+
 /// Restarts per cause, in the order of [`Cause::ALL`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Restarts([u64; Cause::ALL.len()]);
@@ -275,25 +335,30 @@ impl Restarts {
 }
 
 /// Why the last process went: `frozen (stopped)`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LastCause {
     /// The cause.
     pub cause: Cause,
     /// The class of a freeze.
     pub class: Option<Class>,
+    /// The name of the further heart that fell silent; empty = its own.
+    pub heart: String,
 }
 
 impl LastCause {
     fn of(server: &ServerCells) -> Option<LastCause> {
         let cause = Cause::from_code(get(&server.last_cause))?;
-        Some(LastCause { cause, class: Class::from_code(get(&server.last_class)) })
+        let class = Class::from_code(get(&server.last_class));
+        let heart = if class.is_some() { text::load(&server.last_heart) } else { String::new() };
+        Some(LastCause { cause, class, heart })
     }
 }
 
 impl fmt::Display for LastCause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.class {
-            Some(class) => write!(f, "{} ({class})", self.cause),
+            Some(class) if self.heart.is_empty() => write!(f, "{} ({class})", self.cause),
+            Some(class) => write!(f, "{} ({class}, heart {})", self.cause, self.heart),
             None => self.cause.fmt(f),
         }
     }
@@ -329,6 +394,10 @@ pub(super) fn path<S: Serializer>(path: &Path, to: S) -> Result<S::Ok, S::Error>
 
 fn role<S: Serializer>(role: &Option<Role>, to: S) -> Result<S::Ok, S::Error> {
     role.map_or("unknown", Role::word).serialize(to)
+}
+
+fn source<S: Serializer>(source: &Option<HeartSource>, to: S) -> Result<S::Ok, S::Error> {
+    source.map_or("unknown", HeartSource::word).serialize(to)
 }
 
 fn state<S: Serializer>(state: &Option<State>, to: S) -> Result<S::Ok, S::Error> {

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use osps_heart::shown::Shown;
 use osps_heart::time::Short;
-use osps_heart::words::Cause;
+use osps_heart::words::{Cause, HeartSource, State, Watched};
 
-use super::snapshot::{Health, Server, Snapshot};
+use super::snapshot::{Health, Heart, Server, Snapshot};
 
 /// The table, without a line end.
 pub fn render(snapshot: &Snapshot) -> String {
@@ -31,11 +31,23 @@ pub fn render(snapshot: &Snapshot) -> String {
             ago(snapshot.hang_timeout),
         ),
         format!(
-            "{:<14} {:>7} {:>4} {:<9} {:>8} {:>9}  {:<21} {:<18} {}",
-            "SERVER", "PID", "GEN", "STATE", "BEAT", "RESTARTS", "LISTEN", "LAST CAUSE", "ACTIVITY"
+            "{:<14} {:>7} {:>4} {:<9} {:<9} {:>8} {:>9}  {:<21} {:<18} {}",
+            "SERVER",
+            "PID",
+            "GEN",
+            "STATE",
+            "HEART",
+            "BEAT",
+            "RESTARTS",
+            "LISTEN",
+            "LAST CAUSE",
+            "ACTIVITY"
         ),
     ];
-    lines.extend(snapshot.servers.iter().map(row));
+    for server in &snapshot.servers {
+        lines.push(row(server));
+        lines.extend(server.hearts.iter().map(further));
+    }
     let mut verdict = match snapshot.health() {
         Health::AllUp => "all up".to_owned(),
         Health::Degraded if !watchdog.alive && watchdog.elsewhere => {
@@ -64,24 +76,55 @@ pub fn render(snapshot: &Snapshot) -> String {
 
 fn row(server: &Server) -> String {
     format!(
-        "{:<14} {:>7} {:>4} {:<9} {:>8} {:>9}  {:<21} {:<18} {}",
+        "{:<14} {:>7} {:>4} {:<9} {:<9} {:>8} {:>9}  {:<21} {:<18} {}",
         server.name,
         server.pid.map_or("-".to_owned(), |pid| pid.to_string()),
         server.generation,
         server.state_word(),
+        heart(server),
         age(server.beat_age),
         server.restarts.of(&Cause::ALL),
         server.listen.as_deref().unwrap_or("-"),
-        server.last_cause.map_or("-".to_owned(), |last| last.to_string()),
+        server.last_cause.as_ref().map_or("-".to_owned(), ToString::to_string),
         doing(server),
     )
+}
+
+/// Who beats for it, or that nobody is judged by that.
+fn heart(server: &Server) -> &'static str {
+    match server.heart {
+        Some(HeartSource::None) => HeartSource::None.word(),
+        Some(_) if server.pid.is_some() && server.state == Some(State::Up) && !server.watched => {
+            Watched::No.word()
+        }
+        source => source.map_or("-", HeartSource::word),
+    }
+}
+
+/// A further heart of the server above.
+fn further(heart: &Heart) -> String {
+    let name = format!("  {}", heart.name);
+    let state = if heart.parked { "parked" } else { "" };
+    let limit = heart.limit.map_or(String::new(), |limit| format!("  limit {}", ago(limit)));
+    let row = format!(
+        "{name:<14} {:>7} {:>4} {state:<9} {:<9} {:>8}{limit}",
+        heart.pid,
+        "",
+        "",
+        age(heart.beat_age)
+    );
+    row.trim_end().to_owned()
 }
 
 /// What it is doing, and who beats for it if that is not the leader.
 fn doing(server: &Server) -> String {
     let beater = match (server.pid, server.heart_pid) {
         (Some(leader), Some(pid)) if leader != pid => Some(format!("pid {pid} beats")),
-        (Some(_), None) if server.beat_age.is_some() => Some("unclaimed heart".to_owned()),
+        (Some(_), None)
+            if server.beat_age.is_some() && server.heart == Some(HeartSource::Memory) =>
+        {
+            Some("unclaimed heart".to_owned())
+        }
         _ => None,
     };
     let said = [beater, server.activity.clone()].into_iter().flatten().collect::<Vec<_>>();

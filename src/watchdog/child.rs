@@ -1,11 +1,15 @@
 //! What the watchdog holds for one slot: the service, and the process that runs it now.
 
+use std::collections::BTreeSet;
+
 use osps_heart::ids::{Generation, SlotId};
 use osps_heart::segment::Death;
 use osps_heart::segment::slot::Identity;
+use osps_heart::words::HeartSource;
 
 use super::claimant::Claimant;
 use super::kin::LeftBehind;
+use super::notify::Hearing;
 use crate::policy::group::Change;
 
 use crate::policy::verdict::Evidence;
@@ -26,6 +30,10 @@ pub(super) struct Child {
     pub(super) process: Option<Process>,
     /// Who beats in the slot's line.
     pub(super) claimant: Claimant,
+    /// Lines of further hearts that its processes have claimed.
+    pub(super) further: BTreeSet<u16>,
+    /// What it says over its notify socket, if it has one.
+    pub(super) hearing: Option<Hearing>,
     /// Kills for want of memory where it lives, as of the last look.
     pub(super) oom_kills: Option<OomKills>,
     /// What its dead leader left behind.
@@ -49,6 +57,8 @@ impl Child {
             report: None,
             process: None,
             claimant: Claimant::default(),
+            further: BTreeSet::new(),
+            hearing: None,
             left: LeftBehind::default(),
             oom_kills: None,
             before: None,
@@ -81,9 +91,28 @@ impl Child {
         self.process.as_ref().map(Process::pid)
     }
 
-    /// The process whose silence is to be explained: who beats, if it is not the leader.
+    /// The process whose silence is to be explained: who beats, or says that it does the work, if
+    /// that is not the leader.
     pub(super) fn beater(&self) -> Option<u32> {
-        self.claimant.process.as_ref().map(Process::pid).or(self.pid())
+        let claimant = self.claimant.process.as_ref().map(Process::pid);
+        let main = || self.hearing.as_ref().and_then(Hearing::main_pid);
+        claimant.or_else(main).or(self.pid())
+    }
+
+    /// Who beats for it, as far as that is known: `auto` becomes what beat first.
+    pub(super) fn source(&self, watched: bool) -> HeartSource {
+        match self.service.manner.heart.source {
+            HeartSource::Auto if watched => {
+                let notify = self.hearing.as_ref().is_some_and(|hearing| hearing.beats);
+                if notify { HeartSource::Notify } else { HeartSource::Memory }
+            }
+            source => source,
+        }
+    }
+
+    /// Whether beats come from inside an event loop that nobody taught to beat.
+    pub(super) fn is_looped(&self) -> bool {
+        matches!(self.service.manner.heart.source, HeartSource::Loop | HeartSource::Loops)
     }
 
     /// Looks how many kills for want of memory there were.

@@ -7,6 +7,7 @@
 
 use osps_heart::ids::{Claim, Generation, SlotId};
 use osps_heart::pulse::Sample;
+use osps_heart::segment::What;
 
 use super::{KIN, Watchdog};
 use crate::sys::poll::Interest;
@@ -52,6 +53,9 @@ impl Watchdog {
             claim.slot == Some(slot) && claim.pid != 0 && !claim.is_of(slot, child.generation);
         if is_foreign {
             sample.count = child.claimant.count;
+        } else if child.is_looped() && claim.pid == 0 {
+            // Nobody came to an event wait yet, or who did is gone: no freeze.
+            sample = Sample::parked(child.claimant.count);
         } else {
             child.claimant.count = sample.count;
         }
@@ -134,6 +138,15 @@ impl Watchdog {
         }
         child.claimant.seen = None;
         child.claimant.process = None;
+        // A retired worker is no freeze: from now on nobody is there to be judged.
+        if child.is_looped() && self.group.is_watched(slot) {
+            self.report(slot, What::Unwatched);
+        }
+    }
+
+    /// Whether somebody of this launch is behind a claim.
+    pub(super) fn has_claimant(&self, slot: SlotId, claim: Claim) -> bool {
+        !matches!(self.find_claimant(slot, claim), Found::Nobody)
     }
 
     fn find_claimant(&self, slot: SlotId, claim: Claim) -> Found {

@@ -22,6 +22,7 @@ use rustix::process::Signal;
 use super::{KIN, Watchdog};
 use crate::policy::group::Input;
 use crate::policy::lifecycle::Stage;
+use crate::service::KillMode;
 use crate::sys::poll::Interest;
 use crate::sys::process::{self, Process};
 use crate::sys::procfs::{self, Stat};
@@ -81,8 +82,8 @@ impl LeftBehind {
         }
     }
 
-    fn terminate(&self) {
-        for signal in [Signal::TERM, Signal::CONT] {
+    fn terminate(&self, signal: Signal) {
+        for signal in [signal, Signal::CONT] {
             for kin in &self.kin {
                 if let Err(failed) = kin.process.signal(signal) {
                     log::error!("{failed}");
@@ -153,9 +154,11 @@ impl Watchdog {
         mine.map(|stat| (stat.pid, stat.start_time)).collect()
     }
 
-    /// Whether a slot's processes may start others: those of osps itself do not.
+    /// Whether what a slot's processes start is ended with them: those of osps itself start nobody,
+    /// and some programs leave others behind on purpose.
     fn has_kin(&self, slot: SlotId) -> bool {
-        !self.children[slot.index()].service.command.is_empty()
+        let service = &self.children[slot.index()].service;
+        !service.command.is_empty() && service.manner.kill_mode == KillMode::Tree
     }
 
     /// The living kin of a slot's launch, the leader not included.
@@ -214,7 +217,7 @@ impl Watchdog {
             if let Some(process) = &child.process {
                 self.poll.remove(process);
             }
-            child.left.terminate();
+            child.left.terminate(child.service.manner.stop());
             log::info!("{} has left; waiting for {}", child.name(), child.left.names());
         }
         true
@@ -223,7 +226,8 @@ impl Watchdog {
     /// Asks everybody outside of the leader's group to go as well: those inside got the same.
     pub(super) fn terminate_kin(&mut self, slot: SlotId) {
         self.find_kin(slot);
-        self.children[slot.index()].left.terminate();
+        let child = &self.children[slot.index()];
+        child.left.terminate(child.service.manner.stop());
     }
 
     /// A dead leader's kin are killed; nobody may start in the slot before they are dead.

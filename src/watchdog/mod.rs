@@ -8,13 +8,16 @@
 //! turn      the loop: what is gathered, in which order
 //! perform   actions become system calls; child: what is held for one slot
 //! kin       what a launch started besides its leader; claimant: who of them beats
+//! notify    what programs say over their sockets; further: hearts besides the slot's own
 //! evidence  what /proc shows, in the policy's terms
 //! ```
 
 mod child;
 mod claimant;
 mod evidence;
+mod further;
 mod kin;
+mod notify;
 mod perform;
 mod start;
 mod turn;
@@ -44,10 +47,11 @@ use crate::sys::process::{self, Process};
 use crate::sys::signals::Signals;
 use crate::sys::{Failed, output, procfs, raw};
 
-/// Tokens of the poll set. Child `i` has `CHILD + i`, who is only waited for to die shares `KIN`,
-/// askers have those from `CONTROL` on.
+/// Tokens of the poll set. Slot `i` has `CHILD + i` and `NOTIFY + i`, who is only waited for to
+/// die shares `KIN`, askers have those from `CONTROL` on.
 const SIGNALS: u64 = 0;
 const CHILD: u64 = 1;
+const NOTIFY: u64 = 500;
 const KIN: u64 = 999;
 const CONTROL: u64 = 1000;
 

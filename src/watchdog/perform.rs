@@ -8,15 +8,15 @@ use std::os::fd::AsFd;
 
 use osps_heart::ids::{Generation, SlotId};
 use osps_heart::segment::slot::Identity;
-use osps_heart::segment::{Death, Record, What};
+use osps_heart::segment::{Death, Record, What, text};
 use osps_heart::sync::Ordering;
 use osps_heart::time::{Clock, Monotonic, nanos};
-use osps_heart::words::{Cause, Class, Desired, Role, env};
+use osps_heart::words::{Cause, Class, Desired, HeartSource, Role, env};
 
 use super::claimant::Claimant;
 use super::evidence::evidence;
 use super::{CHILD, Child, Watchdog};
-use crate::policy::group::{Action, Change, Input, Note, cause_of};
+use crate::policy::group::{Action, Change, Input, Line, Note, cause_of};
 use crate::policy::lifecycle::{Act, Stage};
 use crate::policy::verdict;
 use crate::sys::poll::Interest;
@@ -33,16 +33,26 @@ impl Watchdog {
             match action {
                 Action::Changed(change) => self.record(change),
                 Action::Do { slot, act } => self.act(slot, act),
-                Action::Examine { slot } => self.examine(slot),
-                Action::Told { slot, what } => {
-                    self.push(slot, what);
-                    let who = slot.map(|slot| self.children[slot.index()].who());
-                    let (change, note) = (None, Note::Nothing);
-                    let (wait_channel, failed) = ("", "");
-                    face::tell(&what, &Scene { who, change, note, wait_channel, failed });
+                Action::Examine { slot, line } => self.examine(slot, line),
+                Action::Told { slot: Some(slot), what } => self.report(slot, what),
+                Action::Told { slot: None, what } => {
+                    self.push(None, what);
+                    face::tell(&what, &Scene::default());
                 }
             }
         }
+    }
+
+    /// Writes down what happened to a server without changing its state.
+    pub(super) fn report(&self, slot: SlotId, what: What) {
+        let child = &self.children[slot.index()];
+        let what = match what {
+            What::Watched { .. } => What::Watched { source: child.source(true) },
+            what => what,
+        };
+        self.push(Some(slot), what);
+        let who = Some(child.who());
+        face::tell(&what, &Scene { who, ..Scene::default() });
     }
 
     /// A death, if there is one: the rest of the process group is killed before the leader is
@@ -114,6 +124,7 @@ impl Watchdog {
             What::Verdict { cause, class, silence } => {
                 goes_for(cause, class);
                 server.last_silence_ns.store(nanos(silence), Ordering::Relaxed);
+                text::store(&server.last_heart, &self.heart_of(change.note));
             }
             What::Died { cause: Some(cause), .. } if by_itself => goes_for(cause, None),
             What::Backoff { death, .. } | What::Failed { death } if by_itself => {
@@ -129,8 +140,10 @@ impl Watchdog {
         } else {
             self.push(Some(slot), what);
             self.tell(&change);
-            if matches!(what, What::Verdict { cause: Cause::StartTimeout, .. }) {
-                self.advise(slot);
+            match what {
+                What::Verdict { cause: Cause::StartTimeout, .. } => self.advise(slot),
+                What::Unwatched => self.advise_unwatched(slot),
+                _ => {}
             }
         }
         if self.group.is_ending() {
@@ -146,10 +159,20 @@ impl Watchdog {
             who: Some(child.who()),
             change: Some((change.from, change.to)),
             note: change.note,
+            heart: &self.heart_of(change.note),
             wait_channel,
             failed: self.failed(child),
+            stop: child.service.manner.stop_word(),
         };
         face::tell(&change.what, &scene);
+    }
+
+    /// The name of the further heart that a note speaks of; empty = the server's own.
+    fn heart_of(&self, note: Note) -> String {
+        match note {
+            Note::Further { line, .. } => self.heart_name(line),
+            Note::Nothing | Note::Limit(_) | Note::Heedless | Note::Death { .. } => String::new(),
+        }
     }
 
     /// The name of whom a server goes down with: of one among them that is not up.
@@ -165,8 +188,21 @@ impl Watchdog {
         let count = self.segment.hearts()[slot.index()].sample().count;
         let child = &mut self.children[slot.index()];
         if child.unheard.take() == Some(count) && child.service.role == Role::Program {
-            face::advise(child.name());
+            face::advise(child.name(), child.service.manner.heart.source);
         }
+    }
+
+    /// A program that is up without a beat: told once how that can be changed.
+    fn advise_unwatched(&mut self, slot: SlotId) {
+        let child = &mut self.children[slot.index()];
+        let source = child.service.manner.heart.source;
+        if child.unheard.take().is_none() || source == HeartSource::None {
+            return;
+        }
+        // Where the shim is loaded, it leaves its pid in the line until somebody beats there.
+        let stamp = self.segment.hearts()[slot.index()].sample().stamp.0;
+        let loaded = u32::try_from(stamp).ok().filter(|pid| child.is_looped() && *pid != 0);
+        face::advise_unwatched(child.name(), source, loaded);
     }
 
     /// Writes a happening into the event ring.
@@ -198,9 +234,17 @@ impl Watchdog {
                 word.store(Desired::Stop.code(), Ordering::Relaxed);
                 if act == Act::Ask {
                     child.wake(slot);
+                    let heeds =
+                        self.segment.slots()[slot.index()].activity.heeds.load(Ordering::Relaxed);
+                    let is_program = !child.service.command.is_empty();
+                    if is_program && heeds != u64::from(child.generation.0) {
+                        let now = self.clock.now();
+                        self.step(now, Input::Heedless { slot });
+                    }
                     Ok(())
                 } else {
-                    let done = process.map_or(Ok(()), Process::terminate);
+                    let stop = child.service.manner.stop();
+                    let done = process.map_or(Ok(()), |process| process.terminate(stop));
                     self.terminate_kin(slot);
                     done
                 }
@@ -227,6 +271,8 @@ impl Watchdog {
         line.unclaim(slot);
         let count = line.sample().count;
         let child = &mut self.children[slot.index()];
+        // Until somebody beats, the stamp is free for the shim to say that it is there.
+        line.stamp_ns.store(0, Ordering::Relaxed);
         child.claimant = Claimant::unclaimed(count);
         child.generation = generation;
         (child.before, child.after) = (None, None);
@@ -246,6 +292,13 @@ impl Watchdog {
         if let Some(limit) = &descriptors {
             env.push((env::DESCRIPTORS, limit.as_ref()));
         }
+        let limit = child.service.limits.hang.as_micros().to_string();
+        if let Some(hearing) = &mut child.hearing {
+            hearing.begin();
+            env.push(("NOTIFY_SOCKET", hearing.notify.address.as_ref()));
+            // Without WATCHDOG_PID: the program may be behind a wrapper (docs/decisions.md).
+            env.push(("WATCHDOG_USEC", limit.as_ref()));
+        }
         if self.quiet && child.service.command.is_empty() && std::env::var_os(LEVEL).is_none() {
             env.push((LEVEL, "warn".as_ref()));
         }
@@ -263,6 +316,10 @@ impl Watchdog {
         page.spawned_ns.store(now.0, Ordering::Relaxed);
         page.baseline.store(count, Ordering::Relaxed);
         page.starts.fetch_add(1, Ordering::Relaxed);
+        if !child.service.command.is_empty() {
+            // What it shows from now on is its own.
+            self.segment.slots()[slot.index()].activity.set_text("");
+        }
         let (pid, start_time) = (process.pid(), process.start_time());
         page.set_identity(Identity { pid, start_time, generation });
         if let Err(failed) = self.poll.add(&process, CHILD + u64::from(slot.0), Interest::READ) {
@@ -294,13 +351,21 @@ impl Watchdog {
 
     /// Looks at an overdue server, and at its heart once more after that: the last moment at
     /// which a beat saves it.
-    fn examine(&mut self, slot: SlotId) {
+    fn examine(&mut self, slot: SlotId, line: Line) {
         let now = self.clock.now();
         let child = &mut self.children[slot.index()];
         child.after = child.beater().and_then(|pid| evidence(pid, now));
         let class = verdict::classify(child.before.as_ref(), child.after.as_ref());
-        let (_, seen) = self.read_heart(slot);
-        self.step(now, Input::Examined { slot, seen, class });
+        let seen = match line {
+            None => Some(self.read_heart(slot).1),
+            Some(line) => self.reread_further(slot, line),
+        };
+        let input = match (seen, line) {
+            (Some(seen), line) => Input::Examined { slot, line, seen, class },
+            (None, Some(line)) => Input::Further { slot, line, seen: None, limit: None },
+            (None, None) => return,
+        };
+        self.step(now, input);
     }
 
     /// A generation that no process of this instance ever had.

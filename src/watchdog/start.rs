@@ -232,6 +232,7 @@ pub(super) fn furnish_slot(segment: &Segment, slot: SlotId, service: &Service) {
     text::store(&server.name, &service.name);
     text::store(&heart.name, &service.name);
     server.role.store(service.role.code(), Ordering::Relaxed);
+    server.heart_source.store(service.manner.heart.source.code(), Ordering::Relaxed);
     let depends = service.edges.all().next().map_or(0, |slot| u64::from(slot.0) + 1);
     server.depends_on.store(depends, Ordering::Relaxed);
     if let Some(address) = service.socket.as_ref().and_then(|l| l.local_addr().ok()) {

@@ -13,6 +13,7 @@ use osps_heart::segment::mapping::FILE_NAME;
 use osps_heart::shown::Shown;
 use osps_heart::sync::Ordering;
 use osps_heart::time::{Clock, Monotonic, nanos};
+use osps_heart::words::Watched;
 
 use super::start::furnish_slot;
 use super::{Allow, CONTROL, Child, Recall, Watchdog};
@@ -39,6 +40,9 @@ impl Watchdog {
         let path = Shown(self.claim.run_dir.path());
         log::info!("watchdog pid={} watches over {path}", std::process::id());
         self.push(None, What::WatchdogStarted);
+        for slot in self.group.slots() {
+            self.open_notify(slot);
+        }
         self.step(now, Input::Boot);
         loop {
             self.perform_all();
@@ -69,7 +73,10 @@ impl Watchdog {
         // Read now, judged below: what the turn does meanwhile takes milliseconds, and a beat that
         // comes during them belongs to the next turn.
         let slots = self.group.slots();
+        // A notification that is here by now is a beat that came in time.
+        self.gather_notifications();
         let seen: Vec<_> = slots.map(|slot| self.read_heart(slot)).collect();
+        let further = self.read_further();
         self.step(now, Input::Turn { planned });
         self.perform_all();
         for came in self.signals.take() {
@@ -114,10 +121,26 @@ impl Watchdog {
                     self.step(now, Input::Sample { slot, seen });
                 }
             }
+            self.judge_further(&further, now);
+            self.publish_watched();
         }
         self.step(now, Input::Timers);
         if now >= self.check_at {
             self.check(now);
+        }
+    }
+
+    /// Says in the pages whose silence counts now.
+    fn publish_watched(&self) {
+        for slot in self.group.slots() {
+            let claim = self.segment.hearts()[slot.index()].claimed();
+            let absent = self.children[slot.index()].is_looped() && claim.pid == 0;
+            let watched =
+                if self.group.is_watched(slot) && !absent { Watched::Yes } else { Watched::No };
+            let page = &self.segment.slots()[slot.index()].server;
+            page.watched.store(watched.code(), Ordering::Relaxed);
+            let source = self.children[slot.index()].source(watched == Watched::Yes);
+            page.heart_source.store(source.code(), Ordering::Relaxed);
         }
     }
 
@@ -236,6 +259,7 @@ impl Watchdog {
                 Control::open(self.claim.run_dir.as_fd(), CONTROL_NAME, &self.poll, CONTROL)?;
             restored.back.push(CONTROL_NAME.to_owned());
         }
+        self.restore_notify();
         let path = Shown(self.claim.run_dir.path());
         if !restored.back.is_empty() {
             let names = restored.back.join(", ");

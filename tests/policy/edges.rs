@@ -1,7 +1,7 @@
 //! Who needs whom, once more: every way through the edges, read off a matrix.
 
 use osps::policy::graph::{Cycle, Edges};
-use osps::policy::group::{Group, Spec};
+use osps::policy::group::{Group, Spec, Watch};
 use osps::policy::lifecycle::Patience;
 use osps_heart::ids::SlotId;
 use osps_heart::pulse::Limits;
@@ -39,7 +39,8 @@ pub fn needs(edges: &Edges, other: SlotId) -> bool {
 
 fn spec(edges: Edges) -> Spec {
     let limits = Limits { hang: ms(4000), start: ms(10_000) };
-    Spec { edges, limits, patience: Patience { ask: ms(50), term: ms(10), kill: ms(40) } }
+    let patience = Patience { ask: ms(50), term: ms(10), kill: ms(40) };
+    Spec { edges, limits, patience, watch: Watch::default() }
 }
 
 proptest! {

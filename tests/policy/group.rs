@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use osps::policy::group::{Action, Group, Input};
+use osps::policy::group::{Action, Group, Input, Watch};
 use osps::policy::lifecycle::{Act, Stage};
 use osps::policy::restart::Intensity;
 use osps::policy::verdict::DYING_MAX;
 use osps_heart::ids::SlotId;
 use osps_heart::pulse::Sample;
 use osps_heart::segment::Death;
-use osps_heart::words::Class;
+use osps_heart::words::{Class, HeartSource};
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
@@ -193,9 +193,13 @@ proptest! {
     /// No input at no moment breaks the group, or makes it act on somebody who is not there.
     #[test]
     fn a_group_takes_every_input_at_every_moment(
-        specs in specs(limits()),
+        mut specs in specs(limits()),
+        watches in vec((select(HeartSource::ALL.to_vec()), any::<bool>()), 4),
         inputs in vec((any_moment(), any_input()), 1..100),
     ) {
+        for (spec, (source, warn)) in specs.iter_mut().zip(watches) {
+            spec.watch = Watch { source, warn };
+        }
         let mut group = Group::new(BOOT, None, &specs).expect("no circle");
         for (now, input) in inputs {
             let before: Vec<_> = group.slots().map(|slot| group.stage(slot)).collect();
@@ -219,7 +223,8 @@ proptest! {
             }
             let now: Vec<_> = group.slots().map(|slot| group.stage(slot)).collect();
             prop_assert_eq!(&stages, &now, "a change that was not told");
-            let watched = stages.iter().any(|stage| stage.is_watched());
+            let watched = |slot: SlotId| stages[slot.index()].is_watched() && group.is_watched(slot);
+            let watched = group.slots().any(watched);
             prop_assert!(group.next_deadline().is_some() || !watched, "nobody would look again");
         }
     }
@@ -228,6 +233,7 @@ proptest! {
 fn any_input() -> impl Strategy<Value = Input> {
     let slot = || prop_oneof![9 => 0..5_u8, 1 => Just(u8::MAX)].prop_map(SlotId);
     let seen = || (0..3_u64, any_moment()).prop_map(|(count, stamp)| Sample { count, stamp });
+    let line = || 5..8_u16;
     let death = select(vec![Death::Exited(0), Death::Killed(9), Death::NotSpawned, Death::Unknown]);
     prop_oneof![
         1 => Just(Input::Boot),
@@ -237,7 +243,18 @@ fn any_input() -> impl Strategy<Value = Input> {
         2 => (slot(), death).prop_map(|(slot, death)| Input::Died { slot, death }),
         6 => (slot(), seen()).prop_map(|(slot, seen)| Input::Sample { slot, seen }),
         4 => (slot(), seen(), class())
-            .prop_map(|(slot, seen, class)| Input::Examined { slot, seen, class }),
+            .prop_map(|(slot, seen, class)| Input::Examined { slot, line: None, seen, class }),
+        2 => (slot(), line(), seen(), class()).prop_map(|(slot, line, seen, class)| {
+            Input::Examined { slot, line: Some(line), seen, class }
+        }),
+        4 => (slot(), line(), option::of(seen()), option::of(span())).prop_map(
+            |(slot, line, seen, limit)| Input::Further { slot, line, seen, limit }
+        ),
+        1 => slot().prop_map(|slot| Input::Ready { slot }),
+        1 => (slot(), span()).prop_map(|(slot, span)| Input::Excused { slot, span }),
+        1 => (slot(), span()).prop_map(|(slot, hang)| Input::Limited { slot, hang }),
+        1 => slot().prop_map(|slot| Input::Triggered { slot }),
+        1 => slot().prop_map(|slot| Input::Heedless { slot }),
         1 => slot().prop_map(|slot| Input::NotReleasing { slot }),
         4 => Just(Input::Timers),
     ]

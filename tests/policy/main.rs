@@ -7,7 +7,7 @@
 //! starts, kills and loses processes that beat, freeze or exit as the `script` says, stops them all
 //! together with the watchdog, and knows of each how long it was silent in truth. `world` joins
 //! group and kernel, `rules` is what must hold after every step, `stories` are scripts that
-//! somebody wrote.
+//! somebody wrote, `watches` the ones on who beats and from when on that counts.
 //!
 //! What it cannot show: that the performer does what the actions say, in that order and in time
 //! (tests/supervise.rs), and that a real `/proc` tells the classes apart. Every limit is a sane
@@ -25,4 +25,5 @@ mod restart;
 mod rules;
 mod script;
 mod stories;
+mod watches;
 mod world;

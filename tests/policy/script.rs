@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use osps::policy::graph::Edges;
-use osps::policy::group::{Input, Spec};
+use osps::policy::group::{Input, Spec, Watch};
 use osps::policy::lifecycle::Patience;
 use osps_heart::ids::SlotId;
 use osps_heart::pulse::{Limits, Sample};
@@ -132,7 +132,10 @@ pub fn specs(limits: impl Strategy<Value = Limits>) -> impl Strategy<Value = Vec
     let order = Just(vec![0_u8, 1, 2, 3]).prop_shuffle();
     let needs = vec(need(), 6);
     (vec((limits, patience), 1..=4), order, needs).prop_map(|(servers, order, needs)| {
-        let spec = |(limits, patience)| Spec { edges: Edges::default(), limits, patience };
+        let spec = |(limits, patience)| {
+            let (edges, watch) = (Edges::default(), Watch::default());
+            Spec { edges, limits, patience, watch }
+        };
         let mut specs: Vec<_> = servers.into_iter().map(spec).collect();
         let pairs = (1..4).flat_map(|later| (0..later).map(move |earlier| (later, earlier)));
         for ((later, earlier), need) in pairs.zip(needs) {
@@ -229,7 +232,7 @@ impl World {
                 let seen = heart(slot).unwrap_or_default();
                 let held = self.processes.get(usize::from(slot)).and_then(Option::as_ref);
                 let class = held.and_then(|process| process.frozen).unwrap_or(class);
-                Input::Examined { slot: SlotId(slot), seen, class }
+                Input::Examined { slot: SlotId(slot), line: None, seen, class }
             }
             Stray::NotReleasing(slot) => Input::NotReleasing { slot: SlotId(slot) },
             Stray::Spawned(..) | Stray::Died(_) => return Ok(()),

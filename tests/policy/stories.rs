@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use osps::policy::graph::Edges;
-use osps::policy::group::{Input, Outcome, Spec};
+use osps::policy::group::{Input, Outcome, Spec, Watch};
 use osps::policy::lifecycle::{Act, Patience, Stage};
 use osps::policy::restart::{FREE, Intensity};
 use osps_heart::ids::SlotId;
@@ -25,6 +25,7 @@ fn pair() -> Vec<Spec> {
             edges: Edges { depends_on: vec![], restart_with },
             limits,
             patience,
+            watch: Watch::default(),
         })
         .to_vec()
 }

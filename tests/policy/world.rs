@@ -219,7 +219,7 @@ impl World {
         let now = self.now;
         let (slot, act) = match action {
             Action::Do { slot, act } => (slot, act),
-            Action::Examine { slot } => {
+            Action::Examine { slot, line } => {
                 let heart = &mut self.hearts[slot.index()];
                 let process = self.processes[slot.index()].as_mut();
                 let class = process.as_ref().and_then(|process| process.frozen);
@@ -228,7 +228,7 @@ impl World {
                     process.beat(heart, 1, now);
                 }
                 let class = class.unwrap_or(Class::Blocked);
-                return Ok(Some(Input::Examined { slot, seen: *heart, class }));
+                return Ok(Some(Input::Examined { slot, line, seen: *heart, class }));
             }
             Action::Told { slot, what } => {
                 let spared = slot.filter(|_| matches!(what, What::Spared { .. }));

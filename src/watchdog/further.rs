@@ -1,0 +1,98 @@
+//! Further hearts: lines besides the slot's own that processes of a launch have claimed.
+//!
+//! A claim is an allegation here, too. It counts if it names the slot's present generation; a line
+//! of a generation that is gone is free again, and so is one whose claimant is gone while its
+//! leader lives: who is to beat there is not for us to know. Tested in tests/hearts.rs.
+
+use std::time::Duration;
+
+use osps_heart::ids::{Claim, Generation, SlotId};
+use osps_heart::pulse::{LIMIT_MAX, LIMIT_MIN, Sample};
+use osps_heart::segment::text;
+use osps_heart::sync::Ordering;
+use osps_heart::time::Monotonic;
+
+use super::Watchdog;
+use crate::policy::group::Input;
+
+/// What one further line shows.
+pub(super) struct Further {
+    slot: SlotId,
+    generation: Generation,
+    line: u16,
+    seen: Sample,
+    /// The claimant's wish; `None` = as the server.
+    limit: Option<Duration>,
+}
+
+impl Watchdog {
+    /// Reads all further lines that somebody claimed, and frees those of the dead.
+    pub(super) fn read_further(&self) -> Vec<Further> {
+        let lines = (0u16..).zip(self.segment.hearts()).skip(self.children.len());
+        let mut read = Vec::new();
+        for (number, line) in lines {
+            let claim = line.claimed();
+            let Some(slot) = claim.slot else { continue };
+            let child = self.children.get(slot.index());
+            let live = child.and_then(|child| child.live().filter(|own| claim.is_of(slot, *own)));
+            let Some(generation) = live else {
+                line.exchange_claim(claim, Claim::unpack(0));
+                continue;
+            };
+            let limit = Duration::from_nanos(line.limit_ns.load(Ordering::Relaxed));
+            let limit = (LIMIT_MIN..=LIMIT_MAX).contains(&limit).then_some(limit);
+            read.push(Further { slot, generation, line: number, seen: line.sample(), limit });
+        }
+        read
+    }
+
+    /// Judges what was read at the beginning of this turn, and what is not there any more.
+    pub(super) fn judge_further(&mut self, read: &[Further], now: Monotonic) {
+        for slot in self.group.slots() {
+            let child = &mut self.children[slot.index()];
+            let is_own = |one: &&Further| one.slot == slot && child.live() == Some(one.generation);
+            let now_there = read.iter().filter(is_own).map(|one| one.line).collect();
+            let gone = std::mem::replace(&mut child.further, now_there);
+            for line in gone.into_iter().filter(|line| !child.further.contains(line)) {
+                let gone = Input::Further { slot, line, seen: None, limit: None };
+                self.actions.extend(self.group.step(now, gone));
+            }
+        }
+        for Further { slot, line, seen, limit, .. } in read {
+            if self.children[slot.index()].further.contains(line) {
+                let (slot, line, seen, limit) = (*slot, *line, Some(*seen), *limit);
+                self.step(now, Input::Further { slot, line, seen, limit });
+            }
+        }
+    }
+
+    /// A further heart as it is now; `None` = whoever beat there is gone, and the line is free.
+    pub(super) fn reread_further(&mut self, slot: SlotId, number: u16) -> Option<Sample> {
+        let line = self.segment.hearts().get(usize::from(number))?;
+        let claim = line.claimed();
+        let child = &self.children[slot.index()];
+        if !claim.is_of(slot, child.generation) {
+            return None;
+        }
+        if !self.has_claimant(slot, claim) {
+            log::info!(
+                "{} gen={}: pid {}, which beat heart {}, is gone; the line is free again",
+                child.name(),
+                child.generation,
+                claim.pid,
+                text::load(&line.name)
+            );
+            line.exchange_claim(claim, Claim::unpack(0));
+            return None;
+        }
+        Some(line.sample())
+    }
+
+    /// The name of a further heart, as its claimant gave it.
+    pub(super) fn heart_name(&self, number: u16) -> String {
+        let name =
+            self.segment.hearts().get(usize::from(number)).map(|line| text::load(&line.name));
+        let name = name.filter(|name| !name.is_empty());
+        name.unwrap_or_else(|| format!("in line {number}"))
+    }
+}

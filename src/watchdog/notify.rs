@@ -1,0 +1,241 @@
+//! What programs say over their notify sockets, put into effect: the watchdog beats in their name.
+//!
+//! A datagram counts if its sender is the slot's leader or of its session; a stranger's is counted
+//! and dropped. `READY=1` is the first beat of a `notify` heart, and what comes before it is none.
+//! Where the program itself has claimed the line, the line is its own. Tested in tests/notify.rs.
+
+use std::os::fd::AsFd;
+
+use osps_heart::ids::SlotId;
+use osps_heart::pulse::{LIMIT_MAX, LIMIT_MIN};
+use osps_heart::shown::Shown;
+use osps_heart::time::Clock;
+use osps_heart::words::HeartSource;
+
+use super::{NOTIFY, Watchdog};
+use crate::instance::place::notify_name;
+use crate::policy::group::Input;
+use crate::policy::lifecycle::Stage;
+use crate::sys::notify::{Notify, Said};
+use crate::sys::poll::Interest;
+use crate::sys::process::Process;
+use crate::sys::procfs;
+
+/// Most datagrams of one service in one turn: a flood must not hold up the others.
+const BATCH: usize = 64;
+
+/// What a program that reloads is said to do, until it is ready again.
+const RELOADING: &str = "reloading";
+
+/// The notify socket of a service, and what was said over it.
+#[derive(Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own, told or heard")]
+pub(super) struct Hearing {
+    pub(super) notify: Notify,
+    /// `READY=1` came from this generation.
+    ready: bool,
+    /// `WATCHDOG=1` came from this generation, and counted.
+    pub(super) beats: bool,
+    /// The process that does the work, as the leader's session says.
+    main: Option<Process>,
+    /// Datagrams that were dropped.
+    dropped: u64,
+    /// That was told once for each kind.
+    told_dropped: bool,
+    told_store: bool,
+}
+
+impl Hearing {
+    pub(super) fn new(notify: Notify) -> Hearing {
+        let (ready, beats, main, dropped) = (false, false, None, 0);
+        Hearing { notify, ready, beats, main, dropped, told_dropped: false, told_store: false }
+    }
+
+    /// Before a launch: what a predecessor sent is not its successor's.
+    pub(super) fn begin(&mut self) {
+        while self.notify.receive().is_some() {}
+        (self.ready, self.beats, self.main) = (false, false, None);
+    }
+
+    /// The process that does the work, if it said so and lives.
+    pub(super) fn main_pid(&self) -> Option<u32> {
+        self.main.as_ref().filter(|process| !process.is_dead()).map(Process::pid)
+    }
+}
+
+impl Watchdog {
+    /// Hears what the programs say: once a turn.
+    pub(super) fn gather_notifications(&mut self) {
+        for slot in self.group.slots() {
+            for _ in 0..BATCH {
+                let hearing = self.children[slot.index()].hearing.as_ref();
+                let Some(heard) = hearing.and_then(|hearing| hearing.notify.receive()) else {
+                    break;
+                };
+                match &heard.said {
+                    Some(said) if self.is_of(slot, heard.pid) => {
+                        for said in said {
+                            self.heed(slot, said);
+                            self.perform_all();
+                        }
+                    }
+                    said => self.drop_datagram(slot, heard.pid, said.is_none()),
+                }
+            }
+        }
+    }
+
+    /// Whether a sender is of the slot's present launch.
+    fn is_of(&self, slot: SlotId, pid: u32) -> bool {
+        let leader = self.children[slot.index()].pid();
+        leader.is_some_and(|leader| {
+            pid == leader || procfs::stat(pid).is_some_and(|stat| stat.session == leader)
+        })
+    }
+
+    fn drop_datagram(&mut self, slot: SlotId, pid: u32, garbage: bool) {
+        let child = &mut self.children[slot.index()];
+        let name = child.service.name.clone();
+        let Some(hearing) = &mut child.hearing else { return };
+        hearing.dropped += 1;
+        if hearing.told_dropped {
+            log::debug!("{name}: dropped a notification of pid {pid} ({} so far)", hearing.dropped);
+            return;
+        }
+        hearing.told_dropped = true;
+        let why = if garbage {
+            "that is no message (at most 4096 bytes of NAME=VALUE lines)"
+        } else {
+            "that is not of its session, or gone before it could be looked up (`systemd-notify` \
+             waits unless told not to)"
+        };
+        log::warn!(
+            "{name}: dropped a notification of pid {pid}, {why}; further ones are only counted"
+        );
+    }
+
+    fn heed(&mut self, slot: SlotId, said: &Said) {
+        let now = self.clock.now();
+        let child = &mut self.children[slot.index()];
+        let name = child.service.name.clone();
+        let source = child.service.manner.heart.source;
+        let patience = child.service.patience;
+        let limit = child.service.limits.hang;
+        let Some(hearing) = &mut child.hearing else { return };
+        let line = &self.segment.hearts()[slot.index()];
+        let for_it = line.claimed().pid == 0;
+        match *said {
+            Said::Ready => {
+                hearing.ready = true;
+                match source {
+                    HeartSource::Notify if for_it => line.beat(now),
+                    _ => self.step(now, Input::Ready { slot }),
+                }
+                if self.activity(slot) == RELOADING {
+                    self.set_activity(slot, "");
+                }
+            }
+            Said::Beat if for_it && (hearing.ready || source == HeartSource::Auto) => {
+                hearing.beats = true;
+                line.beat(now);
+            }
+            Said::Trigger => self.step(now, Input::Triggered { slot }),
+            Said::Limit(hang) if (LIMIT_MIN..=LIMIT_MAX).contains(&hang) => {
+                log::info!("{name}: chose a limit of {} (WATCHDOG_USEC)", shown(hang));
+                self.step(now, Input::Limited { slot, hang });
+            }
+            Said::Limit(hang) => log::warn!(
+                "{name}: WATCHDOG_USEC={} is out of bounds ({} to {}): its limit stays {}",
+                hang.as_micros(),
+                shown(LIMIT_MIN),
+                shown(LIMIT_MAX),
+                shown(limit)
+            ),
+            Said::Extend(span) => {
+                self.step(now, Input::Excused { slot, span: span.min(LIMIT_MAX) });
+            }
+            // It leaves by itself: as long as a stop may take, its silence is honest.
+            Said::Stopping => {
+                let span = patience.ask + patience.term;
+                self.step(now, Input::Excused { slot, span });
+                self.set_activity(slot, "stopping");
+            }
+            Said::Reloading => self.set_activity(slot, RELOADING),
+            Said::Status(ref text) => self.set_activity(slot, text),
+            Said::MainPid(pid) => {
+                let leader = child.process.as_ref().map(Process::pid);
+                let stat = procfs::stat(pid).filter(|stat| Some(stat.session) == leader);
+                match stat.and_then(|stat| Process::find(pid, stat.start_time)) {
+                    Some(_) if Some(pid) == leader => hearing.main = None,
+                    Some(process) => hearing.main = Some(process),
+                    None => log::warn!(
+                        "{name}: MAINPID={pid} is no process of its session: not believed"
+                    ),
+                }
+            }
+            Said::Errno(number) => {
+                let why = std::io::Error::from_raw_os_error(number);
+                log::warn!("{name}: says that it fails: {}", Shown(&*why.to_string()));
+            }
+            Said::Store if !hearing.told_store => {
+                hearing.told_store = true;
+                log::info!(
+                    "{name}: wants descriptors kept (FDSTORE=1); osps closes them: a socket that \
+                     shall outlive it belongs to --listen"
+                );
+            }
+            // Before READY=1 the start timeout is what counts; a barrier is over when it was read.
+            Said::Beat | Said::Barrier | Said::Store => {}
+        }
+    }
+
+    fn activity(&self, slot: SlotId) -> String {
+        self.segment.slots()[slot.index()].activity.text().unwrap_or_default()
+    }
+
+    fn set_activity(&self, slot: SlotId, text: &str) {
+        self.segment.slots()[slot.index()].activity.set_text(text);
+    }
+
+    /// Binds the notify socket of a service again, if somebody removed its name.
+    pub(super) fn restore_notify(&mut self) {
+        for slot in self.group.slots() {
+            let child = &self.children[slot.index()];
+            let name = notify_name(slot);
+            let bound_by_name = |hearing: &Hearing| !hearing.notify.address.starts_with('@');
+            let missing =
+                child.hearing.as_ref().is_some_and(bound_by_name) && !self.claim.has(&name);
+            if missing && self.group.stage(slot) != Stage::Failed {
+                self.open_notify(slot);
+            }
+        }
+    }
+
+    /// Binds the notify socket of a service whose heart may need one.
+    pub(super) fn open_notify(&mut self, slot: SlotId) {
+        let child = &mut self.children[slot.index()];
+        let source = child.service.manner.heart.source;
+        if !matches!(source, HeartSource::Notify | HeartSource::Auto)
+            || child.service.command.is_empty()
+        {
+            return;
+        }
+        let run_dir = &self.claim.run_dir;
+        let bound = Notify::bind(run_dir.as_fd(), run_dir.path(), &notify_name(slot));
+        let bound = bound.and_then(|notify| {
+            self.poll.add(&notify, NOTIFY + u64::from(slot.0), Interest::READ)?;
+            Ok(notify)
+        });
+        match bound {
+            Ok(notify) => match &mut child.hearing {
+                Some(hearing) => hearing.notify = notify,
+                None => child.hearing = Some(Hearing::new(notify)),
+            },
+            Err(failed) => log::error!("{}: {failed}: WATCHDOG=1 is not heard", child.name()),
+        }
+    }
+}
+
+fn shown(span: std::time::Duration) -> String {
+    humantime::format_duration(span).to_string()
+}
