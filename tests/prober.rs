@@ -108,13 +108,15 @@ impl Probing {
 
     #[track_caller]
     fn wait_for_text(&self, wanted: impl Fn(&str) -> bool) -> String {
-        let mut last = String::new();
-        let found = |last: &mut String| {
-            *last = self.text();
-            wanted(last).then_some(())
-        };
-        wait_until(&format!("another text than \"{}\"", self.text()), SOON, || found(&mut last));
-        last
+        let end = common::now() + SOON;
+        loop {
+            let text = self.text();
+            if wanted(&text) {
+                return text;
+            }
+            assert!(common::now() < end, "the text stays at \"{text}\"");
+            std::thread::sleep(ms(1));
+        }
     }
 
     /// Waits until the text begins and ends so, with a span behind it.
@@ -193,16 +195,15 @@ fn append(path: &Path) {
 }
 
 /// The process whose pid a command of the test wrote into a file.
-fn written(path: &Path) -> Process {
+fn written(path: &Path) -> u32 {
     wait_until("the command's pid", SOON, || {
-        let text = std::fs::read_to_string(path).ok()?;
-        process_of(text.strip_suffix('\n')?.parse().ok()?)
+        std::fs::read_to_string(path).ok()?.strip_suffix('\n')?.parse().ok()
     })
 }
 
 #[track_caller]
-fn wait_for_death(process: &Process) {
-    wait_until("the command's death", SOON, || process.is_dead().then_some(()));
+fn wait_for_death(pid: u32) {
+    wait_until("the command's death", SOON, || process_of(pid).is_none().then_some(()));
 }
 
 // ---- Files ----
@@ -404,7 +405,7 @@ fn who_accepts_and_says_nothing_is_silent() {
     probing.wait_for_failure("probe: no answer within 200ms for ");
     probing.is_silent();
     // It goes on beating for itself, and tells for how long.
-    probing.wait_for_text(|text| text.ends_with(" for 1.0s"));
+    probing.wait_for_text(|text| text.ends_with('s') && !text.ends_with("ms"));
     drop((probing, kept));
 }
 
@@ -488,7 +489,7 @@ fn a_command_leaves_nobody() {
         pid.display()
     );
     let probing = Probing::start(left);
-    wait_for_death(&written(&pid));
+    wait_for_death(written(&pid));
     probing.wait_for_beats(3);
     // One that does not end is killed, with those that it waits for.
     let pid = dir.path().join("second");
@@ -497,7 +498,7 @@ fn a_command_leaves_nobody() {
         pid.display()
     );
     let second = Probing::start(stuck);
-    wait_for_death(&written(&pid));
+    wait_for_death(written(&pid));
     second.wait_for_beats(3);
     for probing in [&probing, &second] {
         let children = format!("/proc/{0}/task/{0}/children", probing.pid());
@@ -555,11 +556,11 @@ fn it_leaves_with_its_watchdog_and_its_command_with_it() {
         leader.display()
     );
     let mut probing = Probing::with_limit(command, SOON * 10);
-    let processes = [written(&leader), written(&child)];
-    assert!(processes.iter().all(|process| !process.is_dead()));
+    let pids = [written(&leader), written(&child)];
+    assert!(pids.iter().all(|pid| process_of(*pid).is_some()));
     probing.gate = None;
     assert!(probing.wait_for_end().success());
-    processes.iter().for_each(wait_for_death);
+    pids.into_iter().for_each(wait_for_death);
 }
 
 #[test]

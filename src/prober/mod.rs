@@ -123,15 +123,15 @@ struct Prober {
     round: Round,
     /// The end of an answer, read as long as there is time for it.
     rest: Option<Rest>,
-    /// A killed command that is not dead yet.
-    dying: Option<Running>,
+    /// A killed command that is not dead yet, and until when the next one waits for that.
+    dying: Option<(Running, Monotonic)>,
 }
 
 /// What is known of one generation: the next one starts afresh.
 #[derive(Debug, Default)]
 struct Round {
     generation: Generation,
-    /// When the next look is due.
+    /// When the next look is due, by the service's limit.
     due: Monotonic,
     probe: Option<Probe>,
     file: Watched,
@@ -175,7 +175,7 @@ impl Prober {
     fn turn(&mut self, ready: bool) -> Result<(), Error> {
         let now = SystemClock.now();
         self.segment.hearts()[self.line].beat(now);
-        self.dying.take_if(Running::end);
+        self.dying.take_if(|(command, _)| command.end());
         if ready && self.rest.as_mut().is_some_and(|rest| !rest.drain()) {
             self.rest = None;
         }
@@ -187,7 +187,7 @@ impl Prober {
             return Ok(());
         }
         self.pursue(ready, now)?;
-        if self.round.probe.is_none() && now >= self.round.due {
+        if self.round.probe.is_none() && now >= self.due() {
             self.begin(now)?;
         }
         self.tell();
@@ -199,8 +199,13 @@ impl Prober {
         match &self.round.probe {
             Some(Probe { way: Way::Stream(stream), .. }) => stream.waits_for().1,
             Some(probe) => probe.until,
-            None => self.round.due,
+            None => self.due(),
         }
+    }
+
+    /// When the next look is due.
+    fn due(&self) -> Monotonic {
+        self.dying.as_ref().map_or(self.round.due, |(_, until)| self.round.due.max(*until))
     }
 
     /// Goes on with the probe under way.
@@ -289,7 +294,8 @@ impl Prober {
                 self.rest = stream.rest().filter(wanted);
             }
             Some(Way::Command(mut command)) => {
-                self.dying = (!command.end()).then_some(command);
+                let until = SystemClock.now() + ALLOWANCE;
+                self.dying = (!command.end()).then_some((command, until));
             }
             None => {}
         }
