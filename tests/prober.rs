@@ -35,7 +35,7 @@ use osps_heart::segment::{Geometry, Segment};
 use osps_heart::sync::{Ordering, Word};
 use osps_heart::time::nanos;
 
-use common::{BINARY, Guest, SOON, Signal, ms, pass, process_of, ticks, wait_until};
+use common::{BINARY, Guest, SOON, Signal, ms, pass, process_of, wait_until};
 
 /// The service's slot, and the prober's own heart line.
 const SLOT: usize = 1;
@@ -218,7 +218,7 @@ fn a_file_that_moves_beats_and_one_that_does_not_is_told() {
     assert_eq!(probing.beats(), 0, "the first look is the baseline");
     for round in 1..5 {
         append(&path);
-        wait_until("a beat", SOON, || (probing.beats() == round).then_some(()));
+        wait_until("a beat", SOON, || (probing.beats() >= round).then_some(()));
     }
     probing.wait_for_failure("file: unchanged");
     probing.is_silent();
@@ -388,12 +388,11 @@ fn an_open_end_delays_no_beat() {
     });
     let probing = Probing::start(format!("probe:http://{address}/"));
     probing.wait_for_beats(3);
-    let (before, turns) = (ticks(probing.pid()), probing.own_beats());
-    probing.wait_for_turns(30);
-    // Turns are at least 100 ms / some 3 wake-ups apart: a loop that spins has thousands.
-    pass(ms(500));
-    assert!(probing.own_beats() < turns + 200, "it spins");
-    assert!(ticks(probing.pid()) < before + 100, "it spins");
+    let (start, before) = (common::now(), probing.own_beats());
+    probing.wait_for_turns(50);
+    // A loop that spins turns thousands of times a second.
+    let (turns, took) = (probing.own_beats() - before, common::now().since(start));
+    assert!(took > ms(250), "{turns} turns in {took:?}: it spins");
     drop(kept);
 }
 
@@ -653,9 +652,9 @@ fn an_answer_from_before_a_pause_does_not_count() {
     assert_eq!(probing.beats(), 0);
 }
 
-/// It turns often enough on its own, whatever the service's limit is.
+/// With nothing to look at for seconds, it turns ten times a second and no more.
 #[test]
-fn its_own_heart_beats_ten_times_a_second() {
+fn it_beats_for_itself_whatever_the_limit_is() {
     let probing = Probing::with_limit("probe:true", Duration::from_secs(3600));
     probing.wait_for_beats(1);
     let (start, before) = (common::now(), probing.own_beats());
