@@ -20,7 +20,6 @@ pub mod target;
 use std::ffi::OsString;
 use std::fs::File;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -101,7 +100,7 @@ fn prepare(
     (1..=libc::SIGRTMAX()).filter(|signal| *signal != libc::SIGPIPE).for_each(raw::default_signal);
     let file = handed.pop().ok_or(Refusal::Misfit("no segment came with the gate".to_owned()))?;
     let segment = Segment::attach(&File::from(file), Access::ReadWrite)
-        .map_err(|why| Error::Segment { path: PathBuf::from("of the watchdog"), why })?;
+        .map_err(|why| Refusal::Misfit(format!("what came with the gate: {why}")))?;
     let fit = slot.zip(line).filter(|(slot, line)| {
         *slot < segment.slots().len() && *line < segment.hearts().len() && slot != line
     });

@@ -13,6 +13,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, connect, send, socket_with};
 
 use super::failure::Failure;
+use super::target::HTTP_PORT;
 use crate::sys::poll::Interest;
 
 /// Most addresses of one name that are tried.
@@ -229,9 +230,10 @@ pub fn request(host: &str, port: u16, path: &str) -> Vec<u8> {
         address if address.parse::<Ipv6Addr>().is_ok() => format!("[{address}]"),
         _ => host.to_owned(),
     };
+    let port = if port == HTTP_PORT { String::new() } else { format!(":{port}") };
     let version = env!("CARGO_PKG_VERSION");
     format!(
-        "GET {path} HTTP/1.1\r\nHost: {named}:{port}\r\nUser-Agent: osps/{version}\r\n\
+        "GET {path} HTTP/1.1\r\nHost: {named}{port}\r\nUser-Agent: osps/{version}\r\n\
          Accept: */*\r\nConnection: close\r\n\r\n"
     )
     .into_bytes()
@@ -300,7 +302,7 @@ mod tests {
     #[test]
     fn a_request_names_its_host_as_the_url_does() {
         for (host, port, expected) in [
-            ("localhost", 80, "Host: localhost:80\r\n"),
+            ("localhost", 80, "Host: localhost\r\n"),
             ("10.0.0.1", 8080, "Host: 10.0.0.1:8080\r\n"),
             ("::1", 81, "Host: [::1]:81\r\n"),
             ("fe80::1%lo", 81, "Host: [fe80::1]:81\r\n"),

@@ -33,7 +33,7 @@ pub enum Target {
 }
 
 /// The port of an `http://` address that names none.
-const HTTP_PORT: u16 = 80;
+pub const HTTP_PORT: u16 = 80;
 
 impl Target {
     /// Reads `file:PATH`, `probe:http://HOST[:PORT]/PATH`, `probe:tcp://HOST:PORT` or
@@ -50,6 +50,7 @@ impl Target {
         let Some(probe) = bytes.strip_prefix(b"probe:") else {
             return Err("neither file:PATH nor probe:WHAT".to_owned());
         };
+        let probe = probe.trim_ascii_start();
         match scheme(probe) {
             Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => http(rest),
             Some((scheme, rest)) if scheme.eq_ignore_ascii_case("tcp") => tcp(rest),
@@ -210,6 +211,7 @@ mod tests {
             (b"probe:http://[fe80::1%lo]/", http("fe80::1%lo", 80, "/")),
             (b"probe:tcp://db:5432", tcp("db", 5432)),
             (b"probe:tcp://[::1]:1/", tcp("::1", 1)),
+            (b"probe: tcp://db:5432", tcp("db", 5432)),
             (b"probe:true", command(&[b"true"])),
             (b"probe:/bin/check  -x 'a b'", command(&[b"/bin/check", b"-x", b"a b"])),
             (b"probe:curl https://host/", command(&[b"curl", b"https://host/"])),
