@@ -141,6 +141,16 @@ impl Probing {
         assert_eq!(self.beats(), before, "it beat, and says \"{}\"", self.text());
     }
 
+    /// Its command, or none; the dead would be counted, too.
+    #[track_caller]
+    fn has_one_child(&self) {
+        let children = format!("/proc/{0}/task/{0}/children", self.pid());
+        wait_until("no more than one child", SOON, || {
+            let children = std::fs::read_to_string(&children).unwrap();
+            (children.split_whitespace().count() <= 1).then_some(())
+        });
+    }
+
     fn wait_for_end(&mut self) -> ExitStatus {
         wait_until("the prober's end", SOON, || self.prober.0.try_wait().unwrap())
     }
@@ -499,13 +509,25 @@ fn a_command_leaves_nobody() {
     let second = Probing::start(stuck);
     wait_for_death(written(&pid));
     second.wait_for_beats(3);
-    for probing in [&probing, &second] {
-        let children = format!("/proc/{0}/task/{0}/children", probing.pid());
-        wait_until("no more than one child", SOON, || {
-            let children = std::fs::read_to_string(&children).unwrap();
-            (children.split_whitespace().count() <= 1).then_some(())
-        });
+    [probing, second].iter().for_each(Probing::has_one_child);
+}
+
+/// A command that asks for a generation which is over is ended, and the next one begins.
+#[test]
+fn a_command_ends_with_its_generation() {
+    let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+    let pid = dir.path().join("pid");
+    let command =
+        format!("probe:sh -c 'echo $$ > {0}.new; mv {0}.new {0}; sleep 60'", pid.display());
+    let probing = Probing::with_limit(command, SOON * 10);
+    for generation in 2..5 {
+        let asked = written(&pid);
+        probing.set_generation(generation);
+        wait_for_death(asked);
+        wait_until("the next command", SOON, || (written(&pid) != asked).then_some(()));
     }
+    probing.has_one_child();
+    assert_eq!(probing.beats(), 0);
 }
 
 // ---- Generations ----
