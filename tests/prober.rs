@@ -156,6 +156,20 @@ impl Probing {
     }
 }
 
+impl Drop for Probing {
+    /// Killed, it would leave its command behind: it leaves by itself, also when a test failed.
+    fn drop(&mut self) {
+        self.gate = None;
+        if let Some(prober) = process_of(self.pid()) {
+            let _ = prober.signal(Signal::CONT);
+            let end = common::now() + SOON;
+            while !prober.is_dead() && common::now() < end {
+                std::thread::sleep(ms(1));
+            }
+        }
+    }
+}
+
 /// Starts a prober behind a closed gate.
 fn launch(numbers: &[OsString], spec: impl AsRef<OsStr>) -> (Guest, UnixStream) {
     let (ours, theirs) = UnixStream::pair().unwrap();
