@@ -26,7 +26,9 @@ impl Running {
         let mut command = Command::new(program);
         command.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         // It shall find no heart: nobody beats in the service's name by accident.
-        command.env_remove(env::SLOT).env_remove(env::GENERATION);
+        for name in [env::SLOT, env::GENERATION, env::DESCRIPTORS] {
+            command.env_remove(name);
+        }
         match process::spawn_group(&mut command) {
             Ok(process) => Ok(Running { process, reaped: false }),
             Err(error) => Err(Failure::answer_on(&Shown(program), &error)),

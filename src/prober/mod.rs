@@ -30,6 +30,7 @@ use osps_heart::segment::{Access, Segment};
 use osps_heart::shown::Shown;
 use osps_heart::sync::Ordering;
 use osps_heart::time::{Clock, Monotonic};
+use osps_heart::words::env;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
 use rustix::net::{RecvFlags, recv};
@@ -41,7 +42,7 @@ use self::stream::{Rest, Step, Stream};
 use self::target::Target;
 use crate::error::{Error, Invalid, Refusal};
 use crate::sys::poll::{Interest, Poll, Ready};
-use crate::sys::process::Report;
+use crate::sys::process::{self, Report};
 use crate::sys::{Failed, raw, signals, socket};
 
 /// Longest time between two beats of its own.
@@ -98,6 +99,10 @@ fn prepare(
     // What is inherited as ignored would keep a TERM from us and a status from our commands. A
     // broken pipe stays ignored, as Rust wants it.
     (1..=libc::SIGRTMAX()).filter(|signal| *signal != libc::SIGPIPE).for_each(raw::default_signal);
+    // Its commands expect no more descriptors than a server's program.
+    if let Some(limit) = std::env::var(env::DESCRIPTORS).ok().and_then(|text| text.parse().ok()) {
+        process::lower_descriptor_limit(limit);
+    }
     let file = handed.pop().ok_or(Refusal::Misfit("no segment came with the gate".to_owned()))?;
     let segment = Segment::attach(&File::from(file), Access::ReadWrite)
         .map_err(|why| Refusal::Misfit(format!("what came with the gate: {why}")))?;
