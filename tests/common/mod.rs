@@ -134,7 +134,7 @@ pub fn has(program: &str) -> bool {
 
 /// Where what tests need comes from: `.ci/run` does all of this.
 const INSTALL: &str = "\
-    as root: apt-get install gcc gdb python3 python3-pip redis-tools util-linux nodejs npm\n\
+    as root: apt-get install gcc gdb python3 python3-pip redis-tools util-linux nodejs npm systemd\n\
     and beside the build: python3 -m pip install --target target/clients/python redis\n\
     npm install --prefix target/clients/node ioredis redis";
 
