@@ -44,10 +44,12 @@ const RUN_EXAMPLES: &str = "\
 Examples:
   osps run --hang-timeout 4s -- ./robot --verbose
   osps run --name web --listen 127.0.0.1:8080 --max-restarts 10/1m -- ./server
+  osps run --heart probe:http://127.0.0.1:8080/health -- node server.js
+  osps run --heart notify --stop-signal INT -- ./gateway
 
-A program that never beats is restarted after each start timeout, and the log says how to beat.
-At a stop the program's desired word says so; TERM follows after a second, KILL after the stop
-timeout. Exit codes: 0 clean, 1 failure, 2 usage, 3 gave up (--max-restarts).";
+A program that never beats is up and unwatched: only its death is noticed, and the log says how to
+change that. At a stop it is sent its stop signal (after a second, if it looks at its desired
+word), and KILL after the stop timeout. Exit codes: 0 clean, 1 failure, 2 usage, 3 gave up (--max-restarts).";
 
 const STATUS_EXAMPLES: &str = "\
 Examples:
@@ -176,10 +178,11 @@ pub struct Pair {
 pub enum Command {
     /// Supervise one program of your own
     ///
-    /// It finds OSPS_RUN_DIR, OSPS_SLOT and OSPS_GENERATION in its environment and beats from its
-    /// main loop: in Rust with osps::Heart, in other languages by two stores into the mapped
-    /// segment (docs/examples). A program that does not beat within the start timeout is
-    /// restarted.
+    /// One that nobody changed is watched by what it says (sd_notify), writes (a file that moves)
+    /// or answers (a probe): see --heart. One of your own finds OSPS_RUN_DIR, OSPS_SLOT and
+    /// OSPS_GENERATION in its environment and beats from its main loop: in Rust with
+    /// osps_heart::Heart, in other languages by two stores into the mapped segment
+    /// (docs/your-program.md).
     #[command(after_help = RUN_EXAMPLES)]
     Run(Run),
     /// Show who runs, and when each server last beat

@@ -13,6 +13,8 @@
 
 mod common;
 
+use std::io::{Read, Write};
+
 use osps::sys::process::Process;
 use osps::sys::procfs;
 use osps_heart::words::State;
@@ -89,6 +91,32 @@ fn a_prober_that_is_stopped_or_killed_convicts_nobody_and_is_replaced() {
     assert_eq!(osps.status()["servers"][0]["watched"], true);
     osps.stop();
     assert!(third.is_dead(), "it outlives osps");
+}
+
+/// The README's first freeze.
+#[test]
+fn a_node_server_that_spins_is_replaced_and_serves_again() {
+    if !common::has("node") {
+        common::skip("node is missing");
+        return;
+    }
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let server = format!(
+        "require('http').createServer((req, res) => {{ if (req.url === '/spin') for (;;); \
+         res.end('hello'); }}).listen({port}, '127.0.0.1')"
+    );
+    let heart = format!("probe:http://127.0.0.1:{port}/");
+    let options = [&OPTIONS[..], &["--heart", &heart]].concat();
+    let osps = Launch::own(&options, &["node", "-e", &server]).start();
+    let mut client = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+    client.write_all(b"GET /spin HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    osps.wait_log(&["gen=1", "-> frozen (spinning; no beat for ", "probe: no answer within "]);
+    osps.wait_log(&["gen=2", "starting -> up (first beat after "]);
+    let mut client = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+    client.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).unwrap();
+    assert!(answer.ends_with("hello\r\n0\r\n\r\n") || answer.ends_with("hello"), "{answer}");
 }
 
 #[test]
