@@ -49,7 +49,9 @@ Examples:
 
 A program that never beats is up and unwatched: only its death is noticed, and the log says how to
 change that. At a stop it is sent its stop signal (after a second, if it looks at its desired
-word), and KILL after the stop timeout. Exit codes: 0 clean, 1 failure, 2 usage, 3 gave up (--max-restarts).";
+word), and KILL after the stop timeout.
+
+Exit codes: 0 clean, 1 failure, 2 usage, 3 gave up (--max-restarts).";
 
 const STATUS_EXAMPLES: &str = "\
 Examples:
