@@ -190,6 +190,8 @@ fn with_kill_mode_group_what_left_the_group_survives() {
         });
         osps.stop();
         assert_eq!(!survivor.is_dead(), survives, "{mode}\n{}", osps.log());
+        let told = osps.find_log(&["left alone (--kill-mode group): pid "]).is_some();
+        assert_eq!(told, survives, "{}", osps.log());
         let _ = survivor.kill();
     }
 }

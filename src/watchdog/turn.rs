@@ -22,6 +22,7 @@ use crate::instance::control::{Control, Request};
 use crate::instance::place::CONTROL as CONTROL_NAME;
 use crate::policy::group::{Input, Outcome};
 use crate::policy::lifecycle::Stage;
+use crate::service::KillMode;
 use crate::sys::poll::Ready;
 use crate::sys::signals::Came;
 use crate::sys::{output, raw};
@@ -343,7 +344,12 @@ impl Watchdog {
             return;
         }
         let strangers = self.unattributed();
-        if !strangers.is_empty() {
+        let on_purpose = |child: &Child| child.service.manner.kill_mode == KillMode::Group;
+        if strangers.is_empty() {
+            // As it should be.
+        } else if self.children.iter().any(on_purpose) {
+            log::info!("left alone (--kill-mode group): {}", strangers.join(", "));
+        } else {
             log::warn!("not ended, since nobody knows whose they are: {}", strangers.join(", "));
         }
         drop(self.segment);
