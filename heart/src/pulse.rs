@@ -213,8 +213,8 @@ impl Pulse {
         }
     }
 
-    /// Whether so much of the limit is over. By the time that has passed and not by a moment to come:
-    /// at the end of time a moment plus a limit is that moment.
+    /// Whether so much of the limit is over. By the time that has passed, and not by a moment to
+    /// come: at the end of time a moment plus a limit is that moment.
     fn is_over(&self, share: Duration, now: Monotonic) -> bool {
         now.since(self.counted_from) >= share && now >= self.excused_until(share)
     }
