@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use osps_heart::ids::SlotId;
 use osps_heart::pulse::{Limits, Pulse, Reading, Turn};
-use osps_heart::segment::Death;
 use osps_heart::time::{Clock, Monotonic};
 use osps_heart::words::{HeartSource, env};
 use rustix::process::Signal;
@@ -103,8 +102,8 @@ impl Watchdog {
                 }
                 continue;
             };
-            if let Some(death) = prober.process.is_dead().then(|| prober.process.reap()) {
-                self.bury_prober(slot, death, turn.now);
+            if prober.process.is_dead() {
+                self.bury_prober(slot, turn.now);
             } else if prober.pulse.observe(turn, line.sample()) == Reading::Overdue && !prober.ended
             {
                 let pid = prober.process.pid();
@@ -153,19 +152,17 @@ impl Watchdog {
         probing.prober = Some(Prober { process, report, pulse, since: now, ended: false });
     }
 
-    fn bury_prober(&mut self, slot: SlotId, death: Option<Death>, now: Monotonic) {
+    fn bury_prober(&mut self, slot: SlotId, now: Monotonic) {
         let child = &mut self.children[slot.index()];
         let Some(probing) = &mut child.probing else { return };
         let Some(prober) = probing.prober.take() else { return };
         self.poll.remove(&prober.process);
         end_session(&prober.process);
+        let death = prober.process.reap().map(|death| death.to_string());
         if now.since(prober.since) >= AGAIN.1 {
             probing.again = (now, AGAIN.0);
-        } else {
-            probing.again.0 = probing.again.0.max(now);
         }
-        let why = prober.report.read();
-        let why = why.or(death.map(|death| death.to_string())).unwrap_or_default();
+        let why = prober.report.read().or(death).unwrap_or_default();
         let pid = prober.process.pid();
         log::warn!(
             "{}: its prober (pid {pid}) is gone ({why}): starting another; nobody is judged \
@@ -189,7 +186,8 @@ impl Watchdog {
     }
 }
 
-/// Kills a prober and what it runs: nobody else is in its session.
+/// Kills a prober and what it runs: nobody else is in its session. To be called before the prober is
+/// reaped: its zombie keeps the number of its group and session from being reused.
 fn end_session(prober: &Process) {
     if let Err(failed) = prober.kill() {
         log::error!("{failed}");
