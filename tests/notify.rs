@@ -13,9 +13,11 @@
 
 mod common;
 
+use std::ffi::OsStr;
 use std::io::IoSlice;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -36,7 +38,7 @@ const SCRIPT: &str = "OSPS_TEST_SCRIPT";
 #[ignore = "not a test: the supervised program of the others"]
 fn as_program() {
     let Ok(script) = std::env::var(SCRIPT) else { return };
-    let socket = connect(&std::env::var("NOTIFY_SOCKET").unwrap());
+    let socket = connect(&std::env::var_os("NOTIFY_SOCKET").unwrap());
     for step in script.split(';').map(str::trim) {
         let (word, rest) = step.split_once(' ').unwrap_or((step, ""));
         let span = || ms(rest.parse().unwrap());
@@ -67,9 +69,9 @@ fn as_program() {
     std::thread::sleep(Duration::from_secs(3600));
 }
 
-fn connect(address: &str) -> UnixDatagram {
+fn connect(address: &OsStr) -> UnixDatagram {
     let socket = UnixDatagram::unbound().unwrap();
-    match address.strip_prefix('@') {
+    match address.as_bytes().strip_prefix(b"@") {
         Some(name) => socket.connect_addr(&SocketAddr::from_abstract_name(name).unwrap()).unwrap(),
         None => socket.connect(address).unwrap(),
     }
@@ -211,7 +213,7 @@ fn strangers_are_heard_by_nobody() {
     let is_socket = |pair: &&str| pair.starts_with("NOTIFY_SOCKET=");
     let address =
         environment.split('\0').find(is_socket).unwrap()["NOTIFY_SOCKET=".len()..].to_owned();
-    let stranger = connect(&address);
+    let stranger = connect(address.as_ref());
     say(&stranger, "WATCHDOG=trigger");
     say(&stranger, "STATUS=I am somebody else");
     let me = std::process::id();
@@ -282,6 +284,17 @@ fn a_socket_that_somebody_removed_comes_back() {
     std::fs::remove_file(osps.run_dir().join("notify-0")).unwrap();
     osps.wait("the socket", || osps.run_dir().join("notify-0").exists().then_some(()));
     osps.wait_log(&["gen=2", "starting -> up"]);
+}
+
+/// A path too long for a socket was cut in the middle of a character, and osps ended.
+#[test]
+fn a_directory_of_any_name_is_heard() {
+    let (even, odd) = ("\u{e9}".repeat(100), "\u{e9}".repeat(100) + "x");
+    let not_a_text = OsStr::from_bytes(b"caf\xe9");
+    for name in [even.as_ref(), odd.as_ref(), not_a_text] {
+        let osps = launch(&OPTIONS, "say READY=1; beat 60000").in_dir(name).start();
+        osps.wait("beats", || (server(&osps)["beats"].as_u64() > Some(3)).then_some(()));
+    }
 }
 
 #[test]

@@ -5,7 +5,6 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 
@@ -70,7 +69,7 @@ impl Claim {
         let clock = SystemClock;
         let until = clock.now() + LEAVING;
         let mut name = loop {
-            match socket::claim_name(&address(place))? {
+            match socket::claim_name(&socket::abstract_name(&place.path))? {
                 Claimed::Ours(listener) => break Some(listener),
                 // Somebody else's name is no reason not to start: the lock decides.
                 Claimed::Squatted => break None,
@@ -317,23 +316,6 @@ impl Claim {
 fn looks(path: &Path) -> Option<(u64, u64, i64, u64)> {
     let stat = rustix::fs::lstat(path).ok()?;
     Some((stat.st_dev, stat.st_ino, stat.st_mtime, stat.st_mtime_nsec))
-}
-
-/// The name that a place has beside its directory: user and path, in the room that there is.
-fn address(place: &Place) -> Vec<u8> {
-    let uid = rustix::process::geteuid().as_raw();
-    let path = place.path.as_os_str().as_bytes();
-    let mut name = format!("osps/{uid}").into_bytes();
-    if path.len() <= 80 {
-        name.extend_from_slice(path);
-    } else {
-        // FNV-1a: spreads, and nobody has to trust it.
-        let hash = path.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-        });
-        name.extend_from_slice(format!("#{hash:016x}").as_bytes());
-    }
-    name
 }
 
 /// Makes the directory (and osps's own one above it) if absent. Returns what it made.

@@ -5,9 +5,11 @@
 //! next sender waits. Descriptors that come along are closed unread, which is also the answer to
 //! `BARRIER=1`: its sender waits until that. Tested in tests/notify.rs.
 
+use std::ffi::OsString;
 use std::io::IoSliceMut;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::Path;
 use std::time::Duration;
@@ -18,6 +20,7 @@ use nix::sys::socket::{ControlMessageOwned, MsgFlags, UnixAddr, UnixCredentials}
 use nix::sys::socket::{recvmsg, setsockopt};
 
 use super::Failed;
+use super::socket::abstract_name;
 
 /// Longest datagram that is looked at, as in systemd.
 const DATAGRAM: usize = 4096;
@@ -80,7 +83,7 @@ impl Drop for Heard {
 pub struct Notify {
     socket: UnixDatagram,
     /// What goes into `NOTIFY_SOCKET`.
-    pub address: String,
+    pub address: OsString,
 }
 
 impl Notify {
@@ -88,23 +91,25 @@ impl Notify {
     /// program that runs as somebody else, by an abstract one.
     pub fn bind(dir: BorrowedFd<'_>, path: &Path, name: &str) -> Result<Notify, Failed> {
         let failed = |error: std::io::Error| Failed::to("bind socket", name)(error);
-        let full = path.join(name);
-        let usable = full
-            .to_str()
-            .filter(|full| full.len() <= PATH_MAX && !rustix::process::geteuid().is_root());
-        let (socket, address) = if let Some(full) = usable {
+        let full = path.join(name).into_os_string();
+        let (socket, address) = if full.len() <= PATH_MAX && !rustix::process::geteuid().is_root() {
             // By the directory that we hold, whatever its name is now.
             let held = format!("/proc/self/fd/{}/{name}", dir.as_raw_fd());
-            (UnixDatagram::bind(held).map_err(failed)?, full.to_owned())
+            (UnixDatagram::bind(held).map_err(failed)?, full)
         } else {
-            let name = format!("osps/{}/{name}", full.to_string_lossy());
-            let name = &name[name.len().saturating_sub(PATH_MAX - 1)..];
-            let address = SocketAddr::from_abstract_name(name.as_bytes()).map_err(failed)?;
-            (UnixDatagram::bind_addr(&address).map_err(failed)?, format!("@{name}"))
+            let name = [&abstract_name(path)[..], b"/", name.as_bytes()].concat();
+            let address = SocketAddr::from_abstract_name(&name).map_err(failed)?;
+            let socket = UnixDatagram::bind_addr(&address).map_err(failed)?;
+            (socket, OsString::from_vec([b"@", &name[..]].concat()))
         };
         socket.set_nonblocking(true).map_err(failed)?;
         setsockopt(&socket, PassCred, &true).map_err(|errno| failed(errno.into()))?;
         Ok(Notify { socket, address })
+    }
+
+    /// Whether it has no name in a directory, which somebody could remove.
+    pub fn is_abstract(&self) -> bool {
+        self.address.as_bytes().starts_with(b"@")
     }
 
     /// The next datagram; `None` = there is none.

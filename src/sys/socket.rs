@@ -4,8 +4,9 @@ use std::io::{ErrorKind, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::fs::{FileType, Mode, OFlags, fstat, openat};
@@ -85,6 +86,24 @@ pub enum Claimed {
     Taken(Option<u32>),
     /// Somebody else has it; such names are free for all.
     Squatted,
+}
+
+/// The name that a directory has in the kernel's own list: user and path, in the room that there
+/// is; some 90 bytes at most.
+pub fn abstract_name(path: &Path) -> Vec<u8> {
+    let uid = rustix::process::geteuid().as_raw();
+    let path = path.as_os_str().as_bytes();
+    let mut name = format!("osps/{uid}").into_bytes();
+    if path.len() <= 80 {
+        name.extend_from_slice(path);
+    } else {
+        // FNV-1a: spreads, and nobody has to trust it.
+        let hash = path.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+        name.extend_from_slice(format!("#{hash:016x}").as_bytes());
+    }
+    name
 }
 
 /// Claims a name in the kernel's own list (abstract sockets): it is there as long as its owner

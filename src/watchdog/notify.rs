@@ -202,7 +202,7 @@ impl Watchdog {
         for slot in self.group.slots() {
             let child = &self.children[slot.index()];
             let name = notify_name(slot);
-            let bound_by_name = |hearing: &Hearing| !hearing.notify.address.starts_with('@');
+            let bound_by_name = |hearing: &Hearing| !hearing.notify.is_abstract();
             let missing =
                 child.hearing.as_ref().is_some_and(bound_by_name) && !self.claim.has(&name);
             if missing && self.group.stage(slot) != Stage::Failed {

@@ -186,8 +186,8 @@ impl Watchdog {
     }
 }
 
-/// Kills a prober and what it runs: nobody else is in its session. To be called before the prober is
-/// reaped: its zombie keeps the number of its group and session from being reused.
+/// Kills a prober and what it runs: nobody else is in its session. To be called before the prober
+/// is reaped: its zombie keeps the number of its group and session from being reused.
 fn end_session(prober: &Process) {
     if let Err(failed) = prober.kill() {
         log::error!("{failed}");
