@@ -19,8 +19,6 @@ mod table;
 
 use std::fs::File;
 use std::hint::black_box;
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::Path;
 use std::time::Duration;
 
@@ -32,7 +30,7 @@ use osps_heart::sync::Ordering;
 use osps_heart::time::Monotonic;
 use osps_heart::words::Event;
 use rustix::time::{ClockId, clock_gettime};
-use table::common::{Launch, Osps, Signal, now, process_in};
+use table::common::{Launch, Osps, Signal, notify_socket, now, process_in};
 use table::{Bound, Figure, Table, batch, digits, founded, median, ms};
 
 /// How far a beat may be later than promised for reasons of the kernel: timers overshoot by 0.2 ms,
@@ -133,15 +131,8 @@ fn notifications(table: &mut Table) {
 
 /// Sends notifications some time apart, and says how long each took to become a beat.
 fn notify_for_ever() -> ! {
-    let address = std::env::var("NOTIFY_SOCKET").expect("a notify socket");
-    let socket = UnixDatagram::unbound().expect("a socket");
-    match address.strip_prefix('@') {
-        Some(name) => {
-            let address = SocketAddr::from_abstract_name(name).expect("a name");
-            socket.connect_addr(&address).expect("a reader");
-        }
-        None => socket.connect(&address).expect("a reader"),
-    }
+    let address = std::env::var_os("NOTIFY_SOCKET").expect("a notify socket");
+    let socket = notify_socket(&address);
     let run_dir = std::env::var_os("OSPS_RUN_DIR").expect("a run directory");
     let segment = Segment::open(Path::new(&run_dir), Access::ReadOnly).expect("a segment");
     let heart = &segment.hearts()[0];

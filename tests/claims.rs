@@ -27,7 +27,7 @@ use osps_heart::segment::{Access, Segment};
 use osps_heart::sync::Ordering;
 use osps_heart::{Heart, HeartError};
 
-use common::{Launch, Osps, Signal, now, pass, process_of};
+use common::{AS_PROGRAM, Launch, Osps, Signal, now, pass, process_of};
 
 const LIMIT: Duration = Duration::from_millis(800);
 const PATIENT: [&str; 4] = ["--hang-timeout", "800ms", "--check-interval", "400ms"];
@@ -66,23 +66,19 @@ fn beat_for_ever() {
     }
 }
 
-const ARGS: [&str; 4] = ["--exact", "as_program", "--ignored", "--nocapture"];
-
 fn program(part: &str) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(ARGS).env(PART, part);
+    command.args(AS_PROGRAM).env(PART, part);
     command
 }
 
 fn this() -> String {
     let exe = std::env::current_exe().unwrap();
-    format!("{} {}", exe.display(), ARGS.join(" "))
+    format!("{} {}", exe.display(), AS_PROGRAM.join(" "))
 }
 
 fn launch(part: &str) -> Osps {
-    let exe = std::env::current_exe().unwrap();
-    let command: Vec<_> = [exe.to_str().unwrap()].into_iter().chain(ARGS).collect();
-    Launch::own(&PATIENT, &command).env(PART, part).start()
+    Launch::this(&PATIENT).env(PART, part).start()
 }
 
 /// Behind a shell that does not beat itself.
@@ -125,8 +121,8 @@ fn is_reached_behind(script: &str) {
     let (leader, beater) = (osps.process(0), beater(&osps));
     assert_ne!(leader.pid(), beater.pid());
     osps.wait_log(&[&format!("its heart is beaten by pid {}", beater.pid())]);
-    assert_eq!(osps.status()["servers"][0]["heart_pid"], beater.pid());
-    let table = String::from_utf8(osps.command(&["status"]).stdout).unwrap();
+    assert_eq!(osps.server(0)["heart_pid"], beater.pid());
+    let table = osps.table();
     assert!(table.contains(&format!("pid {} beats", beater.pid())), "{table}");
 
     osps.signal(&beater, Signal::STOP);
@@ -165,9 +161,9 @@ fn what_cannot_claim_counts_and_is_shown_as_unclaimed() {
     }
     assert_eq!(osps.generation(0), 1, "{}", osps.log());
     line.hearts()[0].beat(now());
-    let table = String::from_utf8(osps.command(&["status"]).stdout).unwrap();
+    let table = osps.table();
     assert!(table.contains("unclaimed heart"), "{table}");
-    assert!(osps.status()["servers"][0]["heart_pid"].is_null());
+    assert!(osps.server(0)["heart_pid"].is_null());
 }
 
 #[test]

@@ -71,9 +71,7 @@ fn fill(amount: usize, heart: &Heart) -> Vec<Vec<u8>> {
 }
 
 fn launch(args: &[&str], part: &str, place: &Path, amount: usize) -> Osps {
-    let exe = std::env::current_exe().unwrap();
-    let program = [exe.to_str().unwrap(), "--exact", "as_program", "--ignored", "--nocapture"];
-    Launch::own(args, &program)
+    Launch::this(args)
         .env(PART, part)
         .env(WHERE, place.to_str().unwrap())
         .env(AMOUNT, amount.to_string())

@@ -15,6 +15,7 @@ use std::time::Duration;
 use osps_heart::Heart;
 use osps_heart::segment::layout::HEARTS_DEFAULT;
 use osps_heart::words::State;
+use serde_json::json;
 
 use common::{Launch, Osps, Signal, ms, pass};
 
@@ -60,35 +61,27 @@ fn as_program() {
 }
 
 fn launch(options: &[&str], part: &str) -> Osps {
-    let exe = std::env::current_exe().unwrap();
-    let args = ["--exact", "as_program", "--ignored", "--nocapture"];
-    let command: Vec<_> = [exe.to_str().unwrap()].into_iter().chain(args).collect();
-    let options = [&OPTIONS[..], options].concat();
-    Launch::own(&options, &command).env(PART, part).start()
-}
-
-fn server(osps: &Osps) -> serde_json::Value {
-    osps.status()["servers"][0].clone()
+    Launch::this(&[&OPTIONS[..], options].concat()).env(PART, part).start()
 }
 
 #[test]
 fn a_further_heart_that_hangs_convicts_and_is_named_everywhere() {
     let osps = launch(&[], "a heart hangs");
     osps.wait("the further heart", || {
-        let hearts = server(&osps)["hearts"].clone();
+        let hearts = osps.server(0)["hearts"].clone();
         (hearts[0]["name"] == "db-writer" && hearts[0]["limit_ms"] == 300).then_some(())
     });
     let late = osps.wait_log(&["up -> late (no beat for ", "limit 300ms, heart db-writer)"]);
     let verdict = osps.wait_log(&["late -> frozen (blocked in ", "limit 300ms, heart db-writer)"]);
     assert!(late.at < verdict.at);
-    assert_eq!(server(&osps)["last_cause"], "frozen (blocked, heart db-writer)");
+    assert_eq!(osps.server(0)["last_cause"], "frozen (blocked, heart db-writer)");
     osps.wait_log(&["gen=2", "starting -> up"]);
     osps.wait("its successor's heart", || {
-        let hearts = server(&osps)["hearts"].as_array().unwrap().clone();
+        let hearts = osps.server(0)["hearts"].as_array().unwrap().clone();
         // The line of the dead one is free again.
         (hearts.len() == 1 && hearts[0]["beat_age_ms"].is_u64()).then_some(())
     });
-    let table = String::from_utf8(osps.command(&["status"]).stdout).unwrap();
+    let table = osps.table();
     assert!(table.contains("  db-writer") && table.contains("limit 300.0ms"), "{table}");
 }
 
@@ -96,10 +89,15 @@ fn a_further_heart_that_hangs_convicts_and_is_named_everywhere() {
 fn a_further_heart_that_parks_or_is_dropped_convicts_nobody() {
     for part in ["a heart parks", "a heart is dropped"] {
         let osps = launch(&[], part);
+        let segment = osps.segment();
+        let line = &segment.hearts()[1];
         osps.wait("the end of its beats", || {
-            let hearts = server(&osps)["hearts"].as_array().unwrap().clone();
-            let parked = hearts.first().is_some_and(|heart| heart["parked"] == true);
-            (parked || hearts.is_empty()).then_some(())
+            let beaten = line.sample().count != 0;
+            let ended = match part {
+                "a heart parks" => osps.server(0)["hearts"][0]["parked"] == true,
+                _ => line.claimed().slot.is_none() && osps.server(0)["hearts"] == json!([]),
+            };
+            (beaten && ended).then_some(())
         });
         pass(ms(1500));
         assert_eq!((osps.generation(0), osps.state(0)), (1, Some(State::Up)), "{}", osps.log());
@@ -113,7 +111,7 @@ fn the_lines_of_the_dead_are_free_again() {
     let osps = launch(&[], "many");
     let all = format!("{} more", HEARTS_DEFAULT - 2);
     for generation in 1..=2 {
-        osps.wait("its hearts", || (server(&osps)["activity"] == all.as_str()).then_some(()));
+        osps.wait("its hearts", || (osps.server(0)["activity"] == all.as_str()).then_some(()));
         osps.wait_log(&[&format!("gen={generation}"), "-> frozen (blocked in "]);
     }
 }
@@ -124,10 +122,10 @@ fn a_program_that_never_beats_is_up_unwatched_and_told_once_how_to_change_that()
     osps.wait_log(&["starting -> up (unwatched: it has not beaten)"]);
     osps.wait_log(&["--heart probe:", "--heart file:", "--heart none"]);
     assert_eq!(
-        (&server(&osps)["heart"], &server(&osps)["watched"]),
+        (&osps.server(0)["heart"], &osps.server(0)["watched"]),
         (&"auto".into(), &false.into())
     );
-    let table = String::from_utf8(osps.command(&["status"]).stdout).unwrap();
+    let table = osps.table();
     assert!(table.contains("unwatched") && table.contains("all up"), "{table}");
     osps.stop_process(&osps.process(0));
     pass(ms(1600));

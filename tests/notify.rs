@@ -7,26 +7,31 @@
 //! Method: this test binary is the supervised program as well (`as_program`); an environment
 //! variable is its script. Beside it the real `systemd-notify`, from a shell script.
 //!
-//! What it cannot show: programs that misread `NOTIFY_SOCKET`.
+//! What it cannot show: programs that misread `NOTIFY_SOCKET`; that each of the three guards against
+//! what a predecessor said (the order of a turn, the drain, the session) is needed beside the others.
 #![allow(clippy::unwrap_used, reason = "a test that fails panics")]
 #![allow(clippy::disallowed_methods, reason = "these tests run in real time")]
 
 mod common;
 
 use std::ffi::OsStr;
+use std::fs::Permissions;
 use std::io::IoSlice;
 use std::os::fd::{AsRawFd, RawFd};
-use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::net::{SocketAddr, UnixDatagram};
-use std::process::Command;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg};
 use osps::sys::procfs;
+use osps_heart::segment::{Access, Segment};
+use osps_heart::sync::Ordering;
 use osps_heart::words::State;
 
-use common::{Launch, Osps, SOON, Signal, ms, pass, skip};
+use common::{AS_PROGRAM, Launch, Osps, SOON, Signal, ms, pass, skip, wait_until};
 
 const LIMIT: Duration = ms(600);
 const OPTIONS: [&str; 6] =
@@ -38,7 +43,7 @@ const SCRIPT: &str = "OSPS_TEST_SCRIPT";
 #[ignore = "not a test: the supervised program of the others"]
 fn as_program() {
     let Ok(script) = std::env::var(SCRIPT) else { return };
-    let socket = connect(&std::env::var_os("NOTIFY_SOCKET").unwrap());
+    let socket = common::notify_socket(&std::env::var_os("NOTIFY_SOCKET").unwrap());
     for step in script.split(';').map(str::trim) {
         let (word, rest) = step.split_once(' ').unwrap_or((step, ""));
         let span = || ms(rest.parse().unwrap());
@@ -52,6 +57,10 @@ fn as_program() {
                     std::thread::sleep(ms(20));
                 }
             }
+            "repeat" => loop {
+                say(&socket, rest);
+                std::thread::sleep(ms(5));
+            },
             "main" => {
                 let child = common::Guest(Command::new("sleep").arg("1000").spawn().unwrap());
                 say(&socket, &format!("MAINPID={}", child.0.id()));
@@ -67,15 +76,6 @@ fn as_program() {
         }
     }
     std::thread::sleep(Duration::from_secs(3600));
-}
-
-fn connect(address: &OsStr) -> UnixDatagram {
-    let socket = UnixDatagram::unbound().unwrap();
-    match address.as_bytes().strip_prefix(b"@") {
-        Some(name) => socket.connect_addr(&SocketAddr::from_abstract_name(name).unwrap()).unwrap(),
-        None => socket.connect(address).unwrap(),
-    }
-    socket
 }
 
 fn say(socket: &UnixDatagram, text: &str) {
@@ -106,10 +106,7 @@ fn flood(socket: &UnixDatagram, count: usize) {
 }
 
 fn launch(options: &[&str], script: &str) -> Launch {
-    let exe = std::env::current_exe().unwrap();
-    let args = ["--exact", "as_program", "--ignored", "--nocapture"];
-    let command: Vec<_> = [exe.to_str().unwrap()].into_iter().chain(args).collect();
-    Launch::own(options, &command).env(SCRIPT, script)
+    Launch::this(options).env(SCRIPT, script)
 }
 
 fn stop_watchdog(osps: &Osps) {
@@ -118,17 +115,13 @@ fn stop_watchdog(osps: &Osps) {
     osps.wait("a stopped watchdog", || (procfs::state(pid) == Some('T')).then_some(()));
 }
 
-fn server(osps: &Osps) -> serde_json::Value {
-    osps.status()["servers"][0].clone()
-}
-
 #[test]
 fn ready_makes_it_up_and_a_missing_watchdog_convicts() {
     let osps = launch(&OPTIONS, "wait 300; say READY=1,STATUS=serves 7 robots; beat 1000").spawn();
     let up = osps.wait_log(&["gen=1", "starting -> up (first beat after "]);
-    osps.wait("its status", || (server(&osps)["activity"] == "serves 7 robots").then_some(()));
+    osps.wait("its status", || (osps.server(0)["activity"] == "serves 7 robots").then_some(()));
     assert_eq!(
-        (&server(&osps)["heart"], &server(&osps)["watched"]),
+        (&osps.server(0)["heart"], &osps.server(0)["watched"]),
         (&"notify".into(), &true.into())
     );
     let verdict = osps.wait_log(&["gen=1", "-> frozen (blocked in ", "limit 600ms)"]);
@@ -151,10 +144,10 @@ fn ready_alone_leaves_auto_unwatched_and_the_first_watchdog_changes_that() {
     let osps = launch(auto, "say READY=1; wait 2000; say WATCHDOG=1; wait 100000").spawn();
     let up = osps.wait_log(&["gen=1", "starting -> up (first beat after "]);
     osps.wait("a table", || {
-        let table = String::from_utf8(osps.command(&["status"]).stdout).unwrap();
+        let table = osps.table();
         table.contains("unwatched").then_some(())
     });
-    assert_eq!(server(&osps)["watched"], false);
+    assert_eq!(osps.server(0)["watched"], false);
     osps.wait_log(&["gen=1", "watched from now on (notify heart)"]);
     let verdict = osps.wait_log(&["gen=1", "-> frozen (blocked in "]);
     assert!(verdict.at.since(up.at) >= ms(2500), "{}", osps.log());
@@ -164,7 +157,7 @@ fn ready_alone_leaves_auto_unwatched_and_the_first_watchdog_changes_that() {
 fn a_trigger_is_a_verdict_at_once() {
     let osps = launch(&OPTIONS, "say READY=1; beat 100; first; say WATCHDOG=trigger").spawn();
     osps.wait_log(&["gen=1", "up -> frozen (triggered: it said that it is broken"]);
-    assert_eq!(server(&osps)["last_cause"], "frozen (triggered)");
+    assert_eq!(osps.server(0)["last_cause"], "frozen (triggered)");
 }
 
 #[test]
@@ -185,12 +178,12 @@ fn reloading_stopping_errno_and_a_strange_mainpid_are_told() {
     let script = "say READY=1; say RELOADING=1; beat 500; say READY=1; beat 500; say ERRNO=2; \
                   say MAINPID=1; say FDSTORE=1; say FDSTORE=1; say STOPPING=1; beat 60000";
     let osps = launch(&OPTIONS, script).spawn();
-    osps.wait("reloading", || (server(&osps)["activity"] == "reloading").then_some(()));
-    osps.wait("reloaded", || server(&osps)["activity"].is_null().then_some(()));
+    osps.wait("reloading", || (osps.server(0)["activity"] == "reloading").then_some(()));
+    osps.wait("reloaded", || osps.server(0)["activity"].is_null().then_some(()));
     osps.wait_log(&["says that it fails: No such file or directory"]);
     osps.wait_log(&["MAINPID=1 is no process of its session: not believed"]);
     osps.wait_log(&["wants descriptors kept (FDSTORE=1)"]);
-    osps.wait("stopping", || (server(&osps)["activity"] == "stopping").then_some(()));
+    osps.wait("stopping", || (osps.server(0)["activity"] == "stopping").then_some(()));
     assert_eq!(osps.log().matches("FDSTORE").count(), 1, "{}", osps.log());
 }
 
@@ -213,7 +206,7 @@ fn strangers_are_heard_by_nobody() {
     let is_socket = |pair: &&str| pair.starts_with("NOTIFY_SOCKET=");
     let address =
         environment.split('\0').find(is_socket).unwrap()["NOTIFY_SOCKET=".len()..].to_owned();
-    let stranger = connect(address.as_ref());
+    let stranger = common::notify_socket(address.as_ref());
     say(&stranger, "WATCHDOG=trigger");
     say(&stranger, "STATUS=I am somebody else");
     let me = std::process::id();
@@ -226,16 +219,15 @@ fn strangers_are_heard_by_nobody() {
         say(&stranger, "WATCHDOG=1");
         std::thread::sleep(ms(10));
     }
-    assert!(!server(&osps)["activity"].to_string().contains("somebody"), "{}", osps.log());
+    assert!(!osps.server(0)["activity"].to_string().contains("somebody"), "{}", osps.log());
 }
 
 /// A queue that is full when its sender dies belongs to that sender.
 #[test]
 fn what_a_predecessor_said_is_not_its_successors() {
-    let script = "first; say READY=1; beat 200";
-    let osps = launch(&OPTIONS, script).start();
+    let osps = launch(&OPTIONS, "first; repeat READY=1").start();
     let program = osps.process(0);
-    // What it says while the watchdog is stopped is found after its death.
+    // That it is ready it says while the watchdog is stopped, too: that is found after its death.
     stop_watchdog(&osps);
     pass(ms(100));
     program.kill().unwrap();
@@ -252,7 +244,7 @@ fn garbage_and_descriptors_are_dropped_and_nothing_leaks() {
     osps.wait_log(&["dropped a notification", "that is no message"]);
     let open = || std::fs::read_dir(format!("/proc/{}/fd", osps.watchdog_pid())).unwrap().count();
     osps.wait("beats after the flood", || {
-        (server(&osps)["beats"].as_u64() > Some(3)).then_some(())
+        (osps.server(0)["beats"].as_u64() > Some(3)).then_some(())
     });
     assert!(open() < 60, "{} descriptors", open());
     assert_eq!(osps.generation(0), 1, "{}", osps.log());
@@ -264,26 +256,74 @@ fn garbage_and_descriptors_are_dropped_and_nothing_leaks() {
 fn a_stopped_watchdog_makes_senders_wait_and_loses_nothing() {
     let osps = launch(&OPTIONS, "say READY=1; beat 60000").start();
     stop_watchdog(&osps);
+    let pid = osps.pid(0);
+    osps.wait("a sender that waits for its reader", || {
+        let threads = std::fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten();
+        let mut places = threads.map(|thread| std::fs::read_to_string(thread.path().join("wchan")));
+        let waits =
+            |place: std::io::Result<String>| place.is_ok_and(|place| place.contains("unix"));
+        places.any(waits).then_some(())
+    });
     pass(LIMIT * 3);
     osps.signal_watchdog(Signal::CONT);
-    let before = server(&osps)["beats"].as_u64();
-    osps.wait("more beats", || (server(&osps)["beats"].as_u64() > before).then_some(()));
+    let before = osps.server(0)["beats"].as_u64();
+    osps.wait("more beats", || (osps.server(0)["beats"].as_u64() > before).then_some(()));
     pass(LIMIT * 2);
     assert_eq!(osps.generation(0), 1, "its silence was the watchdog's\n{}", osps.log());
 }
 
+/// Root's sockets have no name that could be removed; others' lie in the run directory.
 #[test]
 fn a_socket_that_somebody_removed_comes_back() {
-    if common::is_root() {
-        // Root's is an abstract one, which nobody can remove.
-        let osps = launch(&OPTIONS, "say READY=1; beat 60000").start();
-        assert!(!osps.run_dir().join("notify-0").exists());
+    if !common::is_root() {
+        let osps = launch(&OPTIONS, RETURNS).start();
+        comes_back(osps.run_dir());
         return;
     }
-    let osps = launch(&OPTIONS, "say READY=1; beat 400; first; wait 600000").start();
-    std::fs::remove_file(osps.run_dir().join("notify-0")).unwrap();
-    osps.wait("the socket", || osps.run_dir().join("notify-0").exists().then_some(()));
-    osps.wait_log(&["gen=2", "starting -> up"]);
+    if !common::has("setpriv") {
+        skip("to become somebody else needs setpriv");
+        return;
+    }
+    let (bin, home) = (tempfile::tempdir().unwrap(), tempfile::tempdir_in("/dev/shm").unwrap());
+    // The build directory may be closed to others, and /dev/shm may forbid to run programs.
+    std::fs::set_permissions(bin.path(), Permissions::from_mode(0o755)).unwrap();
+    let copy = |from: &Path, name| {
+        let to = bin.path().join(name);
+        std::fs::copy(from, &to).unwrap();
+        to
+    };
+    let osps = copy(common::BINARY.as_ref(), "osps");
+    let program = copy(&std::env::current_exe().unwrap(), "program");
+    std::os::unix::fs::chown(home.path(), Some(NOBODY), Some(NOBODY)).unwrap();
+    let (id, run_dir) = (NOBODY.to_string(), home.path().join("run"));
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid", &id, "--regid", &id, "--clear-groups", "--pdeathsig", "TERM"]);
+    command.arg(osps).arg("run").arg("--run-dir").arg(&run_dir).args(OPTIONS);
+    command.arg("--").arg(program).args(AS_PROGRAM).env(SCRIPT, RETURNS).current_dir("/");
+    let mut watchdog = common::Guest(command.stdin(Stdio::null()).spawn().unwrap());
+    comes_back(&run_dir);
+    let pid = rustix::process::Pid::from_child(&watchdog.0);
+    rustix::process::kill_process(pid, Signal::TERM).unwrap();
+    assert!(watchdog.0.wait().unwrap().success());
+    assert!(!run_dir.exists(), "the socket's name is removed with the rest");
+}
+
+const NOBODY: u32 = 65_534;
+/// Its first generation falls silent; the next one needs the socket to come up.
+const RETURNS: &str = "say READY=1; beat 400; first; wait 600000";
+
+fn comes_back(run_dir: &Path) {
+    let name = run_dir.join("notify-0");
+    wait_until("the socket", SOON, || name.exists().then_some(()));
+    std::fs::remove_file(&name).unwrap();
+    wait_until("the socket again", SOON, || name.exists().then_some(()));
+    let second_up = || {
+        let segment = Segment::open(run_dir, Access::ReadOnly).ok()?;
+        let server = &segment.slots()[0].server;
+        let up = server.state.load(Ordering::Relaxed) == State::Up.code();
+        (up && server.current_generation().0 == 2).then_some(())
+    };
+    wait_until("a second generation that is up", SOON, second_up);
 }
 
 /// A path too long for a socket was cut in the middle of a character, and osps ended.
@@ -293,7 +333,7 @@ fn a_directory_of_any_name_is_heard() {
     let not_a_text = OsStr::from_bytes(b"caf\xe9");
     for name in [even.as_ref(), odd.as_ref(), not_a_text] {
         let osps = launch(&OPTIONS, "say READY=1; beat 60000").in_dir(name).start();
-        osps.wait("beats", || (server(&osps)["beats"].as_u64() > Some(3)).then_some(()));
+        osps.wait("beats", || (osps.server(0)["beats"].as_u64() > Some(3)).then_some(()));
     }
 }
 
@@ -308,8 +348,8 @@ fn systemds_own_tool_beats_from_a_shell_script() {
                   exec sleep 1000";
     let options = ["--heart", "notify", "--hang-timeout", "2s"];
     let osps = Launch::own(&options, &["sh", "-c", script]).start();
-    osps.wait("its status", || (server(&osps)["activity"] == "a shell serves").then_some(()));
-    osps.wait("beats", || (server(&osps)["beats"].as_u64() > Some(10)).then_some(()));
+    osps.wait("its status", || (osps.server(0)["activity"] == "a shell serves").then_some(()));
+    osps.wait("beats", || (osps.server(0)["beats"].as_u64() > Some(10)).then_some(()));
     osps.wait_log(&["gen=1", "-> frozen (blocked in "]);
     assert!(osps.find_log(&["dropped a notification"]).is_none(), "{}", osps.log());
 }
@@ -318,7 +358,7 @@ fn systemds_own_tool_beats_from_a_shell_script() {
 #[test]
 fn a_program_behind_a_wrapper_is_heard_and_looked_at() {
     let exe = std::env::current_exe().unwrap();
-    let script = format!("{} --exact as_program --ignored --nocapture; true", exe.display());
+    let script = format!("{} {}; true", exe.display(), AS_PROGRAM.join(" "));
     let osps =
         Launch::own(&OPTIONS, &["sh", "-c", &script]).env(SCRIPT, "say READY=1; beat 200").start();
     assert_eq!(osps.state(0), Some(State::Up));

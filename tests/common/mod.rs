@@ -27,16 +27,20 @@ pub mod draw;
 pub mod osps;
 pub mod watch;
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Error;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, setrlimit};
 
-pub use self::osps::{BINARY, Launch, Line, NO_RESTARTS, Osps, SOON, now, wait_until};
+pub use self::osps::{AS_PROGRAM, BINARY, Launch, Line, NO_RESTARTS, Osps, SOON, now, wait_until};
 pub use self::osps::{process_in, process_of, recorded};
 pub use client::{Client, NOBODY, READ_ONLY, port, words};
 pub use draw::{Random, seed, told_seed};
@@ -118,6 +122,16 @@ pub fn fifo(run_dir: &Path, name: &str) -> Result<File, Error> {
     let mut options = File::options();
     options.read(true).write(true).custom_flags(libc::O_NONBLOCK);
     options.open(run_dir.join(name))
+}
+
+/// A socket for notifications to the reader that `NOTIFY_SOCKET` names.
+pub fn notify_socket(address: &OsStr) -> UnixDatagram {
+    let socket = UnixDatagram::unbound().unwrap();
+    match address.as_bytes().strip_prefix(b"@") {
+        Some(name) => socket.connect_addr(&SocketAddr::from_abstract_name(name).unwrap()).unwrap(),
+        None => socket.connect(address).unwrap(),
+    }
+    socket
 }
 
 /// Whether this test may do what only root may.

@@ -27,6 +27,9 @@ pub const BINARY: &str = env!("CARGO_BIN_EXE_osps");
 /// Restarts of a slot that had none.
 pub const NO_RESTARTS: [u64; Cause::ALL.len()] = [0; Cause::ALL.len()];
 
+/// What makes a test binary the supervised program of its own tests.
+pub const AS_PROGRAM: [&str; 4] = ["--exact", "as_program", "--ignored", "--nocapture"];
+
 /// How long anything may take that should take milliseconds: generous, for a loaded machine.
 pub const SOON: Duration = Duration::from_secs(30);
 
@@ -114,6 +117,13 @@ impl Launch {
         launch.args = ["run"].iter().chain(args).map(OsString::from).collect();
         launch.tail = ["--"].iter().chain(command).map(OsString::from).collect();
         launch
+    }
+
+    /// The same with this test binary as the program, which does there what its `as_program` says.
+    pub fn this(args: &[&str]) -> Launch {
+        let exe = std::env::current_exe().unwrap();
+        let command = [&[exe.to_str().unwrap()][..], &AS_PROGRAM].concat();
+        Launch::own(args, &command)
     }
 
     /// A further word of the command, whatever its bytes.
@@ -397,6 +407,16 @@ impl Osps {
         let mut command = Command::new(BINARY);
         command.args(args).arg("--run-dir").arg(self.run_dir()).env_remove("RUST_LOG");
         command.stdin(Stdio::null()).output().unwrap()
+    }
+
+    /// What `osps status` shows to people.
+    pub fn table(&self) -> String {
+        String::from_utf8(self.command(&["status"]).stdout).unwrap()
+    }
+
+    /// What `osps status --json` says of a slot.
+    pub fn server(&self, slot: usize) -> serde_json::Value {
+        self.status()["servers"][slot].clone()
     }
 
     pub fn status(&self) -> serde_json::Value {
