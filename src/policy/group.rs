@@ -6,7 +6,8 @@
 //! failing; whoever needs another stops before it; giving up on one stops all.
 //!
 //! A turn is fed in this order, so that a death and a missed beat in one turn always resolve the
-//! same way (death wins): [`Input::Turn`], stop requests, deaths, samples, [`Input::Timers`].
+//! same way (death wins): [`Input::Turn`], what the server said, stop requests, deaths, samples,
+//! [`Input::Timers`].
 
 use std::time::Duration;
 
@@ -356,6 +357,11 @@ impl Group {
     /// Whether it is stopping.
     pub fn is_ending(&self) -> bool {
         self.ending.is_some()
+    }
+
+    /// The turn that is under way.
+    pub fn turn(&self) -> Turn {
+        self.turn
     }
 
     /// Where a server stands.

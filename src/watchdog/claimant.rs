@@ -10,6 +10,7 @@ use osps_heart::pulse::Sample;
 use osps_heart::segment::What;
 use osps_heart::time::Clock;
 
+use super::probing::Probing;
 use super::{KIN, Watchdog};
 use crate::sys::poll::Interest;
 use crate::sys::process::Process;
@@ -49,10 +50,10 @@ impl Watchdog {
         let line = &self.segment.hearts()[slot.index()];
         let mut sample = line.sample();
         let claim = line.claimed();
-        let now = self.clock.now();
         let child = &mut self.children[slot.index()];
         let limit = child.service.limits.hang;
-        let unasked = child.probing.as_ref().is_some_and(|probing| probing.is_silent(limit, now));
+        let is_silent = |probing: &Probing| probing.is_silent(limit, self.clock.now());
+        let unasked = child.probing.as_ref().is_some_and(is_silent);
         let is_foreign =
             claim.slot == Some(slot) && claim.pid != 0 && !claim.is_of(slot, child.generation);
         if is_foreign {

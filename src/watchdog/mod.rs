@@ -162,8 +162,6 @@ struct Watchdog {
     check_interval: Duration,
     check_at: Monotonic,
     checks: u64,
-    /// When the last turn was.
-    turned_at: Monotonic,
     beat_at: Monotonic,
     beat_interval: Duration,
     allow: Allow,

@@ -10,7 +10,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use osps_heart::ids::SlotId;
-use osps_heart::pulse::{Limits, Pulse, Reading, Turn};
+use osps_heart::pulse::{Limits, Pulse, Reading};
 use osps_heart::time::{Clock, Monotonic};
 use osps_heart::words::{HeartSource, env};
 use rustix::process::Signal;
@@ -91,7 +91,8 @@ impl Watchdog {
     }
 
     /// Once a turn: hears the probers, replaces those that died or hang.
-    pub(super) fn gather_probers(&mut self, turn: &Turn) {
+    pub(super) fn gather_probers(&mut self) {
+        let turn = self.group.turn();
         for slot in self.group.slots() {
             let child = &mut self.children[slot.index()];
             let Some(probing) = &mut child.probing else { continue };
@@ -104,7 +105,8 @@ impl Watchdog {
             };
             if prober.process.is_dead() {
                 self.bury_prober(slot, turn.now);
-            } else if prober.pulse.observe(turn, line.sample()) == Reading::Overdue && !prober.ended
+            } else if prober.pulse.observe(&turn, line.sample()) == Reading::Overdue
+                && !prober.ended
             {
                 let pid = prober.process.pid();
                 prober.ended = true;

@@ -1,13 +1,13 @@
 //! The loop. One turn: wait for a descriptor or the earliest deadline; read the clock once; beat;
-//! gather, in this order: lateness, stop requests, deaths, control requests, hearts, timers; step
-//! the policy; perform.
+//! gather, in this order: lateness, probers, notifications, stop requests, deaths, control
+//! requests, hearts, timers; step the policy; perform.
 
 use std::os::fd::AsFd;
 use std::time::Duration;
 
 use osps_heart::ids::SlotId;
 use osps_heart::ownership;
-use osps_heart::pulse::{Turn, slack};
+use osps_heart::pulse::slack;
 use osps_heart::segment::What;
 use osps_heart::segment::mapping::FILE_NAME;
 use osps_heart::shown::Shown;
@@ -74,15 +74,13 @@ impl Watchdog {
         self.beat_at = now + self.beat_interval;
         // Read now, judged below: what the turn does meanwhile takes milliseconds, and a beat that
         // comes during them belongs to the next turn.
-        let slots = self.group.slots();
-        let previous = std::mem::replace(&mut self.turned_at, now);
-        let lateness = now.since(planned);
-        self.gather_probers(&Turn { now, previous, lateness });
+        self.step(now, Input::Turn { planned });
+        self.gather_probers();
         // A notification that is here by now is a beat that came in time.
         self.gather_notifications();
+        let slots = self.group.slots();
         let seen: Vec<_> = slots.map(|slot| self.read_heart(slot)).collect();
         let further = self.read_further();
-        self.step(now, Input::Turn { planned });
         self.perform_all();
         for came in self.signals.take() {
             match came {
