@@ -257,7 +257,7 @@ pub struct Run {
     /// What is ended with it: tree, everything that it started; or group, its process group alone
     /// [default: tree]
     #[arg(long, value_name = "MODE")]
-    pub kill_mode: Option<Mode>,
+    pub kill_mode: Option<KillMode>,
     /// The program and its arguments
     #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
@@ -270,15 +270,6 @@ pub enum OnHang {
     Restart,
     /// Only tell.
     Warn,
-}
-
-/// What is ended with a program.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Mode {
-    /// Everything that it started.
-    Tree,
-    /// Its process group.
-    Group,
 }
 
 impl Run {
@@ -296,11 +287,7 @@ impl Run {
             heart,
             warn: self.on_hang == Some(OnHang::Warn),
             stop_signal: self.stop_signal.unwrap_or(standard.stop_signal),
-            kill_mode: match self.kill_mode {
-                None => standard.kill_mode,
-                Some(Mode::Tree) => KillMode::Tree,
-                Some(Mode::Group) => KillMode::Group,
-            },
+            kill_mode: self.kill_mode.unwrap_or(standard.kill_mode),
         })
     }
 }

@@ -62,7 +62,7 @@ impl HeartChoice {
 }
 
 /// What is ended with a program.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum KillMode {
     /// Everything that it started, whatever session it moved to.
     Tree,

@@ -34,6 +34,11 @@ pub const LIMIT_MIN: Duration = Duration::from_millis(20);
 /// Longest limit of a heart, and longest time that anything here may be told: more is a slip.
 pub const LIMIT_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 
+/// Whether a program may choose this as the limit of a heart.
+pub fn is_limit(span: Duration) -> bool {
+    (LIMIT_MIN..=LIMIT_MAX).contains(&span)
+}
+
 /// A stamp that says: parked, waits for work, not judged until the next beat.
 pub const PARKED: Monotonic = Monotonic(u64::MAX);
 

@@ -252,23 +252,22 @@ impl Config {
                     return Err(refuse("--", "", "a command to run is needed".to_owned()));
                 }
                 let heart = &manner.heart;
-                if matches!(heart.source, HeartSource::File | HeartSource::Probe) {
-                    let invalid = |why| refuse("--heart", Shown(heart.text.as_os_str()), why);
-                    let target = Target::parse(&heart.text).map_err(invalid)?;
-                    let held = listen.map(|address| address.port());
-                    if let Target::Tcp { port, .. } = target
-                        && held == Some(port)
-                    {
-                        let why = "osps itself listens there for the program (--listen), so a \
-                                   connection is made whoever is frozen: probe with http:// or a \
-                                   command";
-                        return Err(invalid(why.to_owned()));
+                let invalid = |why| refuse("--heart", Shown(heart.text.as_os_str()), why);
+                let held = listen.map(|address| address.port());
+                match heart.source {
+                    HeartSource::File | HeartSource::Probe => {
+                        let target = Target::parse(&heart.text).map_err(invalid)?;
+                        if matches!(target, Target::Tcp { port, .. } if held == Some(port)) {
+                            return Err(invalid(HELD.to_owned()));
+                        }
                     }
-                }
-                if matches!(heart.source, HeartSource::Loop | HeartSource::Loops) {
-                    let why = "event loops cannot be watched from inside yet; probe:, file: and \
-                               notify watch a program that nobody changed";
-                    return Err(refuse("--heart", heart.source, why.to_owned()));
+                    HeartSource::Loop | HeartSource::Loops => {
+                        return Err(invalid(LOOPS.to_owned()));
+                    }
+                    HeartSource::Auto
+                    | HeartSource::Memory
+                    | HeartSource::Notify
+                    | HeartSource::None => {}
                 }
             }
         }
@@ -284,6 +283,13 @@ fn name_is_valid(option: &'static str, name: &str, most: usize) -> Result<(), In
         || format!("1 to {most} letters, digits, dots, dashes or underscores, no dot in front");
     if sound { Ok(()) } else { Err(refuse(option, name, why())) }
 }
+
+/// Why a port that osps holds is not probed by connecting.
+const HELD: &str = "osps itself listens there for the program (--listen), so a connection is made \
+                    whoever is frozen: probe with http:// or a command";
+/// Why a heart is refused that is known and not made yet.
+const LOOPS: &str = "event loops cannot be watched from inside yet; probe:, file: and notify watch \
+                     a program that nobody changed";
 
 fn refuse(option: &'static str, value: impl std::fmt::Display, why: String) -> Invalid {
     Invalid { option, value: value.to_string(), why }

@@ -21,7 +21,7 @@ pub(super) const PROBE: Duration = Duration::from_millis(2);
 
 /// Without a heart, alive for so long is up. Shorter, and a crash loop looks like success; longer,
 /// and whoever waits for it waits in vain.
-pub(super) const ALIVE: Duration = Duration::from_secs(1);
+const ALIVE: Duration = Duration::from_secs(1);
 
 /// How a server's silence is judged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +40,7 @@ impl Default for Watch {
 }
 
 impl Watch {
-    /// From when on silence counts (design §14's table).
+    /// From when on silence counts (docs/verdicts.md).
     pub(super) fn counts(self) -> Counts {
         match self.source {
             HeartSource::Memory | HeartSource::Notify | HeartSource::File | HeartSource::Probe => {

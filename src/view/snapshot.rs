@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use osps_heart::ids::{Generation, SlotId};
 use osps_heart::orphan::watchdog_age;
-use osps_heart::pulse::{LIMIT_MAX, LIMIT_MIN, Sample};
+use osps_heart::pulse::Sample;
 use osps_heart::segment::layout::{ServerCells, SlotCells};
 use osps_heart::segment::slot::Identity;
 use osps_heart::segment::{Segment, text};
@@ -312,13 +312,12 @@ fn further(
         let claim = line.claimed();
         let of = slot.is_ok_and(|slot| claim.is_of(slot, generation));
         let sample = line.sample();
-        let limit = Duration::from_nanos(get(&line.limit_ns));
         of.then(|| Heart {
             name: text::load(&line.name),
             pid: claim.pid,
             parked: sample.is_parked(),
             beat_age: is_credible(sample, now).then(|| now.since(sample.stamp)),
-            limit: (LIMIT_MIN..=LIMIT_MAX).contains(&limit).then_some(limit),
+            limit: line.chosen_limit(),
         })
     })
 }

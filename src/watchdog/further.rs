@@ -7,9 +7,8 @@
 use std::time::Duration;
 
 use osps_heart::ids::{Claim, Generation, SlotId};
-use osps_heart::pulse::{LIMIT_MAX, LIMIT_MIN, Sample};
+use osps_heart::pulse::Sample;
 use osps_heart::segment::text;
-use osps_heart::sync::Ordering;
 use osps_heart::time::Monotonic;
 
 use super::Watchdog;
@@ -41,9 +40,8 @@ impl Watchdog {
                 line.exchange_claim(claim, Claim::unpack(0));
                 continue;
             };
-            let limit = Duration::from_nanos(line.limit_ns.load(Ordering::Relaxed));
-            let limit = (LIMIT_MIN..=LIMIT_MAX).contains(&limit).then_some(limit);
-            read.push(Further { slot, generation, line: number, seen: line.sample(), limit });
+            let (seen, limit) = (line.sample(), line.chosen_limit());
+            read.push(Further { slot, generation, line: number, seen, limit });
         }
         read
     }
@@ -55,9 +53,9 @@ impl Watchdog {
             let is_own = |one: &&Further| one.slot == slot && child.live() == Some(one.generation);
             let now_there = read.iter().filter(is_own).map(|one| one.line).collect();
             let gone = std::mem::replace(&mut child.further, now_there);
-            for line in gone.into_iter().filter(|line| !child.further.contains(line)) {
-                let gone = Input::Further { slot, line, seen: None, limit: None };
-                self.actions.extend(self.group.step(now, gone));
+            let gone: Vec<_> = gone.difference(&child.further).copied().collect();
+            for line in gone {
+                self.step(now, Input::Further { slot, line, seen: None, limit: None });
             }
         }
         for Further { slot, line, seen, limit, .. } in read {

@@ -297,11 +297,15 @@ impl Watchdog {
         self.children.iter().all(|child| child.left.is_empty() || child.left.undying)
     }
 
+    /// Whether a pid is that of a leader or a prober.
+    fn is_launched(&self, pid: u32) -> bool {
+        self.children.iter().flat_map(super::Child::pids).any(|own| own == pid)
+    }
+
     /// Takes the status of every dead child that is nobody's leader: orphans that came to us.
     pub(super) fn reap_inherited(&self) {
         let is_ours = |pid: u32| {
-            let leader = self.children.iter().flat_map(super::Child::pids).any(|own| own == pid);
-            leader || self.unreaped.iter().any(|process| process.pid() == pid)
+            self.is_launched(pid) || self.unreaped.iter().any(|process| process.pid() == pid)
         };
         while let Some(pid) = process::dead_child().filter(|pid| !is_ours(*pid)) {
             if !process::reap_stranger(pid) {
@@ -320,7 +324,7 @@ impl Watchdog {
                 && !matches!(stat.state, 'Z' | 'X')
                 && !left.contains(&stat.pid)
                 && !self.strangers.contains(&(stat.pid, stat.start_time))
-                && !self.children.iter().flat_map(super::Child::pids).any(|own| own == stat.pid)
+                && !self.is_launched(stat.pid)
         };
         let strangers = procfs::processes().into_iter().filter(is_stranger);
         let name = |stat: Stat| {

@@ -6,8 +6,9 @@
 
 use std::os::fd::AsFd;
 
+use humantime::format_duration as shown;
 use osps_heart::ids::SlotId;
-use osps_heart::pulse::{LIMIT_MAX, LIMIT_MIN};
+use osps_heart::pulse::{LIMIT_MAX, LIMIT_MIN, is_limit};
 use osps_heart::shown::Shown;
 use osps_heart::time::Clock;
 use osps_heart::words::HeartSource;
@@ -29,7 +30,6 @@ const RELOADING: &str = "reloading";
 
 /// The notify socket of a service, and what was said over it.
 #[derive(Debug)]
-#[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own, told or heard")]
 pub(super) struct Hearing {
     pub(super) notify: Notify,
     /// `READY=1` came from this generation.
@@ -38,17 +38,16 @@ pub(super) struct Hearing {
     pub(super) beats: bool,
     /// The process that does the work, as the leader's session says.
     main: Option<Process>,
-    /// Datagrams that were dropped.
+    /// Datagrams that were dropped; the first is told.
     dropped: u64,
-    /// That was told once for each kind.
-    told_dropped: bool,
+    /// Told once.
     told_store: bool,
 }
 
 impl Hearing {
     pub(super) fn new(notify: Notify) -> Hearing {
         let (ready, beats, main, dropped) = (false, false, None, 0);
-        Hearing { notify, ready, beats, main, dropped, told_dropped: false, told_store: false }
+        Hearing { notify, ready, beats, main, dropped, told_store: false }
     }
 
     /// Before a launch: what a predecessor sent is not its successor's.
@@ -95,14 +94,13 @@ impl Watchdog {
 
     fn drop_datagram(&mut self, slot: SlotId, pid: u32, garbage: bool) {
         let child = &mut self.children[slot.index()];
-        let name = child.service.name.clone();
+        let name = &child.service.name;
         let Some(hearing) = &mut child.hearing else { return };
         hearing.dropped += 1;
-        if hearing.told_dropped {
+        if hearing.dropped > 1 {
             log::debug!("{name}: dropped a notification of pid {pid} ({} so far)", hearing.dropped);
             return;
         }
-        hearing.told_dropped = true;
         let why = if garbage {
             "that is no message (at most 4096 bytes of NAME=VALUE lines)"
         } else {
@@ -117,7 +115,7 @@ impl Watchdog {
     fn heed(&mut self, slot: SlotId, said: &Said) {
         let now = self.clock.now();
         let child = &mut self.children[slot.index()];
-        let name = child.service.name.clone();
+        let name = &child.service.name;
         let source = child.service.manner.heart.source;
         let patience = child.service.patience;
         let limit = child.service.limits.hang;
@@ -140,7 +138,7 @@ impl Watchdog {
                 line.beat(now);
             }
             Said::Trigger => self.step(now, Input::Triggered { slot }),
-            Said::Limit(hang) if (LIMIT_MIN..=LIMIT_MAX).contains(&hang) => {
+            Said::Limit(hang) if is_limit(hang) => {
                 log::info!("{name}: chose a limit of {} (WATCHDOG_USEC)", shown(hang));
                 self.step(now, Input::Limited { slot, hang });
             }
@@ -189,11 +187,13 @@ impl Watchdog {
         }
     }
 
-    fn activity(&self, slot: SlotId) -> String {
+    /// What a program is said to be doing.
+    pub(super) fn activity(&self, slot: SlotId) -> String {
         self.segment.slots()[slot.index()].activity.text().unwrap_or_default()
     }
 
-    fn set_activity(&self, slot: SlotId, text: &str) {
+    /// Says what a program is doing, in its name.
+    pub(super) fn set_activity(&self, slot: SlotId, text: &str) {
         self.segment.slots()[slot.index()].activity.set_text(text);
     }
 
@@ -234,8 +234,4 @@ impl Watchdog {
             Err(failed) => log::error!("{}: {failed}: WATCHDOG=1 is not heard", child.name()),
         }
     }
-}
-
-fn shown(span: std::time::Duration) -> String {
-    humantime::format_duration(span).to_string()
 }

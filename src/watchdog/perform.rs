@@ -171,8 +171,7 @@ impl Watchdog {
     /// What the prober of a service found wrong last.
     fn found(&self, slot: SlotId) -> String {
         let probed = self.children[slot.index()].probing.is_some();
-        let text = || self.segment.slots()[slot.index()].activity.text();
-        probed.then(text).flatten().unwrap_or_default()
+        if probed { self.activity(slot) } else { String::new() }
     }
 
     /// The name of the further heart that a note speaks of; empty = the server's own.

@@ -6,9 +6,11 @@
 //! launch. The count decides *whether* a beat happened, the stamp only *when* (`pulse`).
 //! Tested in benches/figures.rs for cost, in tests/supervise.rs from outside.
 
+use std::time::Duration;
+
 use super::layout::HeartCells;
 use crate::ids::{Claim, SlotId};
-use crate::pulse::{PARKED, Sample};
+use crate::pulse::{PARKED, Sample, is_limit};
 use crate::sync::Ordering;
 use crate::time::Monotonic;
 
@@ -80,6 +82,12 @@ impl HeartCells {
     /// Watchdog only.
     pub fn unclaim(&self, slot: SlotId) {
         self.claim.store(Claim::unclaimed(slot).pack(), Ordering::Relaxed);
+    }
+
+    /// The limit that the claimant of a further line chose; `None` = as its server's.
+    pub fn chosen_limit(&self) -> Option<Duration> {
+        let limit = Duration::from_nanos(self.limit_ns.load(Ordering::Relaxed));
+        is_limit(limit).then_some(limit)
     }
 
     /// Reads the heart.
