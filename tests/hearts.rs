@@ -75,7 +75,7 @@ fn a_further_heart_that_hangs_convicts_and_is_named_everywhere() {
     let verdict = osps.wait_log(&["late -> frozen (blocked in ", "limit 300ms, heart db-writer)"]);
     assert!(late.at < verdict.at);
     assert_eq!(osps.server(0)["last_cause"], "frozen (blocked, heart db-writer)");
-    osps.wait_log(&["gen=2", "starting -> up"]);
+    osps.wait_log(&["gen=2 ", "starting -> up"]);
     osps.wait("its successor's heart", || {
         let hearts = osps.server(0)["hearts"].as_array().unwrap().clone();
         // The line of the dead one is free again.
@@ -105,14 +105,14 @@ fn a_further_heart_that_parks_or_is_dropped_convicts_nobody() {
 }
 
 /// Every line that there is belongs to a dead generation: none is left for its successor but what
-/// the watchdog frees.
+/// the watchdog frees, and it needs them at once. It was refused now and then, and gave up.
 #[test]
 fn the_lines_of_the_dead_are_free_again() {
     let osps = launch(&[], "many");
     let all = format!("{} more", HEARTS_DEFAULT - 2);
     for generation in 1..=2 {
         osps.wait("its hearts", || (osps.server(0)["activity"] == all.as_str()).then_some(()));
-        osps.wait_log(&[&format!("gen={generation}"), "-> frozen (blocked in "]);
+        osps.wait_log(&[&format!("gen={generation} "), "-> frozen (blocked in "]);
     }
 }
 
@@ -130,7 +130,7 @@ fn a_program_that_never_beats_is_up_unwatched_and_told_once_how_to_change_that()
     osps.stop_process(&osps.process(0));
     pass(ms(1600));
     osps.signal(&osps.process(0), Signal::KILL);
-    osps.wait_log(&["gen=2", "starting -> up (unwatched"]);
+    osps.wait_log(&["gen=2 ", "starting -> up (unwatched"]);
     assert_eq!(osps.log().matches("--heart probe:").count(), 1, "{}", osps.log());
     osps.stop();
 }

@@ -118,15 +118,15 @@ fn stop_watchdog(osps: &Osps) {
 #[test]
 fn ready_makes_it_up_and_a_missing_watchdog_convicts() {
     let osps = launch(&OPTIONS, "wait 300; say READY=1,STATUS=serves 7 robots; beat 1000").spawn();
-    let up = osps.wait_log(&["gen=1", "starting -> up (first beat after "]);
+    let up = osps.wait_log(&["gen=1 ", "starting -> up (first beat after "]);
     osps.wait("its status", || (osps.server(0)["activity"] == "serves 7 robots").then_some(()));
     assert_eq!(
         (&osps.server(0)["heart"], &osps.server(0)["watched"]),
         (&"notify".into(), &true.into())
     );
-    let verdict = osps.wait_log(&["gen=1", "-> frozen (blocked in ", "limit 600ms)"]);
+    let verdict = osps.wait_log(&["gen=1 ", "-> frozen (blocked in ", "limit 600ms)"]);
     assert!(verdict.at.since(up.at) >= ms(1000), "{}", osps.log());
-    osps.wait_log(&["gen=2", "starting -> up (first beat after "]);
+    osps.wait_log(&["gen=2 ", "starting -> up (first beat after "]);
 }
 
 #[test]
@@ -134,7 +134,7 @@ fn who_never_says_ready_is_a_start_that_failed_and_is_told_so() {
     let options = [&OPTIONS[..], &["--start-timeout", "700ms"]].concat();
     // WATCHDOG=1 before READY=1 is no beat.
     let osps = launch(&options, "beat 10000").spawn();
-    osps.wait_log(&["gen=1", "starting -> start-timeout (no first beat for ", "limit 700ms)"]);
+    osps.wait_log(&["gen=1 ", "starting -> start-timeout (no first beat for ", "limit 700ms)"]);
     osps.wait_log(&["has not said READY=1"]);
 }
 
@@ -142,21 +142,21 @@ fn who_never_says_ready_is_a_start_that_failed_and_is_told_so() {
 fn ready_alone_leaves_auto_unwatched_and_the_first_watchdog_changes_that() {
     let auto = &OPTIONS[2..];
     let osps = launch(auto, "say READY=1; wait 2000; say WATCHDOG=1; wait 100000").spawn();
-    let up = osps.wait_log(&["gen=1", "starting -> up (first beat after "]);
+    let up = osps.wait_log(&["gen=1 ", "starting -> up (first beat after "]);
     osps.wait("a table", || {
         let table = osps.table();
         table.contains("unwatched").then_some(())
     });
     assert_eq!(osps.server(0)["watched"], false);
-    osps.wait_log(&["gen=1", "watched from now on (notify heart)"]);
-    let verdict = osps.wait_log(&["gen=1", "-> frozen (blocked in "]);
+    osps.wait_log(&["gen=1 ", "watched from now on (notify heart)"]);
+    let verdict = osps.wait_log(&["gen=1 ", "-> frozen (blocked in "]);
     assert!(verdict.at.since(up.at) >= ms(2500), "{}", osps.log());
 }
 
 #[test]
 fn a_trigger_is_a_verdict_at_once() {
     let osps = launch(&OPTIONS, "say READY=1; beat 100; first; say WATCHDOG=trigger").spawn();
-    osps.wait_log(&["gen=1", "up -> frozen (triggered: it said that it is broken"]);
+    osps.wait_log(&["gen=1 ", "up -> frozen (triggered: it said that it is broken"]);
     assert_eq!(osps.server(0)["last_cause"], "frozen (triggered)");
 }
 
@@ -165,9 +165,9 @@ fn a_limit_of_its_own_and_more_time_are_honoured() {
     let script = "say READY=1; say WATCHDOG_USEC=2000000; wait 1300; beat 40; \
                   say EXTEND_TIMEOUT_USEC=3000000";
     let osps = launch(&OPTIONS, script).spawn();
-    let up = osps.wait_log(&["gen=1", "starting -> up"]);
+    let up = osps.wait_log(&["gen=1 ", "starting -> up"]);
     osps.wait_log(&["chose a limit of 2s"]);
-    let verdict = osps.wait_log(&["gen=1", "-> frozen (", "limit 2s)"]);
+    let verdict = osps.wait_log(&["gen=1 ", "-> frozen (", "limit 2s)"]);
     assert!(verdict.at.since(up.at) >= ms(1300 + 3000), "{}", osps.log());
     let osps = launch(&OPTIONS, "say READY=1,WATCHDOG_USEC=7; beat 60000").spawn();
     osps.wait_log(&["WATCHDOG_USEC=7 is out of bounds", "its limit stays 600ms"]);
@@ -191,9 +191,9 @@ fn reloading_stopping_errno_and_a_strange_mainpid_are_told() {
 #[test]
 fn the_process_that_it_names_is_looked_at() {
     let osps = launch(&OPTIONS, "say READY=1; main; beat 100; spin").start();
-    osps.wait_log(&["gen=1", "-> frozen (blocked in hrtimer_nanosleep"]);
+    osps.wait_log(&["gen=1 ", "-> frozen (blocked in hrtimer_nanosleep"]);
     let osps = launch(&OPTIONS, "say READY=1; beat 100; spin").start();
-    osps.wait_log(&["gen=1", "-> frozen (spinning"]);
+    osps.wait_log(&["gen=1 ", "-> frozen (spinning"]);
 }
 
 #[test]
@@ -214,7 +214,7 @@ fn strangers_are_heard_by_nobody() {
     // A stopped program is silent, whatever a stranger says in its place.
     osps.stop_process(&program);
     let end = Instant::now() + SOON;
-    while osps.find_log(&["gen=1", "-> frozen (stopped"]).is_none() {
+    while osps.find_log(&["gen=1 ", "-> frozen (stopped"]).is_none() {
         assert!(Instant::now() < end, "{}", osps.log());
         say(&stranger, "WATCHDOG=1");
         std::thread::sleep(ms(10));
@@ -233,9 +233,9 @@ fn what_a_predecessor_said_is_not_its_successors() {
     program.kill().unwrap();
     osps.wait("its death", || program.is_dead().then_some(()));
     osps.signal_watchdog(Signal::CONT);
-    osps.wait_log(&["gen=2", "down -> starting"]);
+    osps.wait_log(&["gen=2 ", "down -> starting"]);
     pass(ms(300));
-    assert!(osps.find_log(&["gen=2", "starting -> up"]).is_none(), "{}", osps.log());
+    assert!(osps.find_log(&["gen=2 ", "starting -> up"]).is_none(), "{}", osps.log());
 }
 
 #[test]
@@ -350,7 +350,7 @@ fn systemds_own_tool_beats_from_a_shell_script() {
     let osps = Launch::own(&options, &["sh", "-c", script]).start();
     osps.wait("its status", || (osps.server(0)["activity"] == "a shell serves").then_some(()));
     osps.wait("beats", || (osps.server(0)["beats"].as_u64() > Some(10)).then_some(()));
-    osps.wait_log(&["gen=1", "-> frozen (blocked in "]);
+    osps.wait_log(&["gen=1 ", "-> frozen (blocked in "]);
     assert!(osps.find_log(&["dropped a notification"]).is_none(), "{}", osps.log());
 }
 
@@ -362,5 +362,5 @@ fn a_program_behind_a_wrapper_is_heard_and_looked_at() {
     let osps =
         Launch::own(&OPTIONS, &["sh", "-c", &script]).env(SCRIPT, "say READY=1; beat 200").start();
     assert_eq!(osps.state(0), Some(State::Up));
-    osps.wait_log(&["gen=1", "-> frozen (blocked in "]);
+    osps.wait_log(&["gen=1 ", "-> frozen (blocked in "]);
 }

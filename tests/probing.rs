@@ -50,8 +50,8 @@ fn a_file_that_stands_still_convicts() {
         log.display()
     );
     let osps = launch(&format!("file:{}", log.display()), &script).start();
-    osps.wait_log(&["gen=1", "-> frozen (blocked in ", "limit 1s; file: unchanged for "]);
-    osps.wait_log(&["gen=2", "starting -> up (first beat after "]);
+    osps.wait_log(&["gen=1 ", "-> frozen (blocked in ", "limit 1s; file: unchanged for "]);
+    osps.wait_log(&["gen=2 ", "starting -> up (first beat after "]);
     pass(ms(2500));
     assert_eq!((osps.generation(0), osps.state(0)), (2, Some(State::Up)), "{}", osps.log());
 }
@@ -65,10 +65,10 @@ fn a_command_that_fails_convicts_with_what_it_said() {
     pass(ms(2500));
     assert_eq!(osps.generation(0), 1, "{}", osps.log());
     std::fs::remove_file(&well).unwrap();
-    osps.wait_log(&["gen=1", "-> frozen (blocked in hrtimer_nanosleep", "limit 1s; probe: "]);
-    osps.wait_log(&["gen=2", "down -> starting"]);
+    osps.wait_log(&["gen=1 ", "-> frozen (blocked in hrtimer_nanosleep", "limit 1s; probe: "]);
+    osps.wait_log(&["gen=2 ", "down -> starting"]);
     std::fs::write(&well, "").unwrap();
-    osps.wait_log(&["gen=2", "starting -> up"]);
+    osps.wait_log(&["gen=2 ", "starting -> up"]);
     assert_eq!(osps.status()["servers"][0]["heart"], "probe");
 }
 
@@ -110,8 +110,8 @@ fn a_node_server_that_spins_is_replaced_and_serves_again() {
     let osps = Launch::own(&options, &["node", "-e", &server]).start();
     let mut client = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
     client.write_all(b"GET /spin HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
-    osps.wait_log(&["gen=1", "-> frozen (spinning; no beat for ", "probe: no answer within "]);
-    osps.wait_log(&["gen=2", "starting -> up (first beat after "]);
+    osps.wait_log(&["gen=1 ", "-> frozen (spinning; no beat for ", "probe: no answer within "]);
+    osps.wait_log(&["gen=2 ", "starting -> up (first beat after "]);
     let mut client = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
     client.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
     let mut answer = String::new();

@@ -6,8 +6,9 @@
 
 use std::time::Duration;
 
-use osps_heart::ids::{Claim, Generation, SlotId};
+use osps_heart::ids::{Generation, SlotId};
 use osps_heart::pulse::Sample;
+use osps_heart::segment::layout::HeartCells;
 use osps_heart::segment::text;
 use osps_heart::time::Monotonic;
 
@@ -25,19 +26,34 @@ pub(super) struct Further {
 }
 
 impl Watchdog {
-    /// Reads all further lines that somebody claimed, and frees those of the dead.
-    pub(super) fn read_further(&self) -> Vec<Further> {
-        let lines = (0u16..).zip(self.segment.hearts()).skip(self.children.len());
-        let mut read = Vec::new();
+    /// All lines that are no slot's own and no prober's.
+    fn further_lines(&self) -> impl Iterator<Item = (u16, &HeartCells)> {
         let probers: Vec<_> =
             self.children.iter().filter_map(|child| Some(child.probing.as_ref()?.line())).collect();
-        for (number, line) in lines.filter(|(number, _)| !probers.contains(number)) {
+        let lines = (0u16..).zip(self.segment.hearts()).skip(self.children.len());
+        lines.filter(move |(number, _)| !probers.contains(number))
+    }
+
+    /// Before a launch: who claimed lines in this slot is dead, and its successor may need them.
+    pub(super) fn free_further(&self, slot: SlotId) {
+        for (_, line) in self.further_lines() {
+            let claim = line.claimed();
+            if claim.slot == Some(slot) {
+                line.give_back(claim);
+            }
+        }
+    }
+
+    /// Reads all further lines that somebody claimed, and frees those of nobody who lives.
+    pub(super) fn read_further(&self) -> Vec<Further> {
+        let mut read = Vec::new();
+        for (number, line) in self.further_lines() {
             let claim = line.claimed();
             let Some(slot) = claim.slot else { continue };
             let child = self.children.get(slot.index());
             let live = child.and_then(|child| child.live().filter(|own| claim.is_of(slot, *own)));
             let Some(generation) = live else {
-                line.exchange_claim(claim, Claim::unpack(0));
+                line.give_back(claim);
                 continue;
             };
             let (seen, limit) = (line.sample(), line.chosen_limit());
@@ -82,7 +98,7 @@ impl Watchdog {
                 claim.pid,
                 text::load(&line.name)
             );
-            line.exchange_claim(claim, Claim::unpack(0));
+            line.give_back(claim);
             return None;
         }
         Some(line.sample())

@@ -274,6 +274,7 @@ impl Watchdog {
         // It looks for its directory by name. If that is not there, its trampoline will say so.
         let _ = self.restore_names(true);
         let generation = self.next_generation();
+        self.free_further(slot);
         let line = &self.segment.hearts()[slot.index()];
         line.unclaim(slot);
         let count = line.sample().count;

@@ -60,7 +60,7 @@ impl HeartCells {
         taken.is_ok()
     }
 
-    /// Gives a further line back, if it is still `mine`.
+    /// Gives a further line back, if it is still `mine`; the watchdog does so for the dead.
     pub fn give_back(&self, mine: Claim) {
         let (from, to) = (mine.pack(), 0);
         let _ = self.claim.compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed);
