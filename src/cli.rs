@@ -185,9 +185,9 @@ pub enum Command {
     /// Supervise one program of your own
     ///
     /// It finds OSPS_RUN_DIR, OSPS_SLOT and OSPS_GENERATION in its environment and beats from its
-    /// main loop: in Rust with osps::Heart, in other languages by two stores into the mapped
-    /// segment (docs/examples). A program that does not beat within the start timeout is
-    /// restarted.
+    /// main loop: in Rust, C and Python with a heart, in scripts with `osps beat`, elsewhere by
+    /// one write into the segment (docs/your-program.md). A program that does not beat within the
+    /// start timeout is restarted.
     #[command(after_help = RUN_EXAMPLES)]
     Run(Run),
     /// Show who runs, and when each server last beat
