@@ -19,10 +19,10 @@ def beat(heart=None, on_stop=None):
     def turn():
         nonlocal on_stop
         heart.beat()
+        loop.call_later(pause, turn)
         if on_stop is not None and heart.should_stop():
             told, on_stop = on_stop, None
             told()
-        loop.call_later(pause, turn)
 
     turn()
     return heart
