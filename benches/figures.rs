@@ -19,13 +19,15 @@ mod table;
 
 use std::fs::File;
 use std::hint::black_box;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::Path;
 use std::time::Duration;
 
 use osps_heart::Heart;
 use osps_heart::ids::{Generation, SlotId};
 use osps_heart::segment::mapping::FILE_NAME;
-use osps_heart::segment::{Geometry, Record, Segment};
+use osps_heart::segment::{Access, Geometry, Record, Segment};
 use osps_heart::sync::Ordering;
 use osps_heart::time::Monotonic;
 use osps_heart::words::Event;
@@ -41,11 +43,15 @@ const OVERSHOOT: Duration = Duration::from_millis(5);
 const SERVERS: [(usize, &str); 2] = [(0, "primary"), (1, "secondary")];
 
 fn main() {
+    if std::env::var_os(NOTIFIER).is_some() {
+        notify_for_ever();
+    }
     Table::fill(|table| {
         beats(table);
         scans(table);
         restarts(table);
         verdicts(table);
+        notifications(table);
         idle(table);
     });
 }
@@ -99,6 +105,57 @@ fn beats(table: &mut Table) {
         missed: 0,
         remark: String::new(),
     });
+}
+
+// --- A notification ----------------------------------------------------------------------------
+
+/// Set where this program is the one that osps supervises.
+const NOTIFIER: &str = "OSPS_BENCH_NOTIFIER";
+const NOTIFICATIONS: usize = 400;
+
+fn notifications(table: &mut Table) {
+    let name = "notify heart: WATCHDOG=1 -> beat in the segment";
+    if !table.wants(name) {
+        return;
+    }
+    let exe = std::env::current_exe().expect("this program");
+    let exe = exe.to_str().expect("a path that is text");
+    let launch = Launch::own(&["--heart", "notify", "--quiet"], &[exe]).env(NOTIFIER, "1");
+    let osps = launch.start();
+    let values = osps.wait("the notifications", || {
+        let lines = osps.out.lock().expect("no panic");
+        let values: Vec<f64> = lines.iter().filter_map(|line| line.text.parse().ok()).collect();
+        (values.len() >= NOTIFICATIONS).then_some(values)
+    });
+    let (what, unit, bound) = (name.to_owned(), "ms", Bound::AtMost(0.2));
+    table.show(Figure { what, unit, bound, values, missed: 0, remark: String::new() });
+}
+
+/// Sends notifications some time apart, and says how long each took to become a beat.
+fn notify_for_ever() -> ! {
+    let address = std::env::var("NOTIFY_SOCKET").expect("a notify socket");
+    let socket = UnixDatagram::unbound().expect("a socket");
+    match address.strip_prefix('@') {
+        Some(name) => {
+            let address = SocketAddr::from_abstract_name(name).expect("a name");
+            socket.connect_addr(&address).expect("a reader");
+        }
+        None => socket.connect(&address).expect("a reader"),
+    }
+    let run_dir = std::env::var_os("OSPS_RUN_DIR").expect("a run directory");
+    let segment = Segment::open(Path::new(&run_dir), Access::ReadOnly).expect("a segment");
+    let heart = &segment.hearts()[0];
+    socket.send(b"READY=1").expect("sent");
+    loop {
+        std::thread::sleep(Duration::from_millis(20));
+        let count = heart.sample().count;
+        let sent = now();
+        socket.send(b"WATCHDOG=1").expect("sent");
+        while heart.sample().count == count {
+            std::hint::spin_loop();
+        }
+        println!("{}", ms(now().since(sent)));
+    }
 }
 
 // --- Reading hearts ----------------------------------------------------------------------------

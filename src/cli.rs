@@ -44,10 +44,14 @@ const RUN_EXAMPLES: &str = "\
 Examples:
   osps run --hang-timeout 4s -- ./robot --verbose
   osps run --name web --listen 127.0.0.1:8080 --max-restarts 10/1m -- ./server
+  osps run --heart probe:http://127.0.0.1:8080/health -- node server.js
+  osps run --heart notify --stop-signal INT -- ./gateway
 
-A program that never beats is restarted after each start timeout, and the log says how to beat.
-At a stop the program's desired word says so; TERM follows after a second, KILL after the stop
-timeout. Exit codes: 0 clean, 1 failure, 2 usage, 3 gave up (--max-restarts).";
+A program that never beats is up and unwatched: only its death is noticed, and the log says how to
+change that. At a stop it is sent its stop signal (after a second, if it looks at its desired
+word), and KILL after the stop timeout.
+
+Exit codes: 0 clean, 1 failure, 2 usage, 3 gave up (--max-restarts).";
 
 const STATUS_EXAMPLES: &str = "\
 Examples:
@@ -184,10 +188,11 @@ pub struct Pair {
 pub enum Command {
     /// Supervise one program of your own
     ///
-    /// It finds OSPS_RUN_DIR, OSPS_SLOT and OSPS_GENERATION in its environment and beats from its
-    /// main loop: in Rust, C and Python with a heart, in scripts with `osps beat`, elsewhere by
-    /// one write into the segment (docs/your-program.md). A program that does not beat within the
-    /// start timeout is restarted.
+    /// One that nobody changed is watched by what it says (sd_notify), writes (a file that moves)
+    /// or answers (a probe): see --heart. One of your own finds OSPS_RUN_DIR, OSPS_SLOT and
+    /// OSPS_GENERATION in its environment and beats from its main loop: in Rust, C and Python with
+    /// a heart, in scripts with `osps beat`, elsewhere by one write into the segment
+    /// (docs/your-program.md).
     #[command(after_help = RUN_EXAMPLES)]
     Run(Run),
     /// Show who runs, and when each server last beat
@@ -256,13 +261,10 @@ pub struct Run {
     /// [default: the last part of its path]
     #[arg(long, value_name = "NAME")]
     pub service: Option<String>,
-    /// Who beats for it: auto, memory, notify, loop, loops, none, file:PATH,
-    /// probe:http://HOST:PORT/PATH, probe:tcp://HOST:PORT or probe:COMMAND [default: auto]
+    /// Who beats for it: auto, memory, notify, none, file:PATH, probe:http://HOST:PORT/PATH,
+    /// probe:tcp://HOST:PORT or probe:COMMAND [default: auto]
     #[arg(long, value_name = "SOURCE")]
     pub heart: Option<OsString>,
-    /// With --heart loop or loops: only a process of this name beats
-    #[arg(long, value_name = "NAME")]
-    pub heart_process: Option<String>,
     /// What a freeze means: restart, or warn (all but the kill, to try a limit first)
     /// [default: restart]
     #[arg(long, value_name = "WHAT")]
@@ -309,7 +311,7 @@ impl Run {
             })?,
         };
         Ok(Manner {
-            heart: HeartChoice { process: self.heart_process.clone(), ..heart },
+            heart,
             warn: self.on_hang == Some(OnHang::Warn),
             stop_signal: self.stop_signal.unwrap_or(standard.stop_signal),
             kill_mode: match self.kill_mode {
@@ -322,7 +324,7 @@ impl Run {
 }
 
 /// What may be said of a heart.
-const HEARTS: &str = "known are auto, memory, notify, loop, loops, none, file:PATH, \
+const HEARTS: &str = "known are auto, memory, notify, none, file:PATH, \
                       probe:http://HOST:PORT/PATH, probe:tcp://HOST:PORT and probe:COMMAND";
 
 impl Cli {

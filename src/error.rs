@@ -309,9 +309,9 @@ pub enum Refusal {
     },
 
     // ---- Inside a server ----
-    /// `osps __exec` by hand.
-    #[error("`osps __exec` is osps's own business")]
-    NotForPeople,
+    /// `osps __exec` or `__probe` by hand.
+    #[error("`osps {0}` is osps's own business")]
+    NotForPeople(&'static str),
     /// A variable that the watchdog sets is missing.
     #[error("{0} is not set")]
     Environment(&'static str),

@@ -12,16 +12,21 @@ use osps::error::Error;
 use osps::instance::place::Place;
 use osps::instance::{beat, exec, stop};
 use osps::pair::{client, plan, server};
+use osps::prober;
 use osps::sys::output;
 use osps::view::{list, status};
 use osps::watchdog;
 
 fn main() -> ExitCode {
     let args: Vec<_> = std::env::args_os().collect();
-    // A server's way in does not pay for the command line's parser.
-    let code = if args.get(1).is_some_and(|arg| arg == "__exec") {
+    let way_in = args.get(1).and_then(|arg| arg.to_str());
+    // Our own children do not pay for the command line's parser.
+    let code = if way_in == Some("__exec") {
         start_log(Style::Service, false);
         finish(exec::main(&args[2..], server::main))
+    } else if way_in == Some("__probe") {
+        start_log(Style::Service, false);
+        finish(prober::main(&args[2..]))
     } else {
         let cli = Cli::parse_from(args);
         let asks = !matches!(cli.command, None | Some(Command::Run(_)));

@@ -38,8 +38,6 @@ pub struct HeartChoice {
     pub source: HeartSource,
     /// The whole of what was said: it names the file or the probe.
     pub text: OsString,
-    /// The only name of a process that may beat from its event loop.
-    pub process: Option<String>,
 }
 
 impl HeartChoice {
@@ -59,7 +57,7 @@ impl HeartChoice {
             };
             HeartSource::ALL.into_iter().find(alone)?
         };
-        Some(HeartChoice { source, text: text.to_owned(), process: None })
+        Some(HeartChoice { source, text: text.to_owned() })
     }
 }
 
@@ -89,7 +87,7 @@ impl Default for Manner {
     fn default() -> Manner {
         let source = HeartSource::Auto;
         Manner {
-            heart: HeartChoice { source, text: source.word().into(), process: None },
+            heart: HeartChoice { source, text: source.word().into() },
             warn: false,
             stop_signal: Signal::SIGTERM,
             kill_mode: KillMode::Tree,
@@ -113,7 +111,7 @@ impl Manner {
     /// Of a server of osps's own: it beats by itself.
     pub fn built_in() -> Manner {
         let source = HeartSource::Memory;
-        let heart = HeartChoice { source, text: source.word().into(), process: None };
+        let heart = HeartChoice { source, text: source.word().into() };
         Manner { heart, ..Manner::default() }
     }
 }

@@ -122,7 +122,7 @@ fn the_lines_of_the_dead_are_free_again() {
 fn a_program_that_never_beats_is_up_unwatched_and_told_once_how_to_change_that() {
     let mut osps = Launch::own(&OPTIONS, &["sleep", "1000"]).start();
     osps.wait_log(&["starting -> up (unwatched: it has not beaten)"]);
-    osps.wait_log(&["--heart loop", "--heart probe:", "--heart file:", "--heart none"]);
+    osps.wait_log(&["--heart probe:", "--heart file:", "--heart none"]);
     assert_eq!(
         (&server(&osps)["heart"], &server(&osps)["watched"]),
         (&"auto".into(), &false.into())
@@ -190,6 +190,8 @@ fn with_kill_mode_group_what_left_the_group_survives() {
         });
         osps.stop();
         assert_eq!(!survivor.is_dead(), survives, "{mode}\n{}", osps.log());
+        let told = osps.find_log(&["left alone (--kill-mode group): pid "]).is_some();
+        assert_eq!(told, survives, "{}", osps.log());
         let _ = survivor.kill();
     }
 }

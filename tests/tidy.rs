@@ -25,16 +25,17 @@ const HEART: [(&str, &[&str]); 15] = [
     ("example", &["clock", "heart", "ids", "segment", "sync", "time"]),
     ("lib", &[]),
 ];
-const OSPS: [(&str, &[&str]); 12] = [
+const OSPS: [(&str, &[&str]); 13] = [
     ("policy", &["policy"]),
     ("sys", &["sys"]),
     ("error", &["sys"]),
     ("service", &["error", "policy", "sys"]),
     ("instance", &["error", "instance", "sys"]),
+    ("prober", &["error", "prober", "sys"]),
     ("view", &["error", "instance", "policy", "sys", "view"]),
     ("watchdog", &["error", "instance", "policy", "service", "sys", "view", "watchdog"]),
     ("pair", &["error", "instance", "pair", "policy", "service", "sys"]),
-    ("config", &["error", "instance", "pair", "policy", "service", "sys", "watchdog"]),
+    ("config", &["error", "instance", "pair", "policy", "prober", "service", "sys", "watchdog"]),
     ("cli", &["config", "error", "policy", "service"]),
     ("lib", &[]),
     ("main", &[]),

@@ -194,9 +194,9 @@ impl Pulse {
         if !self.is_counted() {
             return Reading::Quiet;
         }
-        if turn.now >= self.overdue_at() {
+        if self.is_over(self.limit(), turn.now) {
             Reading::Overdue
-        } else if turn.now >= self.late_at() && !self.late {
+        } else if self.is_over(late_after(self.limit()), turn.now) && !self.late {
             self.late = true;
             Reading::Late
         } else {
@@ -213,12 +213,20 @@ impl Pulse {
         }
     }
 
-    fn overdue_at(&self) -> Monotonic {
-        (self.counted_from + self.limit()).max(self.not_before)
+    /// Whether so much of the limit is over. By the time that has passed, and not by a moment to
+    /// come: at the end of time a moment plus a limit is that moment.
+    fn is_over(&self, share: Duration, now: Monotonic) -> bool {
+        now.since(self.counted_from) >= share && now >= self.excused_until(share)
     }
 
-    fn late_at(&self) -> Monotonic {
-        self.overdue_at() - self.limit().saturating_sub(late_after(self.limit()))
+    /// When so much of the limit is over, if it stays silent.
+    fn over_at(&self, share: Duration) -> Monotonic {
+        (self.counted_from + share).max(self.excused_until(share))
+    }
+
+    /// Who is not overdue before some moment is late as much earlier as ever.
+    fn excused_until(&self, share: Duration) -> Monotonic {
+        self.not_before - self.limit().saturating_sub(share)
     }
 
     /// It asked for more time: not overdue before this moment.
@@ -254,8 +262,8 @@ impl Pulse {
     pub fn deadline(&self) -> Monotonic {
         match (self.is_counted(), self.late) {
             (false, _) => Monotonic(u64::MAX),
-            (true, true) => self.overdue_at(),
-            (true, false) => self.late_at(),
+            (true, true) => self.over_at(self.limit()),
+            (true, false) => self.over_at(late_after(self.limit())),
         }
     }
 

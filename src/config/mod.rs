@@ -13,6 +13,7 @@ use std::time::Duration;
 use osps_heart::pulse::{LIMIT_MAX, LIMIT_MIN, Limits};
 use osps_heart::segment::Times;
 use osps_heart::segment::layout::{DATA_MAX, flag};
+use osps_heart::shown::Shown;
 use osps_heart::words::HeartSource;
 
 use crate::error::{Error, Invalid};
@@ -20,6 +21,7 @@ use crate::instance::place::Place;
 use crate::pair::plan::{self, WORKERS_MAX};
 use crate::policy::lifecycle::Patience;
 use crate::policy::restart::{INTENSITY_MAX, Intensity};
+use crate::prober::target::Target;
 use crate::service::{Manner, NAME_MAX, Service};
 use crate::watchdog::Settings;
 
@@ -242,7 +244,7 @@ impl Config {
                     return Err(refuse("--listen", listen, why));
                 }
             }
-            Programs::Own { command, name, manner, .. } => {
+            Programs::Own { command, name, listen, manner } => {
                 if let Some(name) = name {
                     name_is_valid("--service", name, NAME_MAX)?;
                 }
@@ -250,11 +252,23 @@ impl Config {
                     return Err(refuse("--", "", "a command to run is needed".to_owned()));
                 }
                 let heart = &manner.heart;
-                let loops = matches!(heart.source, HeartSource::Loop | HeartSource::Loops);
-                if let Some(process) = heart.process.as_deref().filter(|_| !loops) {
-                    let why = "only event loops are watched by the name of a process: say --heart \
-                               loop or --heart loops as well";
-                    return Err(refuse("--heart-process", process, why.to_owned()));
+                if matches!(heart.source, HeartSource::File | HeartSource::Probe) {
+                    let invalid = |why| refuse("--heart", Shown(heart.text.as_os_str()), why);
+                    let target = Target::parse(&heart.text).map_err(invalid)?;
+                    let held = listen.map(|address| address.port());
+                    if let Target::Tcp { port, .. } = target
+                        && held == Some(port)
+                    {
+                        let why = "osps itself listens there for the program (--listen), so a \
+                                   connection is made whoever is frozen: probe with http:// or a \
+                                   command";
+                        return Err(invalid(why.to_owned()));
+                    }
+                }
+                if matches!(heart.source, HeartSource::Loop | HeartSource::Loops) {
+                    let why = "event loops cannot be watched from inside yet; probe:, file: and \
+                               notify watch a program that nobody changed";
+                    return Err(refuse("--heart", heart.source, why.to_owned()));
                 }
             }
         }

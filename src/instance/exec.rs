@@ -50,7 +50,7 @@ pub fn main(
     args: &[OsString],
     built_in: fn(Birth) -> Result<ExitCode, Error>,
 ) -> Result<ExitCode, Error> {
-    let (slot, generation, command) = parse(args).ok_or(Refusal::NotForPeople)?;
+    let (slot, generation, command) = parse(args).ok_or(Refusal::NotForPeople("__exec"))?;
     let report = fcntl_dupfd_cloexec(std::io::stdin(), high())
         .map_err(Failed::to("keep", "standard input"))?;
     let prepared = prepare(slot, generation).and_then(|birth| match (birth, command) {

@@ -10,7 +10,7 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use osps_heart::segment::Death;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -119,22 +119,29 @@ pub fn launch(args: &[OsString], env: &[(&str, &OsStr)]) -> Result<(Process, Gat
         command.env_remove(name);
     }
     command.envs(env.iter().copied());
-    let mut child = command.spawn().map_err(failed)?;
+    let process = command.spawn().and_then(hold).map_err(failed)?;
+    Ok((process, Gate(ours)))
+}
+
+/// Starts a command in a process group of its own.
+pub fn spawn_group(command: &mut Command) -> io::Result<Process> {
+    command.process_group(0).spawn().and_then(hold)
+}
+
+/// Holds a child that was just started.
+fn hold(mut child: Child) -> io::Result<Process> {
     let pid = child.id();
     // Nobody else waits for our children, so the pid is this process's until we reap it.
     let known = open_pidfd(pid).map_err(io::Error::from).and_then(|pidfd| {
         let start_time = procfs::start_time(pid).ok_or(io::ErrorKind::NotFound)?;
         Ok(Process { pid, start_time, pidfd })
     });
-    match known {
-        Ok(process) => Ok((process, Gate(ours))),
-        Err(error) => {
-            // It waits at its gate and holds nothing: gone within a moment, and no zombie stays.
-            let _ = child.kill();
-            let _ = child.wait();
-            Err(failed(error))
-        }
+    if known.is_err() {
+        // Gone within a moment, and no zombie stays.
+        let _ = child.kill();
+        let _ = child.wait();
     }
+    known
 }
 
 /// From now on, whoever in our tree loses its parent becomes our child.

@@ -42,6 +42,8 @@ pub struct Scene<'a> {
     pub wait_channel: &'a str,
     /// Name of the server that it goes down with, if it goes for that.
     pub failed: &'a str,
+    /// What its prober found wrong last; empty = nothing, or it has none.
+    pub found: &'a str,
     /// The signal that tells it to leave.
     pub stop: &'a str,
 }
@@ -93,7 +95,6 @@ pub fn advise_unwatched(name: &str, source: HeartSource, loaded: Option<u32>) {
         ),
         _ => log::info!(
             "{name} does not beat, so only its death is noticed, not a freeze. To change that: \
-             --heart loop (an event loop as of Node, asyncio, redis, nginx), \
              --heart probe:http://... or probe:CMD, --heart file:PATH (a log that moves), \
              sd_notify with WATCHDOG=1, or three lines in its main loop (docs/your-program.md). If \
              that is as it should be: --heart none"
@@ -143,6 +144,10 @@ fn line(what: &What, scene: &Scene<'_>) -> Option<String> {
     let limit = match scene.heart {
         "" => limit,
         heart => format!("{limit}, heart {heart}"),
+    };
+    let limit = match scene.found {
+        "" => limit,
+        found => format!("{limit}; {found}"),
     };
     let event = match what {
         What::Started { after: None, .. } => format!("{from} -> {to}"),

@@ -10,6 +10,7 @@ use osps_heart::words::HeartSource;
 use super::claimant::Claimant;
 use super::kin::LeftBehind;
 use super::notify::Hearing;
+use super::probing::Probing;
 use crate::policy::group::Change;
 
 use crate::policy::verdict::Evidence;
@@ -34,6 +35,8 @@ pub(super) struct Child {
     pub(super) further: BTreeSet<u16>,
     /// What it says over its notify socket, if it has one.
     pub(super) hearing: Option<Hearing>,
+    /// Who beats for it from outside.
+    pub(super) probing: Option<Probing>,
     /// Kills for want of memory where it lives, as of the last look.
     pub(super) oom_kills: Option<OomKills>,
     /// What its dead leader left behind.
@@ -59,6 +62,7 @@ impl Child {
             claimant: Claimant::default(),
             further: BTreeSet::new(),
             hearing: None,
+            probing: None,
             left: LeftBehind::default(),
             oom_kills: None,
             before: None,
@@ -89,6 +93,11 @@ impl Child {
 
     pub(super) fn pid(&self) -> Option<u32> {
         self.process.as_ref().map(Process::pid)
+    }
+
+    /// Its processes that are children of ours by launch: the leader and its prober.
+    pub(super) fn pids(&self) -> impl Iterator<Item = u32> {
+        self.pid().into_iter().chain(self.probing.as_ref().and_then(Probing::pid))
     }
 
     /// The process whose silence is to be explained: who beats, or says that it does the work, if

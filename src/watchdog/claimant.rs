@@ -8,6 +8,7 @@
 use osps_heart::ids::{Claim, Generation, SlotId};
 use osps_heart::pulse::Sample;
 use osps_heart::segment::What;
+use osps_heart::time::Clock;
 
 use super::{KIN, Watchdog};
 use crate::sys::poll::Interest;
@@ -48,13 +49,16 @@ impl Watchdog {
         let line = &self.segment.hearts()[slot.index()];
         let mut sample = line.sample();
         let claim = line.claimed();
+        let now = self.clock.now();
         let child = &mut self.children[slot.index()];
+        let limit = child.service.limits.hang;
+        let unasked = child.probing.as_ref().is_some_and(|probing| probing.is_silent(limit, now));
         let is_foreign =
             claim.slot == Some(slot) && claim.pid != 0 && !claim.is_of(slot, child.generation);
         if is_foreign {
             sample.count = child.claimant.count;
-        } else if child.is_looped() && claim.pid == 0 {
-            // Nobody came to an event wait yet, or who did is gone: no freeze.
+        } else if unasked || child.is_looped() && claim.pid == 0 {
+            // Nobody asked it, or nobody came to an event wait yet, or who did is gone: no freeze.
             sample = Sample::parked(child.claimant.count);
         } else {
             child.claimant.count = sample.count;

@@ -30,7 +30,9 @@ impl Watchdog {
     pub(super) fn read_further(&self) -> Vec<Further> {
         let lines = (0u16..).zip(self.segment.hearts()).skip(self.children.len());
         let mut read = Vec::new();
-        for (number, line) in lines {
+        let probers: Vec<_> =
+            self.children.iter().filter_map(|child| Some(child.probing.as_ref()?.line())).collect();
+        for (number, line) in lines.filter(|(number, _)| !probers.contains(number)) {
             let claim = line.claimed();
             let Some(slot) = claim.slot else { continue };
             let child = self.children.get(slot.index());

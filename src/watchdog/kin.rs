@@ -163,7 +163,7 @@ impl Watchdog {
 
     /// The living kin of a slot's launch, the leader not included.
     pub(super) fn kin(&self, slot: SlotId, all: &[Stat]) -> Vec<Stat> {
-        let leaders: Vec<u32> = self.children.iter().filter_map(super::Child::pid).collect();
+        let leaders: Vec<u32> = self.children.iter().flat_map(super::Child::pids).collect();
         let programs = self.children.iter().filter(|child| !child.service.command.is_empty());
         let run_dir = self.claim.run_dir.path().as_os_str().as_bytes();
         let mark = [env::RUN_DIR.as_bytes(), b"=", run_dir].concat();
@@ -300,7 +300,7 @@ impl Watchdog {
     /// Takes the status of every dead child that is nobody's leader: orphans that came to us.
     pub(super) fn reap_inherited(&self) {
         let is_ours = |pid: u32| {
-            let leader = self.children.iter().any(|child| child.pid() == Some(pid));
+            let leader = self.children.iter().flat_map(super::Child::pids).any(|own| own == pid);
             leader || self.unreaped.iter().any(|process| process.pid() == pid)
         };
         while let Some(pid) = process::dead_child().filter(|pid| !is_ours(*pid)) {
@@ -320,7 +320,7 @@ impl Watchdog {
                 && !matches!(stat.state, 'Z' | 'X')
                 && !left.contains(&stat.pid)
                 && !self.strangers.contains(&(stat.pid, stat.start_time))
-                && !self.children.iter().any(|child| child.pid() == Some(stat.pid))
+                && !self.children.iter().flat_map(super::Child::pids).any(|own| own == stat.pid)
         };
         let strangers = procfs::processes().into_iter().filter(is_stranger);
         let name = |stat: Stat| {

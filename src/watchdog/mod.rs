@@ -9,6 +9,7 @@
 //! perform   actions become system calls; child: what is held for one slot
 //! kin       what a launch started besides its leader; claimant: who of them beats
 //! notify    what programs say over their sockets; further: hearts besides the slot's own
+//! probing   who beats for a service with a file or a probe
 //! evidence  what /proc shows, in the policy's terms
 //! ```
 
@@ -19,6 +20,7 @@ mod further;
 mod kin;
 mod notify;
 mod perform;
+mod probing;
 mod start;
 mod turn;
 
@@ -160,6 +162,8 @@ struct Watchdog {
     check_interval: Duration,
     check_at: Monotonic,
     checks: u64,
+    /// When the last turn was.
+    turned_at: Monotonic,
     beat_at: Monotonic,
     beat_interval: Duration,
     allow: Allow,

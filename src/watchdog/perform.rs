@@ -160,11 +160,19 @@ impl Watchdog {
             change: Some((change.from, change.to)),
             note: change.note,
             heart: &self.heart_of(change.note),
+            found: &self.found(change.slot),
             wait_channel,
             failed: self.failed(child),
             stop: child.service.manner.stop_word(),
         };
         face::tell(&change.what, &scene);
+    }
+
+    /// What the prober of a service found wrong last.
+    fn found(&self, slot: SlotId) -> String {
+        let probed = self.children[slot.index()].probing.is_some();
+        let text = || self.segment.slots()[slot.index()].activity.text();
+        probed.then(text).flatten().unwrap_or_default()
     }
 
     /// The name of the further heart that a note speaks of; empty = the server's own.

@@ -91,6 +91,7 @@ impl Watchdog {
             check_interval: settings.times.check_interval,
             check_at: now,
             checks: 0,
+            turned_at: now,
             beat_at: now,
             beat_interval: BEAT.min(settings.times.orphan_timeout / 4),
             allow: Allow::Running,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use osps_heart::ids::SlotId;
 use osps_heart::ownership;
-use osps_heart::pulse::slack;
+use osps_heart::pulse::{Turn, slack};
 use osps_heart::segment::What;
 use osps_heart::segment::mapping::FILE_NAME;
 use osps_heart::shown::Shown;
@@ -22,6 +22,7 @@ use crate::instance::control::{Control, Request};
 use crate::instance::place::CONTROL as CONTROL_NAME;
 use crate::policy::group::{Input, Outcome};
 use crate::policy::lifecycle::Stage;
+use crate::service::KillMode;
 use crate::sys::poll::Ready;
 use crate::sys::signals::Came;
 use crate::sys::{output, raw};
@@ -43,6 +44,7 @@ impl Watchdog {
         for slot in self.group.slots() {
             self.open_notify(slot);
         }
+        self.place_probers(now);
         self.step(now, Input::Boot);
         loop {
             self.perform_all();
@@ -73,6 +75,9 @@ impl Watchdog {
         // Read now, judged below: what the turn does meanwhile takes milliseconds, and a beat that
         // comes during them belongs to the next turn.
         let slots = self.group.slots();
+        let previous = std::mem::replace(&mut self.turned_at, now);
+        let lateness = now.since(planned);
+        self.gather_probers(&Turn { now, previous, lateness });
         // A notification that is here by now is a beat that came in time.
         self.gather_notifications();
         let seen: Vec<_> = slots.map(|slot| self.read_heart(slot)).collect();
@@ -322,7 +327,8 @@ impl Watchdog {
     }
 
     /// Tells the end and removes everything that osps made.
-    pub(super) fn finish(self, outcome: Outcome) {
+    pub(super) fn finish(mut self, outcome: Outcome) {
+        self.end_probers();
         let mut left: Vec<_> = self.children.iter().filter_map(Child::undying).collect();
         self.control.tell(match outcome {
             Outcome::Clean => "stopped",
@@ -338,7 +344,12 @@ impl Watchdog {
             return;
         }
         let strangers = self.unattributed();
-        if !strangers.is_empty() {
+        let on_purpose = |child: &Child| child.service.manner.kill_mode == KillMode::Group;
+        if strangers.is_empty() {
+            // As it should be.
+        } else if self.children.iter().any(on_purpose) {
+            log::info!("left alone (--kill-mode group): {}", strangers.join(", "));
+        } else {
             log::warn!("not ended, since nobody knows whose they are: {}", strangers.join(", "));
         }
         drop(self.segment);

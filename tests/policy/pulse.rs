@@ -242,6 +242,21 @@ proptest! {
     }
 }
 
+/// A deadline that no clock can show any more made a server overdue in the turn after its beat.
+#[test]
+fn at_the_end_of_time_nobody_is_overdue_at_once() {
+    let end = Monotonic(u64::MAX);
+    let turn = Turn { now: end, previous: end, lateness: ms(0) };
+    let mut pulse = Pulse::new(Limits { hang: ms(20), start: ms(100) }, BOOT, 0);
+    assert_eq!(
+        pulse.observe(&turn, Sample { count: 1, stamp: end }),
+        Reading::Beat { first: true }
+    );
+    // A stamp of all ones that did not move is a parked heart: this one has another.
+    let seen = Sample { count: 1, stamp: BOOT };
+    assert_eq!(pulse.observe(&turn, seen), Reading::Quiet);
+}
+
 /// While the start timeout is in force, turns may lie further apart than the hang limit, and a
 /// stamp from just after the turn before counts as older than that limit.
 #[test]
