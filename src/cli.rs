@@ -76,6 +76,14 @@ Examples:
 
 Exit codes: 0 stopped and gone, 1 not running, frozen, or something is left.";
 
+const BEAT_EXAMPLES: &str = "\
+Examples:
+  while work; do osps beat; done
+  osps beat --activity 'step 3 of 7'
+  osps beat --named uploads
+
+It goes by the environment of the script. Exit codes: 0 beaten, 1 there is no heart to beat.";
+
 const CLIENT_EXAMPLES: &str = "\
 Examples:
   osps client requetetype2 SET greeting hello
@@ -182,8 +190,8 @@ pub enum Command {
     ///
     /// One that nobody changed is watched by what it says (sd_notify), writes (a file that moves)
     /// or answers (a probe): see --heart. One of your own finds OSPS_RUN_DIR, OSPS_SLOT and
-    /// OSPS_GENERATION in its environment and beats from its main loop: in Rust with
-    /// osps_heart::Heart, in other languages by two stores into the mapped segment
+    /// OSPS_GENERATION in its environment and beats from its main loop: in Rust, C and Python with
+    /// a heart, in scripts with `osps beat`, elsewhere by one write into the segment
     /// (docs/your-program.md).
     #[command(after_help = RUN_EXAMPLES)]
     Run(Run),
@@ -210,6 +218,16 @@ pub enum Command {
         /// No progress, only what went wrong
         #[arg(long, short)]
         quiet: bool,
+    },
+    /// Beat once: for a script that runs under `osps run`
+    #[command(after_help = BEAT_EXAMPLES)]
+    Beat {
+        /// A further heart of this name, which the script has from then on
+        #[arg(long, value_name = "NAME")]
+        named: Option<String>,
+        /// What the script does, at most 96 bytes: `osps status` shows it
+        #[arg(long, value_name = "TEXT")]
+        activity: Option<String>,
     },
     /// Ask the servers: `osps client requetetype2 SET k v`
     ///
@@ -339,7 +357,7 @@ impl Cli {
             None => self.watch.quiet,
             Some(Command::Run(run)) => run.watch.quiet,
             Some(Command::Status { quiet, .. } | Command::Stop { quiet }) => *quiet,
-            Some(Command::Client { .. } | Command::List { .. }) => false,
+            Some(Command::Beat { .. } | Command::Client { .. } | Command::List { .. }) => false,
         }
     }
 
@@ -348,7 +366,11 @@ impl Cli {
     pub fn misplaced(&self) -> Option<&'static str> {
         self.command.as_ref()?;
         let (watch, pair) = (&self.watch, &self.pair);
+        // A script beats in its own instance. Its further hearts are --named.
+        let beats = matches!(self.command, Some(Command::Beat { .. }));
         [
+            ("--name", beats && self.instance.name != "default"),
+            ("--run-dir", beats && self.instance.run_dir.is_some()),
             ("--hang-timeout", watch.hang_timeout.is_some()),
             ("--check-interval", watch.check_interval.is_some()),
             ("--beat-interval", watch.beat_interval.is_some()),

@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use osps_heart::HeartError;
 use osps_heart::segment::AttachError;
 use osps_heart::shown::Shown;
 use osps_heart::time::Short;
@@ -44,6 +45,9 @@ pub enum Error {
     /// The state of the machine forbids it.
     #[error(transparent)]
     Refused(#[from] Refusal),
+    /// There is no heart to beat.
+    #[error(transparent)]
+    Heart(#[from] HeartError),
 }
 
 /// Why a program cannot be run.

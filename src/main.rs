@@ -10,7 +10,7 @@ use env_logger::{Builder, Env, Target};
 use osps::cli::{Cli, Command};
 use osps::error::Error;
 use osps::instance::place::Place;
-use osps::instance::{exec, stop};
+use osps::instance::{beat, exec, stop};
 use osps::pair::{client, plan, server};
 use osps::prober;
 use osps::sys::output;
@@ -50,6 +50,9 @@ fn run(cli: &Cli) -> ExitCode {
         Some(Command::Status { json, quiet }) => status::main(place(), *json, *quiet),
         Some(Command::List { json }) => list::main(*json),
         Some(Command::Stop { quiet }) => asked(&|place| stop::main(place, *quiet)),
+        Some(Command::Beat { named, activity }) => {
+            beat::main(named.as_deref(), activity.as_deref())
+        }
         Some(Command::Client { addr, timeout, words }) => asked(&|place| {
             let (address, timeout, words) = (*addr, *timeout, words.clone());
             client::main(place, &client::Request { address, timeout, words })

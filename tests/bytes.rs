@@ -278,7 +278,7 @@ fn a_program_that_never_beats_is_told_what_to_do_once() {
     let log = osps.log();
     let advice: Vec<_> = log.lines().filter(|line| line.contains("has never beaten")).collect();
     assert_eq!(advice.len(), 1, "{log}");
-    for way in ["osps_heart::Heart", "beat.c", "beat.py", "your-program.md", "--start-timeout"] {
+    for way in ["osps_heart::Heart", "osps.h", "osps beat", "your-program.md", "--start-timeout"] {
         assert!(advice[0].contains(way), "no {way}: {advice:?}");
     }
     osps.stop();
@@ -294,7 +294,9 @@ fn a_program_that_has_beaten_is_not_told_how_to() {
     let example = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/examples/beat.py");
     let args = ["--heart", "memory", "--start-timeout", "3s"];
     let start = format!("[ $OSPS_GENERATION = 1 ] && exec python3 {example}; exec sleep 60");
-    let mut osps = Launch::own(&args, &["sh", "-c", &start]).start();
+    let launch = Launch::own(&args, &["sh", "-c", &start]);
+    let package = concat!(env!("CARGO_MANIFEST_DIR"), "/heart/python");
+    let mut osps = launch.env("PYTHONPATH", package).start();
     osps.signal(&osps.process(0), Signal::KILL);
     osps.wait_log(&["gen=2", "starting -> start-timeout"]);
     osps.wait_log(&["gen=3", "-> starting"]);

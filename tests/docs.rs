@@ -1,9 +1,9 @@
 //! The documents tell the truth about the code.
 //!
 //! Goal: docs/segment.md lists every word of the segment where it really lies, and every code with
-//! the word that the program prints, the table of keys with its hashes included; the examples beside
-//! it use the same offsets; the frames, their kinds, the numbers, the automata and the commands in
-//! docs/pair.md are those of the code; the lifecycle tables in docs/architecture.md are what
+//! the word that the program prints, the table of keys with its hashes included; the C header, the
+//! Python package and the example beside it use the same offsets; the frames, their kinds, the
+//! numbers, the automata and the commands in docs/pair.md are those of the code; the lifecycle tables in docs/architecture.md are what
 //! `State::on` does; and whatever a document points at is there.
 //!
 //! Method: the tables are parsed out of the Markdown and compared, row by row and in order, with
@@ -41,7 +41,7 @@ use osps_heart::sync::Word;
 use osps_heart::table as store;
 use osps_heart::time::Monotonic;
 use osps_heart::words::{
-    Cause, Class, DeathKind, Desired, Event, HeartSource, Press, Role, State, Watched,
+    Cause, Class, DeathKind, Desired, Event, HeartSource, Press, Role, State, Watched, env,
 };
 
 fn path(relative: &str) -> PathBuf {
@@ -803,10 +803,9 @@ fn keys_lie_where_the_document_says() {
     }
 }
 
-/// The examples name their offsets `HEADER_x`, `HEART_x`, `SERVER_x` and `AREA_x` after the
-/// fields.
+/// hearts.py names its offsets `HEADER_x`, `HEART_x`, `SERVER_x` and `AREA_x` after the fields.
 #[test]
-fn the_examples_use_the_offsets_in_the_document() {
+fn the_example_uses_the_offsets_in_the_document() {
     let columns = ["offset", "size", "field", "writer", "meaning"];
     let structures = [
         ("HEADER_", table("HeaderCells", &columns)),
@@ -814,28 +813,79 @@ fn the_examples_use_the_offsets_in_the_document() {
         ("SERVER_", table("ServerCells", &columns)),
         ("AREA_", table("AreaCells", &columns)),
     ];
-    for example in ["docs/examples/beat.py", "docs/examples/beat.c", "docs/examples/hearts.py"] {
-        let source = read(example);
-        let words: Vec<&str> = source
-            .split(|c: char| c.is_whitespace() || c == ',')
-            .filter(|w| !w.is_empty())
-            .collect();
-        let mut checked = 0;
-        for definition in words.windows(3).filter(|words| words[1] == "=") {
-            let (name, value) = (definition[0], definition[2]);
-            let Some((field, rows)) = structures
-                .iter()
-                .find_map(|(prefix, rows)| Some((name.strip_prefix(prefix)?.to_lowercase(), rows)))
-            else {
-                continue;
-            };
-            let row = rows.iter().find(|row| row[2] == field);
-            let row = row.unwrap_or_else(|| panic!("{example}: {name} is no field"));
-            assert_eq!(value, row[0], "{example}: {name}");
-            checked += 1;
-        }
-        assert!(checked >= 8, "{example}: only {checked} offsets found");
+    let source = read("docs/examples/hearts.py");
+    let words: Vec<&str> = source.split_whitespace().collect();
+    let mut checked = 0;
+    for definition in words.windows(3).filter(|words| words[1] == "=") {
+        let (name, value) = (definition[0], definition[2]);
+        let Some((field, rows)) = structures
+            .iter()
+            .find_map(|(prefix, rows)| Some((name.strip_prefix(prefix)?.to_lowercase(), rows)))
+        else {
+            continue;
+        };
+        let row = rows.iter().find(|row| row[2] == field);
+        let row = row.unwrap_or_else(|| panic!("{name} is no field"));
+        assert_eq!(value, row[0], "{name}");
+        checked += 1;
     }
+    assert!(checked >= 8, "only {checked} offsets found");
+}
+
+/// What programs in other languages know of the segment: names and numbers.
+fn known_to_programs() -> Vec<(String, u64)> {
+    let mut known = vec![
+        ("VERSION".to_owned(), layout::VERSION),
+        ("PAGE".to_owned(), layout::PAGE as u64),
+        ("HEART_SIZE".to_owned(), size_of::<HeartCells>() as u64),
+        ("HEART_NAME_SIZE".to_owned(), field_size(|cells: &HeartCells| &cells.name) as u64),
+        ("ACTIVITY_TEXT_SIZE".to_owned(), field_size(|cells: &ActivityCells| &cells.text) as u64),
+    ];
+    macro_rules! offsets {
+        ($prefix:literal, $cells:ident, $($field:ident),+) => {
+            known.extend([$((
+                format!("{}_{}", $prefix, stringify!($field).to_uppercase()),
+                std::mem::offset_of!($cells, $field) as u64,
+            )),+]);
+        };
+    }
+    offsets!("HEADER", HeaderCells, magic, version, hearts_offset, hearts_count);
+    offsets!("HEADER", HeaderCells, slots_offset, slots_count, beat_interval_ns);
+    offsets!("HEADER", HeaderCells, orphan_timeout_ns, watchdog_heart);
+    offsets!("HEART", HeartCells, count, stamp_ns, limit_ns, claim, name);
+    offsets!("SERVER", ServerCells, generation, desired);
+    offsets!("SLOT", SlotCells, activity);
+    offsets!("ACTIVITY", ActivityCells, text_guard, text, heeds);
+    known.push(("DESIRED_STOP".to_owned(), Desired::Stop.code()));
+    known
+}
+
+#[test]
+fn programs_in_other_languages_use_the_offsets_of_the_code() {
+    let magic = layout::MAGIC.to_le_bytes();
+    let texts = [
+        ("MAGIC", str::from_utf8(&magic).unwrap()),
+        ("ENV_RUN_DIR", env::RUN_DIR),
+        ("ENV_SLOT", env::SLOT),
+        ("ENV_GENERATION", env::GENERATION),
+    ];
+    let (mut in_c, mut in_python) = (String::new(), String::new());
+    for (name, text) in texts {
+        writeln!(in_c, "#define OSPS_{name} \"{text}\"").unwrap();
+        writeln!(in_python, "{name} = \"{text}\"").unwrap();
+    }
+    in_c.push_str("enum {\n");
+    for (name, number) in known_to_programs() {
+        writeln!(in_c, "    OSPS_{name} = {number},").unwrap();
+        writeln!(in_python, "{name} = {number}").unwrap();
+    }
+    in_c.push_str("};\n");
+    let how = "generated from heart/src by: OSPS_BLESS=1 cargo test --test docs";
+    let end = "end of what is generated";
+    let (begin_c, end_c) = (format!("/* {how} */\n"), format!("/* {end} */\n"));
+    check_block("heart/c/osps.h", &begin_c, &end_c, &in_c);
+    let (begin, end) = (format!("# {how}\n"), format!("# {end}\n"));
+    check_block("heart/python/osps/_layout.py", &begin, &end, &in_python);
 }
 
 const ME: (SlotId, Generation) = (SlotId(1), Generation(11));
@@ -1151,15 +1201,20 @@ fn the_lifecycle_tables_are_what_the_code_does() {
         lifecycle_table(silence),
         lifecycle_table(ending),
     );
-    let document = read(FILE);
-    let (before, rest) = document.split_once(BEGIN).expect("the marker before the block");
-    let (block, after) = rest.split_once(END).expect("the marker after the block");
+    check_block(FILE, BEGIN, END, &rendered);
+}
+
+/// Compares what stands between two markers of a file with what it should be, or writes it.
+fn check_block(file: &str, begin: &str, end: &str, rendered: &str) {
+    let document = read(file);
+    let (before, rest) = document.split_once(begin).expect("the marker before the block");
+    let (block, after) = rest.split_once(end).expect("the marker after the block");
     if std::env::var_os("OSPS_BLESS").is_some() {
         if block != rendered {
-            let blessed = format!("{before}{BEGIN}{rendered}{END}{after}");
-            std::fs::write(path(FILE), blessed).unwrap();
+            let blessed = format!("{before}{begin}{rendered}{end}{after}");
+            std::fs::write(path(file), blessed).unwrap();
         }
     } else {
-        assert_eq!(block, rendered, "{FILE} is out of date: run this test with OSPS_BLESS=1");
+        assert_eq!(block, rendered, "{file} is out of date: run this test with OSPS_BLESS=1");
     }
 }

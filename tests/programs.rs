@@ -1,8 +1,9 @@
 //! Programs of the user's own under `osps run`, in Python and in C: the examples of the documents.
 //!
-//! Goal: what docs/examples says works as it stands. A program that maps a file and stores two
-//! words is supervised like a built-in server: frozen, spinning or killed, it is replaced; and
-//! whoever maps the file sees all hearts, even those that a dead watchdog left behind.
+//! Goal: what docs/examples says works as it stands, on the header and the package in heart/. A
+//! program that maps a file and stores two words is supervised like a built-in server: frozen,
+//! spinning or killed, it is replaced; and whoever maps the file sees all hearts, even those that a
+//! dead watchdog left behind.
 //!
 //! Method: the example files themselves run under the real binary; the C one is compiled first.
 //! Faults are SIGSTOP, SIGKILL and the examples' own `--hang-after`.
@@ -29,6 +30,11 @@ const LIMIT: Duration = Duration::from_secs(2);
 /// The same for the command line. Seldom checks: verdicts come at the deadline all the same.
 const PATIENT: [&str; 4] = ["--hang-timeout", "2s", "--check-interval", "1s"];
 
+/// Where the package `osps` for Python is.
+const PACKAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/heart/python");
+/// Where osps.h is.
+const HEADER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/heart/c");
+
 fn example(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/examples").join(name)
 }
@@ -51,15 +57,15 @@ fn in_c() -> Option<(tempfile::TempDir, Vec<String>)> {
     let dir = tempfile::tempdir().unwrap();
     let program = dir.path().join("beat");
     let mut compile = Command::new("cc");
-    compile.args(["-O2", "-Wall", "-Wextra", "-Werror", "-o"]).arg(&program).arg(example("beat.c"));
-    let compiled = compile.output().unwrap();
+    compile.args(["-O2", "-Wall", "-Wextra", "-Werror", "-I", HEADER, "-o"]).arg(&program);
+    let compiled = compile.arg(example("beat.c")).output().unwrap();
     assert!(compiled.status.success(), "{}", String::from_utf8_lossy(&compiled.stderr));
     Some((dir, vec![program.display().to_string()]))
 }
 
 fn launch(command: &[String], more: &[&str]) -> Osps {
     let command: Vec<_> = command.iter().map(String::as_str).chain(more.iter().copied()).collect();
-    Launch::own(&PATIENT, &command).start()
+    Launch::own(&PATIENT, &command).env("PYTHONPATH", PACKAGE).start()
 }
 
 /// Up, frozen, killed, stopped.
@@ -144,6 +150,7 @@ fn without_osps_the_examples_say_how_to_start_them() {
     let started_by_hand = |command: &[String]| {
         let mut program = Command::new(&command[0]);
         program.args(&command[1..]).env_remove("OSPS_RUN_DIR").env_remove("OSPS_SLOT");
+        program.env("PYTHONPATH", PACKAGE);
         let output = program.output().unwrap();
         assert_eq!(output.status.code(), Some(2), "{command:?}");
         let said = String::from_utf8_lossy(&output.stderr).into_owned();

@@ -307,7 +307,8 @@ fn a_program_of_ones_own_runs_as_the_readme_says() {
 fn robot(dir: &Path) -> Option<PathBuf> {
     let program = dir.join("robot");
     let mut compile = Command::new("cc");
-    compile.args(["-O2", "-o"]).arg(&program).arg(root().join("docs/examples/beat.c"));
+    compile.arg("-I").arg(root().join("heart/c")).args(["-O2", "-o"]).arg(&program);
+    compile.arg(root().join("docs/examples/beat.c"));
     let Ok(compiled) = compile.output() else {
         common::skip("cc is missing");
         return None;

@@ -188,10 +188,17 @@ impl Heart {
     /// can beat in its parent's name. Dropping does not give it back; osps frees it when this
     /// process ends.
     pub fn from_env() -> Result<Heart, HeartError> {
+        let (run_dir, slot, generation) = Heart::environment()?;
+        Heart::open(&run_dir, slot, generation)
+    }
+
+    /// Where a program that osps started, and every child of it, is to beat.
+    #[doc(hidden)]
+    pub fn environment() -> Result<(PathBuf, SlotId, Generation), HeartError> {
         let value = |name| std::env::var_os(name).ok_or(HeartError::NotSupervised(name));
         let slot = number(env::SLOT, &value(env::SLOT)?)?;
         let generation = number(env::GENERATION, &value(env::GENERATION)?)?;
-        Heart::open(Path::new(&value(env::RUN_DIR)?), SlotId(slot), Generation(generation))
+        Ok((value(env::RUN_DIR)?.into(), SlotId(slot), Generation(generation)))
     }
 
     /// A further heart of this program, for a thread with a loop of its own: judged like the first
@@ -211,12 +218,25 @@ impl Heart {
     /// # }
     /// ```
     pub fn named(name: &str, limit: Duration) -> Result<Heart, HeartError> {
-        let value = |name| std::env::var_os(name).ok_or(HeartError::NotSupervised(name));
-        let slot = number(env::SLOT, &value(env::SLOT)?)?;
-        let generation = number(env::GENERATION, &value(env::GENERATION)?)?;
-        let run_dir = value(env::RUN_DIR)?;
-        let (slot, generation) = (SlotId(slot), Generation(generation));
-        Heart::open_named(Path::new(&run_dir), slot, generation, name, limit)
+        let (run_dir, slot, generation) = Heart::environment()?;
+        Heart::open_named(&run_dir, slot, generation, name, limit)
+    }
+
+    /// The segment in a run directory, if this generation runs in this slot.
+    #[doc(hidden)]
+    pub fn attach(
+        run_dir: &Path,
+        slot: SlotId,
+        generation: Generation,
+    ) -> Result<Segment, HeartError> {
+        let segment =
+            Segment::open(run_dir, Access::ReadWrite).map_err(HeartError::in_dir(run_dir))?;
+        let no_slot = || HeartError::Environment { name: env::SLOT, value: slot.to_string() };
+        let page = segment.slots().get(slot.index()).ok_or_else(no_slot)?;
+        if page.server.current_generation() != generation {
+            return Err(HeartError::Superseded(generation.0));
+        }
+        Ok(segment)
     }
 
     /// A further heart of a slot in a run directory.
@@ -228,7 +248,7 @@ impl Heart {
         name: &str,
         limit: Duration,
     ) -> Result<Heart, HeartError> {
-        let segment = attach(run_dir, slot, generation)?;
+        let segment = Heart::attach(run_dir, slot, generation)?;
         let mine = own_claim(slot, generation);
         let lines = segment.hearts().len();
         let free = (segment.slots().len()..lines)
@@ -244,7 +264,7 @@ impl Heart {
     /// The heart of a slot in a run directory.
     #[doc(hidden)]
     pub fn open(run_dir: &Path, slot: SlotId, generation: Generation) -> Result<Heart, HeartError> {
-        let segment = attach(run_dir, slot, generation)?;
+        let segment = Heart::attach(run_dir, slot, generation)?;
         let mine = own_claim(slot, generation);
         segment.hearts()[slot.index()].claim(mine).map_err(|other| {
             if mine.generation == other.generation {
@@ -368,17 +388,6 @@ impl Drop for Heart {
             self.segment.hearts()[self.line].give_back(own_claim(self.slot, self.generation));
         }
     }
-}
-
-/// The segment in a run directory, if this generation runs in this slot.
-fn attach(run_dir: &Path, slot: SlotId, generation: Generation) -> Result<Segment, HeartError> {
-    let segment = Segment::open(run_dir, Access::ReadWrite).map_err(HeartError::in_dir(run_dir))?;
-    let no_slot = || HeartError::Environment { name: env::SLOT, value: slot.to_string() };
-    let page = segment.slots().get(slot.index()).ok_or_else(no_slot)?;
-    if page.server.current_generation() != generation {
-        return Err(HeartError::Superseded(generation.0));
-    }
-    Ok(segment)
 }
 
 fn own_claim(slot: SlotId, generation: Generation) -> Claim {

@@ -10,8 +10,10 @@
 //! life        whether a watchdog lives;  survivors: who is left of a killed instance
 //! exec        the trampoline that every server starts as
 //! control     the socket that answers requests;  stop: the one who asks
+//! beat        one beat, from within a script that is supervised
 //! ```
 
+pub mod beat;
 pub mod claim;
 pub mod control;
 pub mod exec;

@@ -239,10 +239,13 @@ impl RunDir {
     pub(super) fn sweep(&self, fifos: &[String], with_segment: bool) -> usize {
         let fifos = fifos.iter().map(|name| (name.as_str(), FileType::Fifo));
         let slots = 0..u8::try_from(SLOTS_MAX).unwrap_or(u8::MAX);
-        let notify: Vec<_> = slots.map(|slot| notify_name(SlotId(slot))).collect();
+        let notify: Vec<_> = slots.clone().map(|slot| notify_name(SlotId(slot))).collect();
+        // What programs write on request, see `dumps` in heart/python.
+        let stacks: Vec<_> = slots.map(|slot| format!("stacks-{slot}")).collect();
         let sockets = notify.iter().map(String::as_str).chain([CONTROL]);
         let sockets = sockets.map(|name| (name, FileType::Socket));
-        let files = [MEMBERS, NEW_SEGMENT, SEGMENT].map(|name| (name, FileType::RegularFile));
+        let files = stacks.iter().map(String::as_str).chain([MEMBERS, NEW_SEGMENT, SEGMENT]);
+        let files = files.map(|name| (name, FileType::RegularFile));
         let all = fifos.chain(sockets).chain(files);
         // What has our name but is of another kind is somebody else's.
         let ours = |(name, kind): &(&str, FileType)| {

@@ -72,8 +72,8 @@ pub fn advise(name: &str, source: HeartSource) {
         | HeartSource::None
         | HeartSource::Auto => log::warn!(
             "{name} has never beaten, so nobody can tell whether it works. Let its main loop beat, \
-         within the hang timeout: in Rust with three lines (osps_heart::Heart), in C and Python as \
-         in docs/examples/beat.c and beat.py, elsewhere by two stores (docs/your-program.md). If \
+         within the hang timeout: with three lines in Rust (osps_heart::Heart), C (osps.h) and \
+         Python (import osps), elsewhere with one write or `osps beat` (docs/your-program.md). If \
          it only starts slowly, raise --start-timeout"
         ),
     }

@@ -148,7 +148,8 @@ pub fn has(program: &str) -> bool {
 
 /// Where what tests need comes from: `.ci/run` does all of this.
 const INSTALL: &str = "\
-    as root: apt-get install gcc gdb python3 python3-pip redis-tools util-linux nodejs npm systemd\n\
+    as root: apt-get install gcc g++ gdb python3 python3-pip redis-tools util-linux nodejs npm \
+    systemd ruby php-cli default-jdk-headless golang-go\n\
     and beside the build: python3 -m pip install --target target/clients/python redis\n\
     npm install --prefix target/clients/node ioredis redis";
 
