@@ -261,10 +261,14 @@ pub struct Run {
     /// [default: the last part of its path]
     #[arg(long, value_name = "NAME")]
     pub service: Option<String>,
-    /// Who beats for it: auto, memory, notify, none, file:PATH, probe:http://HOST:PORT/PATH,
-    /// probe:tcp://HOST:PORT or probe:COMMAND [default: auto]
+    /// Who beats for it: loop (its event loop, unchanged), loops (one in each thread), auto,
+    /// memory, notify, none, file:PATH, probe:http://HOST:PORT/PATH, probe:tcp://HOST:PORT or
+    /// probe:COMMAND [default: auto]
     #[arg(long, value_name = "SOURCE")]
     pub heart: Option<OsString>,
+    /// With --heart loop or loops: only a process of this name beats
+    #[arg(long, value_name = "NAME")]
+    pub heart_process: Option<String>,
     /// What a freeze means: restart, or warn (all but the kill, to try a limit first)
     /// [default: restart]
     #[arg(long, value_name = "WHAT")]
@@ -302,7 +306,7 @@ impl Run {
             })?,
         };
         Ok(Manner {
-            heart,
+            heart: HeartChoice { process: self.heart_process.clone(), ..heart },
             warn: self.on_hang == Some(OnHang::Warn),
             stop_signal: self.stop_signal.unwrap_or(standard.stop_signal),
             kill_mode: self.kill_mode.unwrap_or(standard.kill_mode),
@@ -311,7 +315,7 @@ impl Run {
 }
 
 /// What may be said of a heart.
-const HEARTS: &str = "known are auto, memory, notify, none, file:PATH, \
+const HEARTS: &str = "known are auto, memory, notify, loop, loops, none, file:PATH, \
                       probe:http://HOST:PORT/PATH, probe:tcp://HOST:PORT and probe:COMMAND";
 
 impl Cli {

@@ -80,6 +80,12 @@ pub enum Unrunnable {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Refusal {
+    /// Nowhere can it be put.
+    #[error(
+        "there is no place for the shim that watches event loops ({0}); choose another --heart \
+         (probe:, file:, notify), or set TMPDIR to a directory where files may be executed"
+    )]
+    NoShim(String),
     // ---- The run directory ----
     /// It is not a directory, or reached through a link.
     #[error(

@@ -2,9 +2,10 @@
 //!
 //! This library is the program in parts, for its own tests and benches; a program that wants to
 //! beat uses the crate `osps-heart`. The folder names are the architecture (docs/architecture.md):
-//! what is decided (`policy`), what touches Linux (`sys`), one supervised program (`service`), who
-//! lives here (`instance`), beating for others (`prober`), telling (`view`), supervising
-//! (`watchdog`), the built-in pair (`pair`), and what the operator wants (`config`, `cli`).
+//! what is decided (`policy`), what touches Linux (`sys`), the file that a command executes
+//! (`program`), one supervised program (`service`), who lives here (`instance`), beating for others
+//! (`prober`), telling (`view`), supervising (`watchdog`), the built-in pair (`pair`), and what the
+//! operator wants (`config`, `cli`).
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("osps supports Linux only: it supervises through pidfds, signalfd and /proc.");
@@ -20,6 +21,8 @@ pub mod error;
 pub mod instance;
 #[doc(hidden)]
 pub mod prober;
+#[doc(hidden)]
+pub mod program;
 #[doc(hidden)]
 pub mod service;
 #[doc(hidden)]

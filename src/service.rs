@@ -4,12 +4,8 @@
 //! such a list (`pair::plan`), a program of the user's one entry.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
-use std::io::{BufRead, BufReader, ErrorKind, Read};
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use nix::sys::signal::Signal;
@@ -17,12 +13,12 @@ use osps_heart::ids::{Generation, SlotId};
 use osps_heart::pulse::Limits;
 use osps_heart::shown::Shown;
 use osps_heart::words::{HeartSource, Role};
-use rustix::fs::{Access, AtFlags, CWD, accessat};
 
-use crate::error::{Error, Refusal, Unrunnable};
+use crate::error::{Error, Refusal};
 use crate::policy::graph::Edges;
 use crate::policy::group::{Spec, Watch};
 use crate::policy::lifecycle::Patience;
+use crate::program;
 use crate::sys::fifo::Fifo;
 use crate::sys::{Failed, socket};
 
@@ -38,6 +34,8 @@ pub struct HeartChoice {
     pub source: HeartSource,
     /// The whole of what was said: it names the file or the probe.
     pub text: OsString,
+    /// The only name of a process that may beat from its event loop.
+    pub process: Option<String>,
 }
 
 impl HeartChoice {
@@ -57,7 +55,12 @@ impl HeartChoice {
             };
             HeartSource::ALL.into_iter().find(alone)?
         };
-        Some(HeartChoice { source, text: text.to_owned() })
+        Some(HeartChoice { source, text: text.to_owned(), process: None })
+    }
+
+    /// Whether beats come from inside an event loop that nobody taught to beat.
+    pub fn is_looped(&self) -> bool {
+        matches!(self.source, HeartSource::Loop | HeartSource::Loops)
     }
 }
 
@@ -87,7 +90,7 @@ impl Default for Manner {
     fn default() -> Manner {
         let source = HeartSource::Auto;
         Manner {
-            heart: HeartChoice { source, text: source.word().into() },
+            heart: HeartChoice { source, text: source.word().into(), process: None },
             warn: false,
             stop_signal: Signal::SIGTERM,
             kill_mode: KillMode::Tree,
@@ -111,7 +114,7 @@ impl Manner {
     /// Of a server of osps's own: it beats by itself.
     pub fn built_in() -> Manner {
         let source = HeartSource::Memory;
-        let heart = HeartChoice { source, text: source.word().into() };
+        let heart = HeartChoice { source, text: source.word().into(), process: None };
         Manner { heart, ..Manner::default() }
     }
 }
@@ -182,9 +185,18 @@ impl Service {
         patience: Patience,
         manner: Manner,
     ) -> Result<Service, Error> {
-        let program = command.first().map_or(OsStr::new(""), OsString::as_os_str);
-        find_program(program)?;
-        let name = name.map_or_else(|| program_name(program), str::to_owned);
+        let name_of = command.first().map_or(OsStr::new(""), OsString::as_os_str);
+        let found = program::find(name_of)?;
+        if manner.heart.is_looped()
+            && let Some((file, why)) = program::unloadable(found)
+        {
+            log::warn!(
+                "{} {why}, so the shim for event loops cannot be loaded into it: unless it starts \
+                 another program, choose another --heart (probe:, file:, notify)",
+                Shown(&file)
+            );
+        }
+        let name = name.map_or_else(|| program_name(name_of), str::to_owned);
         Ok(Service {
             socket: listen.map(|address| bind(address, &name)).transpose()?,
             name,
@@ -209,59 +221,6 @@ pub fn bind(address: SocketAddr, name: &str) -> Result<TcpListener, Error> {
         }
         _ => why.into(),
     })
-}
-
-/// Where a program without a slash in its name is looked for if `PATH` is not set, as by `execvp`.
-const DEFAULT_PATH: &str = "/bin:/usr/bin";
-
-/// Most bytes of a first line that the kernel looks at.
-const FIRST_LINE: u64 = 256;
-
-/// A program that cannot be run is a slip of the finger: better told now than by a crash loop.
-fn find_program(program: &OsStr) -> Result<(), Refusal> {
-    let refused = |why| Refusal::NoProgram { program: program.to_owned(), why };
-    if program.as_bytes().contains(&b'/') {
-        return runs(program.as_ref()).map_err(refused);
-    }
-    let path = std::env::var_os("PATH");
-    let dirs = path.as_deref().unwrap_or(DEFAULT_PATH.as_ref());
-    let candidate = |dir: PathBuf| Path::new(".").join(dir).join(program);
-    // What is not executable is passed over, in the hope of a better one.
-    let found = std::env::split_paths(dirs)
-        .map(candidate)
-        .map(|path| runs(&path))
-        .find(|found| matches!(found, Ok(()) | Err(Unrunnable::Interpreter(_))));
-    let absent = path.clone().map_or(Unrunnable::NoPath, Unrunnable::NotInPath);
-    found.unwrap_or(Err(absent)).map_err(refused)
-}
-
-/// Whether the kernel would execute this file, as far as that can be known without trying.
-fn runs(path: &Path) -> Result<(), Unrunnable> {
-    let meta = path.metadata().map_err(|error| match error.kind() {
-        ErrorKind::NotFound => Unrunnable::NoFile,
-        _ => Unrunnable::Refused(error),
-    })?;
-    if meta.is_dir() {
-        return Err(Unrunnable::Directory);
-    }
-    if accessat(CWD, path, Access::EXEC_OK, AtFlags::EACCESS).is_err() {
-        return Err(Unrunnable::NotExecutable);
-    }
-    match interpreter(path) {
-        Some(interpreter) if !interpreter.exists() => Err(Unrunnable::Interpreter(interpreter)),
-        Some(_) | None => Ok(()),
-    }
-}
-
-/// What a script's first line wants it to be run by. The kernel says of a missing one what it says
-/// of a missing script.
-fn interpreter(script: &Path) -> Option<PathBuf> {
-    let mut line = Vec::new();
-    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(script).ok()?;
-    BufReader::new(file.take(FIRST_LINE)).read_until(b'\n', &mut line).ok()?;
-    let blank = |byte: &u8| matches!(byte, b' ' | b'\t' | b'\n');
-    let mut words = line.strip_prefix(b"#!")?.split(blank).filter(|word| !word.is_empty());
-    Some(PathBuf::from(OsStr::from_bytes(words.next()?)))
 }
 
 /// The last part of a program's path names its slot, as much of it as there is room for.

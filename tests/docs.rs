@@ -853,7 +853,7 @@ fn known_to_programs() -> Vec<(String, u64)> {
     offsets!("HEADER", HeaderCells, slots_offset, slots_count, beat_interval_ns);
     offsets!("HEADER", HeaderCells, orphan_timeout_ns, watchdog_heart);
     offsets!("HEART", HeartCells, count, stamp_ns, limit_ns, claim, name);
-    offsets!("SERVER", ServerCells, generation, desired);
+    offsets!("SERVER", ServerCells, generation, desired, baseline);
     offsets!("SLOT", SlotCells, activity);
     offsets!("ACTIVITY", ActivityCells, text_guard, text, heeds);
     known.push(("DESIRED_STOP".to_owned(), Desired::Stop.code()));

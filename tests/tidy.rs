@@ -25,11 +25,12 @@ const HEART: [(&str, &[&str]); 15] = [
     ("example", &["clock", "heart", "ids", "segment", "sync", "time"]),
     ("lib", &[]),
 ];
-const OSPS: [(&str, &[&str]); 13] = [
+const OSPS: [(&str, &[&str]); 14] = [
     ("policy", &["policy"]),
     ("sys", &["sys"]),
     ("error", &["sys"]),
-    ("service", &["error", "policy", "sys"]),
+    ("program", &["error"]),
+    ("service", &["error", "policy", "program", "sys"]),
     ("instance", &["error", "instance", "sys"]),
     ("prober", &["error", "prober", "sys"]),
     ("view", &["error", "instance", "policy", "sys", "view"]),

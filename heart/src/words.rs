@@ -177,11 +177,13 @@ pub mod env {
     pub const SLOT: &str = "OSPS_SLOT";
     /// The generation, a number.
     pub const GENERATION: &str = "OSPS_GENERATION";
-    /// What the event-loop shim needs: descriptor of the segment, its device and inode, the limit
-    /// in ns, one heart (0) or one for each epoll descriptor (1).
+    /// What the event-loop shim needs: descriptor of the segment, its device and inode, the number
+    /// of seccomp filters that osps itself has, and `loop` or `loops`, with colons between them.
     pub const LOOP: &str = "OSPS_LOOP";
     /// The only name of a process that may claim the heart of an event loop.
     pub const HEART_PROCESS: &str = "OSPS_HEART_PROCESS";
+    /// The shim's file, to be preloaded; no program sees it.
+    pub const SHIM: &str = "OSPS_SHIM";
     /// The limit of open descriptors that a program gets back; no program sees it.
     pub const DESCRIPTORS: &str = "OSPS_DESCRIPTORS";
 }

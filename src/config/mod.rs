@@ -252,6 +252,11 @@ impl Config {
                     return Err(refuse("--", "", "a command to run is needed".to_owned()));
                 }
                 let heart = &manner.heart;
+                if let Some(process) = heart.process.as_deref().filter(|_| !heart.is_looped()) {
+                    let why = "only event loops are watched by the name of a process: say --heart \
+                               loop or --heart loops as well";
+                    return Err(refuse("--heart-process", process, why.to_owned()));
+                }
                 let invalid = |why| refuse("--heart", Shown(heart.text.as_os_str()), why);
                 let held = listen.map(|address| address.port());
                 match heart.source {
@@ -261,10 +266,9 @@ impl Config {
                             return Err(invalid(HELD.to_owned()));
                         }
                     }
-                    HeartSource::Loop | HeartSource::Loops => {
-                        return Err(invalid(LOOPS.to_owned()));
-                    }
-                    HeartSource::Auto
+                    HeartSource::Loop
+                    | HeartSource::Loops
+                    | HeartSource::Auto
                     | HeartSource::Memory
                     | HeartSource::Notify
                     | HeartSource::None => {}
@@ -287,10 +291,6 @@ fn name_is_valid(option: &'static str, name: &str, most: usize) -> Result<(), In
 /// Why a port that osps holds is not probed by connecting.
 const HELD: &str = "osps itself listens there for the program (--listen), so a connection is made \
                     whoever is frozen: probe with http:// or a command";
-/// Why a heart is refused that is known and not made yet.
-const LOOPS: &str = "event loops cannot be watched from inside yet; probe:, file: and notify watch \
-                     a program that nobody changed";
-
 fn refuse(option: &'static str, value: impl std::fmt::Display, why: String) -> Invalid {
     Invalid { option, value: value.to_string(), why }
 }

@@ -6,7 +6,7 @@
 //! exec'd, with its listening sockets from descriptor 3 on. If the watchdog dies first, the gate
 //! ends and the trampoline leaves: no unrecorded server can exist.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -15,16 +15,18 @@ use std::process::{Command, ExitCode};
 use osps_heart::ids::{Generation, SlotId};
 use osps_heart::shown::Shown;
 use osps_heart::words::env;
-use rustix::fs::{Mode, OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::fs::{Mode, OFlags, fcntl_getfl, fcntl_setfl, fstat};
 use rustix::io::{FdFlags, fcntl_dupfd_cloexec, fcntl_setfd};
 
 use super::place::RunDir;
 use crate::error::{Error, Refusal};
 use crate::sys::process::{self, Report};
-use crate::sys::{Failed, raw, signals, socket};
+use crate::sys::{Failed, procfs, raw, signals, socket};
 
 /// Descriptors that osps keeps in a foreign program lie above those that the program may expect.
 const HIGH: i32 = 100;
+/// What the dynamic loader loads before a program's own libraries.
+const PRELOAD: &str = "LD_PRELOAD";
 /// The first inherited socket, by systemd's convention.
 const LISTEN_FIRST: i32 = 3;
 
@@ -113,6 +115,14 @@ fn parse(args: &[OsString]) -> Option<(SlotId, Generation, Option<&[OsString]>)>
 fn exec(command: &[OsString], sockets: &[OwnedFd], members: &OwnedFd) -> Error {
     let mut program = Command::new(&command[0]);
     program.args(&command[1..]);
+    let shim = std::env::var_os(env::SHIM);
+    let (sockets, segment) = match (shim, sockets.split_last()) {
+        (Some(shim), Some((segment, sockets))) => match preload(&mut program, &shim, segment) {
+            Ok(kept) => (sockets, Some(kept)),
+            Err(error) => return error,
+        },
+        _ => (sockets, None),
+    };
     let passed = (LISTEN_FIRST..).zip(sockets).try_for_each(|(expected, socket)| {
         if socket.as_raw_fd() != expected {
             return Err(Refusal::Socket(socket.as_raw_fd()).into());
@@ -140,5 +150,26 @@ fn exec(command: &[OsString], sockets: &[OwnedFd], members: &OwnedFd) -> Error {
     }
     program.env_remove(env::DESCRIPTORS);
     raw::default_signals();
-    Failed::to("run", Shown(&command[0]))(program.exec()).into()
+    let error = Failed::to("run", Shown(&command[0]))(program.exec()).into();
+    drop(segment);
+    error
+}
+
+/// Lets the program load the shim, behind what its user preloads, and gives it the segment, which
+/// goes on with it: through a descriptor, whatever user or root directory it will have.
+fn preload(program: &mut Command, shim: &OsStr, segment: &OwnedFd) -> Result<OwnedFd, Error> {
+    let kept = fcntl_dupfd_cloexec(segment, high()).map_err(Failed::to("keep", "segment"))?;
+    fcntl_setfd(&kept, FdFlags::empty()).map_err(Failed::to("pass on", "segment"))?;
+    let stat = fstat(&kept).map_err(Failed::to("look at", "segment"))?;
+    let mode = std::env::var(env::LOOP).unwrap_or_default();
+    let (fd, filters) = (kept.as_raw_fd(), procfs::own_filters());
+    program.env(env::LOOP, format!("{fd}:{}:{}:{filters}:{mode}", stat.st_dev, stat.st_ino));
+    program.env_remove(env::SHIM);
+    let mut all = std::env::var_os(PRELOAD).unwrap_or_default();
+    if !all.is_empty() {
+        all.push(":");
+    }
+    all.push(shim);
+    program.env(PRELOAD, all);
+    Ok(kept)
 }

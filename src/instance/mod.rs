@@ -8,6 +8,7 @@
 //! find        which instances there are, of whom
 //! claim       taking it, for a watchdog
 //! life        whether a watchdog lives;  survivors: who is left of a killed instance
+//! shim        what it preloads into programs whose event loop is watched
 //! exec        the trampoline that every server starts as
 //! control     the socket that answers requests;  stop: the one who asks
 //! beat        one beat, from within a script that is supervised
@@ -20,5 +21,6 @@ pub mod exec;
 pub mod find;
 pub mod life;
 pub mod place;
+pub mod shim;
 pub mod stop;
 pub mod survivors;

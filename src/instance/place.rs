@@ -36,6 +36,8 @@ pub const LOCK: &str = "lock";
 pub const MEMBERS: &str = "members";
 /// A segment that is being made; it takes its name when everything else is ready.
 pub const NEW_SEGMENT: &str = "segment.new";
+/// What is preloaded into programs whose event loop is watched.
+pub(super) const SHIM: &str = "loop.so";
 /// The control socket.
 pub const CONTROL: &str = "control";
 
@@ -244,7 +246,7 @@ impl RunDir {
         let stacks: Vec<_> = slots.map(|slot| format!("stacks-{slot}")).collect();
         let sockets = notify.iter().map(String::as_str).chain([CONTROL]);
         let sockets = sockets.map(|name| (name, FileType::Socket));
-        let files = stacks.iter().map(String::as_str).chain([MEMBERS, NEW_SEGMENT, SEGMENT]);
+        let files = stacks.iter().map(String::as_str).chain([MEMBERS, NEW_SEGMENT, SEGMENT, SHIM]);
         let files = files.map(|name| (name, FileType::RegularFile));
         let all = fifos.chain(sockets).chain(files);
         // What has our name but is of another kind is somebody else's.

@@ -13,6 +13,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 
 use osps_heart::segment::Death;
+use osps_heart::words::env as names;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{
@@ -114,6 +115,10 @@ pub fn launch(args: &[OsString], env: &[(&str, &OsStr)]) -> Result<(Process, Gat
         .env_remove("WATCHDOG_USEC")
         .env_remove("WATCHDOG_PID")
         .env_remove("OSPS_REBUILT")
+        // An osps above us watches our event loop, and not those of our servers.
+        .env_remove(names::LOOP)
+        .env_remove(names::SHIM)
+        .env_remove(names::HEART_PROCESS)
         .stdin(Stdio::from(OwnedFd::from(theirs)));
     for name in ["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"] {
         command.env_remove(name);

@@ -286,6 +286,21 @@ fn parse_stat(pid: u32, stat: &str) -> Option<Stat> {
     Some(Stat { pid, state, parent, session, exiting: flags & PF_EXITING != 0, start_time })
 }
 
+/// Seccomp filters of this process; 0 = none, or a kernel before 5.9 or no `/proc` to tell.
+pub fn own_filters() -> u64 {
+    let status = read("/proc/self/status").unwrap_or_default();
+    field(&status, "Seccomp_filters:").and_then(|count| count.parse().ok()).unwrap_or(0)
+}
+
+/// The program that a process executes, by the kernel's name of its file. No file is touched.
+pub fn program(pid: u32) -> Option<PathBuf> {
+    let path = std::fs::read_link(format!("/proc/{pid}/exe")).ok()?;
+    // An upgrade replaces the file of a running program.
+    let bytes = path.as_os_str().as_bytes();
+    let bytes = bytes.strip_suffix(b" (deleted)").unwrap_or(bytes);
+    Some(PathBuf::from(OsStr::from_bytes(bytes)))
+}
+
 fn field<'a>(status: &'a str, key: &str) -> Option<&'a str> {
     status.lines().find_map(|line| line.strip_prefix(key)).map(str::trim)
 }

@@ -121,7 +121,7 @@ impl Child {
 
     /// Whether beats come from inside an event loop that nobody taught to beat.
     pub(super) fn is_looped(&self) -> bool {
-        matches!(self.service.manner.heart.source, HeartSource::Loop | HeartSource::Loops)
+        self.service.manner.heart.is_looped()
     }
 
     /// Looks how many kills for want of memory there were.

@@ -5,6 +5,8 @@
 //! the line is free for another. Beats under another generation's claim do not count. Tested in
 //! tests/claims.rs.
 
+use std::path::PathBuf;
+
 use osps_heart::ids::{Claim, Generation, SlotId};
 use osps_heart::pulse::Sample;
 use osps_heart::segment::What;
@@ -23,6 +25,8 @@ pub(super) struct Claimant {
     seen: Option<Claim>,
     /// The claimant, if it is not the leader and was found.
     pub(super) process: Option<Process>,
+    /// The program that it executed then.
+    program: Option<PathBuf>,
     /// The last count that counted.
     count: u64,
 }
@@ -124,9 +128,30 @@ impl Watchdog {
                 }
             }
         }
-        let claimant = &mut self.children[slot.index()].claimant;
-        claimant.seen = Some(claim);
-        claimant.process = process;
+        let child = &mut self.children[slot.index()];
+        let was_claimed = child.claimant.seen.is_some_and(|seen| seen.pid != 0);
+        child.claimant.seen = Some(claim);
+        child.claimant.process = process;
+        child.claimant.program = child.beater().and_then(procfs::program);
+        // The shim let go: the program became another one, or gave itself a filter.
+        if was_claimed && claim.pid == 0 && child.is_looped() && self.group.is_watched(slot) {
+            self.report(slot, What::Unwatched);
+        }
+    }
+
+    /// Frees the line if the process that claimed it executes another program by now, into which no
+    /// shim was loaded: it cannot beat, and no silence of it means anything.
+    pub(super) fn check_program(&mut self, slot: SlotId) {
+        let child = &self.children[slot.index()];
+        let claim = self.segment.hearts()[slot.index()].claimed();
+        let programs = (&child.claimant.program, child.beater().and_then(procfs::program));
+        if let (Some(known), Some(now)) = programs
+            && child.is_looped()
+            && claim.pid != 0
+            && *known != now
+        {
+            self.free_line(slot, claim);
+        }
     }
 
     /// The claimant is gone, the leader lives: another process of the launch may claim the line.

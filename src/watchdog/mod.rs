@@ -41,6 +41,7 @@ use crate::error::{Error, Refusal};
 use crate::instance::claim::Claim;
 use crate::instance::control::Control;
 use crate::instance::place::Place;
+use crate::instance::shim::Shim;
 use crate::policy::group::{Action, Group, Outcome};
 use crate::policy::restart::Intensity;
 use crate::service::Service;
@@ -140,6 +141,8 @@ struct Watchdog {
     segment_file: File,
     /// What its header has to say.
     options: CreateOptions,
+    /// What is preloaded where event loops are watched.
+    shim: Option<Shim>,
     /// Somebody cut the segment: hearts mean nothing then.
     damaged: bool,
     /// Why names in the run directory cannot be put back, as told last.

@@ -301,11 +301,20 @@ impl Watchdog {
             env.push((env::DESCRIPTORS, limit.as_ref()));
         }
         let limit = child.service.limits.hang.as_micros().to_string();
+        let shim = self.shim.as_ref().filter(|_| child.is_looped());
         if let Some(hearing) = &mut child.hearing {
             hearing.begin();
             env.push(("NOTIFY_SOCKET", hearing.notify.address.as_ref()));
             // Without WATCHDOG_PID: the program may be behind a wrapper (docs/decisions.md).
             env.push(("WATCHDOG_USEC", limit.as_ref()));
+        }
+        let heart = &child.service.manner.heart;
+        if let Some(shim) = shim {
+            env.push((env::SHIM, shim.path().as_os_str()));
+            env.push((env::LOOP, heart.source.word().as_ref()));
+            if let Some(process) = &heart.process {
+                env.push((env::HEART_PROCESS, process.as_ref()));
+            }
         }
         if self.quiet && child.service.command.is_empty() && std::env::var_os(LEVEL).is_none() {
             env.push((LEVEL, "warn".as_ref()));
@@ -334,7 +343,7 @@ impl Watchdog {
             log::error!("{}: {failed}; deaths are seen within a second only", child.name());
         }
         let mut given: Vec<_> = child.service.socket.iter().map(AsFd::as_fd).collect();
-        if child.service.command.is_empty() {
+        if child.service.command.is_empty() || shim.is_some() {
             given.push(self.segment_file.as_fd());
             given.extend(child.service.fifos.iter().map(|fifo| fifo.as_fd()));
         }
@@ -365,7 +374,10 @@ impl Watchdog {
         child.after = child.beater().and_then(|pid| evidence(pid, now));
         let class = verdict::classify(child.before.as_ref(), child.after.as_ref());
         let seen = match line {
-            None => Some(self.read_heart(slot).1),
+            None => {
+                self.check_program(slot);
+                Some(self.read_heart(slot).1)
+            }
             Some(line) => self.reread_further(slot, line),
         };
         let input = match (seen, line) {

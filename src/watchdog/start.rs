@@ -19,6 +19,7 @@ use crate::error::{Error, Refusal};
 use crate::instance::claim::Claim;
 use crate::instance::control::Control;
 use crate::instance::place;
+use crate::instance::shim::Shim;
 use crate::instance::survivors::Survivor;
 use crate::policy::graph::Cycle;
 use crate::policy::group::Group;
@@ -40,6 +41,7 @@ struct Parts {
     poll: Poll,
     control: Control,
     options: CreateOptions,
+    shim: Option<Shim>,
 }
 
 impl Watchdog {
@@ -77,6 +79,7 @@ impl Watchdog {
             segment: parts.segment,
             segment_file: parts.file,
             options: parts.options,
+            shim: parts.shim,
             damaged: false,
             names_told: String::new(),
             rebuild: false,
@@ -157,6 +160,8 @@ fn set_up(
     };
     let (segment, file, new) = create(claim, &options, &services)?;
     drop(claim.run_dir.create_file(place::MEMBERS)?);
+    let is_looped = |service: &Service| service.manner.heart.is_looped();
+    let shim = services.iter().any(is_looped).then(|| Shim::place(&claim.run_dir)).transpose()?;
     let poll = Poll::new()?;
     let control = Control::open(dir, place::CONTROL, &poll, CONTROL)?;
     poll.add(signals, SIGNALS, Interest::READ)?;
@@ -172,7 +177,7 @@ fn set_up(
             );
         }
     }
-    Ok(Parts { services, group, segment, file, poll, control, options })
+    Ok(Parts { services, group, segment, file, poll, control, options, shim })
 }
 
 /// A circle, by the names of its servers.
