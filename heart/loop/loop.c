@@ -7,7 +7,8 @@
  *
  *   loop    the main thread beats in the slot's line. Once it has waited in epoll three times, only
  *           epoll counts: a database call inside a coroutine polls its own socket, and that is no
- *           turn of the loop.
+ *           turn of the loop. Nor is a wait on another epoll descriptor from deep below the loop:
+ *           a synchronous child of Node waits in a loop of its own.
  *   loops   each epoll descriptor has a line, beaten by whichever thread waits on it (JVM, workers).
  *
  * It lives in strangers' programs. So it takes no memory and no lock, never prints, leaves errno
@@ -45,6 +46,10 @@
 #define LOOPS_MAX 1024
 /* Most descriptors of a select that are copied for the next slice: 8 KiB a set, on the stack. */
 #define SELECT_MAX 65536
+/* A wait from so many bytes deeper in the stack than the loop's is made by one of its callbacks. Less
+ * are a few frames of C: a program that goes from one loop to the next. More is another stack. */
+#define NESTED_MIN 1024
+#define NESTED_MAX (8u << 20)
 #define SECOND 1000000000u
 /* Bounds of a limit as in osps_heart::pulse. */
 #define LIMIT_MIN 20000000u
@@ -91,7 +96,10 @@ static int own_pid, may_claim;
 static __thread __attribute__((tls_model("initial-exec"))) struct {
     uint64_t process;
     unsigned is_main, epolls, leaves;
-} me = {1, 0, 0, 0};
+    /* loop: the epoll descriptor of the loop, and how deep in the stack it waits. */
+    int epoll;
+    char *depth;
+} me = {1, 0, 0, 0, -1, NULL};
 
 /* ---- The kernel and the C library ------------------------------------------------------------ */
 
@@ -360,11 +368,13 @@ static int is_named(const char *wanted, const char *name, size_t length) {
     return at == length && !wanted[at];
 }
 
+/* OSPS_HEART_PROCESS, kept: programs that write their title lose their environment. */
+static char wanted[256];
+
 /* Whether it is a process that the user named, by its own name or its program's. */
 static int is_wanted(const char *name, size_t length) {
-    const char *wanted = variable("OSPS_HEART_PROCESS");
     char path[4096];
-    if (!wanted || is_named(wanted, name, length)) return 1;
+    if (!*wanted || is_named(wanted, name, length)) return 1;
     long end = raw(SYS_readlinkat, AT_FDCWD, (long)"/proc/self/exe", (long)path, sizeof path, 0, 0);
     if (end <= 0) return 0;
     long base = end;
@@ -403,6 +413,7 @@ static void meet(void) {
     me.process = __atomic_load_n(&mark->process, __ATOMIC_ACQUIRE);
     me.is_main = raw(SYS_gettid, 0, 0, 0, 0, 0, 0) == pid;
     me.epolls = me.leaves = 0;
+    me.epoll = -1;
 }
 
 /* Seccomp filters of this process. A filter that osps does not have may kill for a call that the
@@ -466,6 +477,11 @@ static int look(void) {
     if (!number(&text, 0, &slot)) return -1;
     text = variable(OSPS_ENV_GENERATION);
     if (!number(&text, 0, &generation)) return -1;
+    text = variable("OSPS_HEART_PROCESS");
+    for (size_t at = 0; text && text[at]; at++) {
+        if (at + 1 >= sizeof wanted) return -1; /* The name of no process. */
+        wanted[at] = text[at];
+    }
     if (filters() > known) return -1;
     long file = segment(inherited, device, inode);
     if (file < 0) return -1;
@@ -541,6 +557,17 @@ struct wait {
     const sigset_t *mask;
 };
 
+/* loop: whether a wait of the main thread on this epoll descriptor is one of its event loop. */
+static inline int is_of_loop(int fd, char *depth) {
+    size_t below = (size_t)(me.depth - depth);
+    if (fd != me.epoll && me.epoll >= 0 && me.depth > depth && below >= NESTED_MIN &&
+        below <= NESTED_MAX && raw(SYS_fcntl, me.epoll, F_GETFD, 0, 0, 0, 0) >= 0)
+        return 0;
+    me.epoll = fd;
+    me.depth = depth;
+    return 1;
+}
+
 /* Where this thread's wait beats, after its beat; NULL = nowhere. */
 static inline struct line *enter(int is_epoll, int fd) {
     if (UNLIKELY(state != 1)) {
@@ -550,9 +577,9 @@ static inline struct line *enter(int is_epoll, int fd) {
     if (UNLIKELY(me.process != __atomic_load_n(&mark->process, __ATOMIC_ACQUIRE))) meet();
     if (by_descriptor) return is_epoll ? line_of(fd) : NULL;
     if (!me.is_main) return NULL;
-    if (is_epoll)
-        me.epolls += me.epolls < WAITS;
-    else if (me.epolls >= WAITS)
+    if (me.epolls < WAITS)
+        me.epolls += is_epoll != 0;
+    else if (!is_epoll || !is_of_loop(fd, __builtin_frame_address(0)))
         return NULL;
     return beat(own_line) ? own_line : NULL;
 }
