@@ -18,7 +18,7 @@ use crate::error::{Error, Refusal};
 use crate::policy::graph::Edges;
 use crate::policy::group::{Spec, Watch};
 use crate::policy::lifecycle::Patience;
-use crate::program;
+use crate::program::{self, Unloadable};
 use crate::sys::fifo::Fifo;
 use crate::sys::{Failed, socket};
 
@@ -190,6 +190,9 @@ impl Service {
         if manner.heart.is_looped()
             && let Some((file, why)) = program::unloadable(found)
         {
+            if why == Unloadable::Sanitizer {
+                return Err(Refusal::Sanitized(file).into());
+            }
             log::warn!(
                 "{} {why}, so the shim for event loops cannot be loaded into it: unless it starts \
                  another program, choose another --heart (probe:, file:, notify)",

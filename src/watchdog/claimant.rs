@@ -18,6 +18,9 @@ use crate::sys::poll::Interest;
 use crate::sys::process::Process;
 use crate::sys::procfs;
 
+/// What became of a claimant.
+const GONE: &str = "is gone";
+
 /// Who was found behind the claim of a line.
 #[derive(Debug, Default)]
 pub(super) struct Claimant {
@@ -25,8 +28,10 @@ pub(super) struct Claimant {
     seen: Option<Claim>,
     /// The claimant, if it is not the leader and was found.
     pub(super) process: Option<Process>,
-    /// The program that it executed then.
+    /// The program that beat, for event loops: one that is executed after it has no shim, perhaps.
     program: Option<PathBuf>,
+    /// What was executed at the last look.
+    executed: Option<PathBuf>,
     /// The last count that counted.
     count: u64,
 }
@@ -66,7 +71,17 @@ impl Watchdog {
             // Nobody asked it, or nobody came to an event wait yet, or who did is gone: no freeze.
             sample = Sample::parked(child.claimant.count);
         } else {
+            let moved = child.claimant.count != sample.count;
             child.claimant.count = sample.count;
+            if child.is_looped() {
+                // A beat between two looks at the same program is that program's.
+                let now = child.beater().and_then(procfs::program);
+                let claimant = &mut child.claimant;
+                if moved && now.is_some() && claimant.executed == now {
+                    claimant.program.clone_from(&now);
+                }
+                claimant.executed = now;
+            }
         }
         (child.generation, sample)
     }
@@ -82,7 +97,7 @@ impl Watchdog {
             if child.claimant.seen != Some(claim) {
                 self.look_behind(slot, claim);
             } else if child.claimant.process.as_ref().is_some_and(Process::is_dead) {
-                self.free_line(slot, claim);
+                self.free_line(slot, claim, GONE);
             }
         }
     }
@@ -123,7 +138,7 @@ impl Watchdog {
                     process = Some(found);
                 }
                 Found::Nobody => {
-                    self.free_line(slot, claim);
+                    self.free_line(slot, claim, GONE);
                     return;
                 }
             }
@@ -150,17 +165,17 @@ impl Watchdog {
             && claim.pid != 0
             && *known != now
         {
-            self.free_line(slot, claim);
+            self.free_line(slot, claim, "executes another program");
         }
     }
 
     /// The claimant is gone, the leader lives: another process of the launch may claim the line.
-    fn free_line(&mut self, slot: SlotId, claim: Claim) {
+    fn free_line(&mut self, slot: SlotId, claim: Claim, why: &str) {
         let line = &self.segment.hearts()[slot.index()];
         let child = &mut self.children[slot.index()];
         if line.exchange_claim(claim, Claim::unclaimed(slot)) {
             log::info!(
-                "{} gen={}: pid {}, which beat its heart, is gone; the heart is free for another",
+                "{} gen={}: pid {}, which beat its heart, {why}; the heart is free for another",
                 child.name(),
                 child.generation,
                 claim.pid

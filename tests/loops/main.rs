@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use common::{Launch, Osps, SOON, is_root, ms, pass, skip, text};
+use common::{BINARY, Launch, Osps, has, is_root, ms, pass, run, skip, text};
 
 /// A user's own preload stands before ours.
 const SECOND_PRELOAD: &str = "export LD_PRELOAD=$FREEZER:$LD_PRELOAD; exec \"$@\"";
@@ -131,8 +131,7 @@ fn live(case: &Case) {
     // Workers are other users.
     std::fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
     let freeze = dir.path().join("freeze");
-    let options =
-        [&OPTIONS[..], &["--start-timeout", case.start, "--heart", case.heart]].concat();
+    let options = [&OPTIONS[..], &["--start-timeout", case.start, "--heart", case.heart]].concat();
     let mut command: Vec<&str> = case.command.iter().map(String::as_str).collect();
     if case.blocks.is_none() {
         // Not into osps itself, which accepts, too.
@@ -186,7 +185,8 @@ fn live(case: &Case) {
 /// All of these at once, since they mostly sleep.
 fn live_all(cases: &[Case]) {
     std::thread::scope(|scope| {
-        let lives: Vec<_> = cases.iter().map(|case| (case.name, scope.spawn(|| live(case)))).collect();
+        let lives: Vec<_> =
+            cases.iter().map(|case| (case.name, scope.spawn(|| live(case)))).collect();
         let failed = |(name, life): (&'static str, std::thread::ScopedJoinHandle<'_, ()>)| {
             life.join().is_err().then_some(name)
         };
@@ -295,7 +295,8 @@ fn interpreters_are_convicted_in_their_handlers_and_never_before() {
     }
     if is_there("python3") {
         let port = free_port();
-        let mut case = Case::new("asyncio", port, &["python3", &file("server.py"), &port.to_string()]);
+        let mut case =
+            Case::new("asyncio", port, &["python3", &file("server.py"), &port.to_string()]);
         (case.ask, case.answer) = (b"serve\n".to_vec(), "well");
         case.blocks = Some(vec!["sleep\n", "read\n", "request\n", "wait\n"]);
         cases.push(case);
@@ -322,4 +323,248 @@ fn interpreters_are_convicted_in_their_handlers_and_never_before() {
         cases.push(case);
     }
     live_all(&cases);
+}
+
+/// A program in C, compiled.
+fn compiled(dir: &Path, name: &str, source: &str, options: &[&str]) -> Option<String> {
+    let (from, to) = (dir.join(format!("{name}.c")), dir.join(name));
+    std::fs::write(&from, source).unwrap();
+    std::fs::set_permissions(dir, Permissions::from_mode(0o755)).unwrap();
+    let (compiler, options) = match options {
+        ["musl"] => ("musl-gcc", &[][..]),
+        options => ("cc", options),
+    };
+    let mut cc = Command::new(compiler);
+    let done = cc.args(options).arg("-o").arg(&to).arg(&from).output().ok()?;
+    if !done.status.success() {
+        skip(&format!("{compiler} {options:?}: {}", text(&done)));
+        return None;
+    }
+    Some(to.display().to_string())
+}
+
+const POLLS: &str = "#include <poll.h>\nint main() { for (;;) poll(0, 0, 50); }\n";
+const SLEEPS: &str = "#include <unistd.h>\nint main() { for (;;) pause(); }\n";
+/// Polls for a while, and becomes another program.
+const POLLS_AND_EXECS: &str = "#include <poll.h>\n#include <unistd.h>\n\
+    int main(int n, char **v) { for (int i = 0; i < 10; i++) poll(0, 0, 20); execv(v[1], v + 1); }\n";
+
+fn quick(heart: &[&str], command: &[&str]) -> Launch {
+    let options = ["--hang-timeout", "500ms", "--start-timeout", "1s", "--check-interval", "200ms"];
+    let options = [&options[..], &["--heart"], heart].concat();
+    Launch::own(&options, command).env("PATH", path())
+}
+
+#[test]
+fn what_cannot_be_watched_is_said_at_the_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    if let Some(program) = compiled(dir, "static", POLLS, &["-static"]) {
+        let osps = quick(&["loop"], &[&program]).spawn();
+        osps.wait_log(&["is a static program, so the shim for event loops cannot be loaded"]);
+        osps.wait_log(&["starting -> up (unwatched"]);
+        osps.wait_log(&["did not load the shim for event loops"]);
+        assert_eq!(osps.server(0)["watched"], false);
+    }
+    if let Some(program) = compiled(dir, "sanitized", POLLS, &["-fsanitize=address"]) {
+        let refused = quick(&["loop"], &[&program]).output();
+        assert!(text(&refused).contains("is built with a sanitizer"), "{}", text(&refused));
+        assert_eq!(refused.status.code(), Some(1));
+    }
+    if let Some(program) = compiled(dir, "privileged", POLLS, &[])
+        && is_root()
+        && has("setpriv")
+    {
+        std::fs::set_permissions(&program, Permissions::from_mode(0o4755)).unwrap();
+        // Where nobody may go, too.
+        let osps = dir.join("osps");
+        std::fs::copy(BINARY, &osps).unwrap();
+        let mut nobody = Command::new("timeout");
+        nobody.args(["1", "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]).arg(osps);
+        nobody.args(["--name", &format!("privileged-{}", std::process::id())]);
+        nobody.args(["run", "--heart", "loop", "--", &program]);
+        let told = text(&run(nobody));
+        assert!(told.contains("runs with more rights than its user"), "{told}");
+    }
+    // Through `#!` and `env`.
+    if let Some(program) = compiled(dir, "interpreter", POLLS, &["-static"]) {
+        let script = config(dir, "script", "#!/usr/bin/env interpreter\n");
+        std::fs::set_permissions(&script, Permissions::from_mode(0o755)).unwrap();
+        let at = format!("{}:{}", dir.display(), path());
+        let osps = quick(&["loop"], &[&script]).env("PATH", at).spawn();
+        osps.wait_log(&[&program, "is a static program"]);
+    }
+}
+
+#[test]
+fn a_program_of_another_c_library_is_watched() {
+    let dir = tempfile::tempdir().unwrap();
+    if !has("musl-gcc") {
+        return skip("musl-gcc is missing");
+    }
+    let Some(program) = compiled(dir.path(), "musl", POLLS, &["musl"]) else { return };
+    let osps = quick(&["loop"], &[&program]).start();
+    pass(ms(1500));
+    osps.stop_process(&osps.process(0));
+    osps.wait_log(&["gen=1 ", "-> frozen (stopped; "]);
+    osps.wait_log(&["gen=2 ", "starting -> up (first beat"]);
+}
+
+/// It polled, and so claimed the heart. What it became cannot beat, and is no frozen program.
+#[test]
+fn a_wrapper_that_polled_convicts_nobody_for_what_it_becomes() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let Some(wrapper) = compiled(dir, "wrapper", POLLS_AND_EXECS, &[]) else { return };
+    for options in [&[][..], &["-static"]] {
+        let Some(program) = compiled(dir, "program", SLEEPS, options) else { return };
+        let osps = quick(&["loop"], &[&wrapper, &program]).start();
+        osps.wait_log(&["unwatched: whoever beat is gone"]);
+        pass(ms(2000));
+        assert_eq!(osps.generation(0), 1, "{options:?}\n{}", osps.log());
+        assert!(osps.find_log(&["-> frozen"]).is_none(), "{}", osps.log());
+    }
+    // And what it becomes beats, if it waits for events.
+    let Some(program) = compiled(dir, "polls", POLLS, &[]) else { return };
+    let osps = quick(&["loop"], &[&wrapper, &program]).start();
+    pass(ms(1500));
+    osps.wait("its heart", || (osps.server(0)["watched"] == true).then_some(()));
+    osps.stop_process(&osps.process(0));
+    osps.wait_log(&["gen=1 ", "-> frozen (stopped; "]);
+}
+
+#[test]
+fn a_program_without_an_event_loop_is_up_and_told_so() {
+    let osps = quick(&["loop"], &["sleep", "1000"]).spawn();
+    osps.wait_log(&["starting -> up (unwatched"]);
+    osps.wait_log(&["has not come to an event wait (the shim is loaded, last in pid "]);
+    pass(ms(1500));
+    assert_eq!(osps.generation(0), 1, "{}", osps.log());
+}
+
+#[test]
+fn only_the_named_process_beats() {
+    if !is_there("node") || !is_there("python3") {
+        return;
+    }
+    // A wrapper with a loop of its own, as npm has.
+    let port = free_port().to_string();
+    let script = "require('child_process').spawn('python3', process.argv.slice(1), \
+                  {stdio: 'inherit'}); setInterval(() => {}, 100)";
+    let command = ["node", "-e", script, &file("server.py"), &port];
+    let python = Command::new("python3")
+        .args([
+            "-c",
+            "import sys, os; \
+        print(os.path.basename(os.path.realpath('/proc/self/exe')))",
+        ])
+        .output()
+        .unwrap();
+    let python = String::from_utf8(python.stdout).unwrap();
+    let osps = quick(&["loop", "--heart-process", python.trim()], &command).start();
+    let beater = osps.wait_log(&["gen=1: its heart is beaten by pid "]);
+    assert!(!beater.text.ends_with(&osps.pid(0).to_string()), "{}", beater.text);
+    osps.wait("the server", || exchange(port.parse().ok()?, b"serve\n").ok());
+    pass(ms(1500));
+    let mut stuck = TcpStream::connect(("127.0.0.1", port.parse::<u16>().unwrap())).unwrap();
+    stuck.write_all(b"sleep\n").unwrap();
+    osps.wait_log(&["gen=1 ", "-> frozen (blocked in hrtimer_nanosleep"]);
+    let refused = Launch::own(&["--heart-process", "node"], &["node"]).output();
+    assert!(text(&refused).contains("say --heart loop"), "{}", text(&refused));
+}
+
+/// A master that never waits for events, and workers that come and go.
+#[test]
+fn a_worker_that_retires_convicts_nobody() {
+    if is_there("gunicorn") {
+        let port = free_port();
+        let address = format!("127.0.0.1:{port}");
+        let (apps, options) = (file(""), ["--max-requests", "2", "-w", "2", "app:app"]);
+        let command = [&["gunicorn", "--chdir", &apps, "-b", &address], &options[..]].concat();
+        let osps = quick(&["loop"], &command).start();
+        osps.wait("an answer", || exchange(port, b"GET / HTTP/1.0\r\n\r\n").ok());
+        for _ in 0..20 {
+            let _ = exchange(port, b"GET / HTTP/1.0\r\n\r\n");
+            pass(ms(100));
+        }
+        osps.wait_log(&["which beat its heart, is gone; the heart is free for another"]);
+        pass(ms(2500));
+        assert_eq!(osps.generation(0), 1, "{}", osps.log());
+        osps.wait("a worker's heart", || (osps.server(0)["watched"] == true).then_some(()));
+    }
+    if is_there("nginx") {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
+        let port = free_port();
+        let conf = nginx(dir.path(), port, "worker_processes 1;");
+        let osps = quick(&["loop"], &["nginx", "-c", &conf]).start();
+        osps.wait("an answer", || exchange(port, b"GET / HTTP/1.0\r\n\r\n").ok());
+        osps.signal(&osps.process(0), rustix::process::Signal::HUP);
+        osps.wait_log(&["which beat its heart, is gone; the heart is free for another"]);
+        pass(ms(2500));
+        assert_eq!(osps.generation(0), 1, "{}", osps.log());
+        // It takes over when it has something to do.
+        osps.wait("an answer", || exchange(port, b"GET / HTTP/1.0\r\n\r\n").ok());
+        osps.wait("the next worker", || (osps.server(0)["watched"] == true).then_some(()));
+    }
+}
+
+/// It gives itself a filter that ends it for whatever it does not need itself.
+#[test]
+fn a_program_that_shuts_itself_in_is_left_alone() {
+    const SHUT_IN: &str = "#define _GNU_SOURCE\n#include <linux/filter.h>\n\
+        #include <linux/seccomp.h>\n#include <poll.h>\n#include <stddef.h>\n\
+        #include <sys/prctl.h>\n#include <sys/syscall.h>\n\
+        int main() { for (int i = 0; i < 10; i++) poll(0, 0, 20);\n\
+        struct sock_filter f[] = {\n\
+          BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),\n\
+          BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, CALL, 0, 1),\n\
+          BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),\n\
+          BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS) };\n\
+        struct sock_fprog p = { sizeof f / sizeof *f, f };\n\
+        prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);\n\
+        if (prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &p)) return 7;\n\
+        for (;;) poll(0, 0, 20); }\n";
+    let dir = tempfile::tempdir().unwrap();
+    let call = if cfg!(target_arch = "x86_64") { "-DCALL=SYS_poll" } else { "-DCALL=SYS_ppoll" };
+    let Some(program) = compiled(dir.path(), "shut-in", SHUT_IN, &[call]) else { return };
+    let osps = quick(&["loop"], &[&program]).start();
+    osps.wait_log(&["unwatched: whoever beat is gone"]);
+    pass(ms(2000));
+    assert_eq!(osps.generation(0), 1, "{}", osps.log());
+    assert_eq!(osps.server(0)["watched"], false);
+}
+
+/// Files may be executed nowhere.
+#[test]
+fn without_a_place_for_the_shim_the_start_is_refused() {
+    if !is_root() || !has("unshare") {
+        return skip("needs root and unshare");
+    }
+    let script = format!(
+        "mount -t tmpfs -o noexec none /run && mount -t tmpfs -o noexec none /tmp && \
+         TMPDIR=/tmp exec {BINARY} --name noexec-{} run --heart loop -- sleep 1",
+        std::process::id()
+    );
+    let mut shell = Command::new("unshare");
+    shell.args(["-m", "sh", "-c", &script]);
+    let told = text(&run(shell));
+    let expected = "there is no place for the shim that watches event loops (/run/osps-";
+    assert!(told.contains(expected) && told.contains("mounted noexec; /tmp/osps-"), "{told}");
+}
+
+/// An osps above may watch ours; our programs are none of its business.
+#[test]
+fn nothing_of_it_reaches_a_program_that_is_watched_otherwise() {
+    let osps = Launch::own(&["--heart", "none"], &["sh", "-c", "env; exec sleep 1000"])
+        .env("OSPS_LOOP", "3:1:1:0:loop")
+        .env("OSPS_HEART_PROCESS", "x")
+        .start();
+    let lines = || osps.out.lock().unwrap().iter().map(|l| l.text.clone()).collect::<Vec<_>>();
+    osps.wait("its environment", || {
+        lines().iter().any(|line| line.starts_with("OSPS_SLOT=")).then_some(())
+    });
+    for line in lines() {
+        assert!(!line.starts_with("OSPS_LOOP=") && !line.starts_with("OSPS_HEART_"), "{line}");
+    }
 }
