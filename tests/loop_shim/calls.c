@@ -285,6 +285,19 @@ int main(int count, char **words) {
         turn_over(atoi(words[3]), atoi(words[2]), 0);
         printf("done\n");
         for (;;) pause();
+    } else if (!strcmp(what, "longer")) { /* by how many us the median of such waits is too long */
+        open_event(0);
+        int64_t took[31];
+        for (int turn = 0; turn < 31; turn++) {
+            int64_t begun = now();
+            turn_over(1, atoi(words[2]), 23000);
+            took[turn] = (now() - begun) / 1000 - 23000;
+            for (int at = turn; at > 0 && took[at] < took[at - 1]; at--) {
+                int64_t swap = took[at];
+                took[at] = took[at - 1], took[at - 1] = swap;
+            }
+        }
+        printf("%ld\n", (long)took[15]);
     } else if (!strcmp(what, "threads")) { /* the main thread is stuck, another one polls */
         pthread_t thread;
         turn_over(3, POLL, 1000);

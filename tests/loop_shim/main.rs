@@ -215,6 +215,21 @@ fn nothing_changes_for_the_program() {
     }
 }
 
+/// Five slices and their wake-ups are no longer than the one wait, and not shorter.
+#[test]
+fn slices_add_up_to_the_wait() {
+    for (kind, more) in [("0", 1000), ("2", 500), ("4", 500), ("5", 500)] {
+        let number = |output: &std::process::Output| {
+            String::from_utf8_lossy(&output.stdout).trim().parse::<i64>().expect("microseconds")
+        };
+        let plain = number(&Command::new(&made().0).args(["longer", kind]).output().unwrap());
+        let stage = Stage::new();
+        let shimmed = number(&stage.command("loop", &["longer", kind]).output().unwrap());
+        assert!(shimmed >= 0, "kind {kind} too short: {shimmed} us");
+        assert!(shimmed <= plain.max(200) + more, "kind {kind}: {plain} and {shimmed} us");
+    }
+}
+
 #[test]
 fn no_signal_is_lost_between_two_slices() {
     let seed = told_seed("signals");
