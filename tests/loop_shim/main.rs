@@ -126,7 +126,8 @@ impl Stage {
     }
 
     /// It beats again and again.
-    fn wait_beats(&self, line: &HeartCells) {
+    fn wait_beats(&self) {
+        let line = self.line();
         for _ in 0..3 {
             let before = line.sample().count;
             wait_until("a beat", SOON, || (line.sample().count != before).then_some(()));
@@ -273,7 +274,7 @@ fn a_child_never_beats_for_its_parent() {
         // Once the watchdog freed the line, the child stands for the service.
         let claim = stage.line().claimed();
         assert!(stage.line().exchange_claim(claim, Claim::unclaimed(SlotId(0))));
-        stage.wait_beats(stage.line());
+        stage.wait_beats();
         assert_ne!(stage.line().claimed().pid, program.child.id(), "{how}");
     }
     // The child of a vfork has the parent's memory, and waits without slices and beats.
@@ -296,7 +297,7 @@ fn who_may_not_claim_is_silent() {
         assert!(stage.line().exchange_claim(Claim::unclaimed(SlotId(0)), claim));
         let _program = stage.start("loop", &["kind", "6"]);
         if may {
-            stage.wait_beats(stage.line());
+            stage.wait_beats();
         } else {
             stage.assert_silent("another's line");
             assert_eq!(stage.line().claimed(), claim);
@@ -305,7 +306,7 @@ fn who_may_not_claim_is_silent() {
     // Replaced meanwhile: silent for good.
     let stage = Stage::new();
     let _program = stage.start("loop", &["kind", "6"]);
-    stage.wait_beats(stage.line());
+    stage.wait_beats();
     let identity = Identity { pid: 2, start_time: 0, generation: Generation(8) };
     stage.segment.slots()[0].server.set_identity(identity);
     stage.line().unclaim(SlotId(0));
@@ -320,7 +321,7 @@ fn who_may_not_claim_is_silent() {
             command
         });
         if may {
-            stage.wait_beats(stage.line());
+            stage.wait_beats();
         } else {
             stage.assert_silent(name);
             assert_eq!(stage.line().claimed().pid, 0, "{name}");
@@ -346,20 +347,20 @@ fn closed_descriptors_another_user_and_another_root_do_no_harm() {
     let stage = Stage::new();
     let mut program = stage.start("loop", &["close"]);
     program.says("done");
-    stage.wait_beats(stage.line());
+    stage.wait_beats();
     if !is_root() {
         return skip("another user and another root need root");
     }
     let stage = Stage::new();
     let mut program = stage.start("loop", &["user"]);
     program.says("done");
-    stage.wait_beats(stage.line());
+    stage.wait_beats();
     // Without the descriptor, by name.
     let stage = Stage::new();
     let mut command = stage.command("loop", &["kind", "6"]);
     command.env("OSPS_LOOP", stage.told(0, "loop"));
     let _program = Program::new(command);
-    stage.wait_beats(stage.line());
+    stage.wait_beats();
 }
 
 /// In the strictest mode every call but four is the end.
