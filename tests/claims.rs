@@ -100,8 +100,9 @@ fn a_child_cannot_beat_for_its_parent() {
     let osps = launch("has a child");
     let leader = osps.process(0);
     osps.wait_log(&[&format!("refused: taken by pid {}", leader.pid())]);
-    let verdict = osps.wait_log(&["-> frozen (blocked"]);
+    // Read before the verdict: a successor's would be later.
     let spawned = osps.segment().slots()[0].server.spawned_ns.load(Ordering::Relaxed);
+    let verdict = osps.wait_log(&["-> frozen (blocked"]);
     assert!(verdict.at.0 >= spawned + u64::try_from(LIMIT.as_nanos()).unwrap());
     osps.wait("its death", || leader.is_dead().then_some(()));
 }

@@ -1,7 +1,8 @@
-//! The trampoline: `osps __exec SLOT GENERATION [-- COMMAND...]`, what every server starts as.
+//! The trampoline, what every server starts as: `osps __exec SLOT GENERATION` for osps's own,
+//! `osps __exec` for whatever program its orders name.
 //!
 //! After exec this is an ordinary single-threaded program, so child set-up needs no `unsafe`. It
-//! takes its share of `members`, waits at the gate until the watchdog has recorded it, and resets
+//! waits at the gate until the watchdog has recorded it, takes its share of `members`, and resets
 //! what must not be inherited. A built-in server goes on in the same process; a foreign program is
 //! exec'd, with its listening sockets from descriptor 3 on. If the watchdog dies first, the gate
 //! ends and the trampoline leaves: no unrecorded server can exist.
@@ -17,7 +18,9 @@ use osps_heart::shown::Shown;
 use osps_heart::words::env;
 use rustix::fs::{Mode, OFlags, fcntl_getfl, fcntl_setfl, fstat};
 use rustix::io::{FdFlags, fcntl_dupfd_cloexec, fcntl_setfd};
+use rustix::mm::MlockAllFlags;
 
+use super::orders::Orders;
 use super::place::RunDir;
 use crate::error::{Error, Refusal};
 use crate::sys::process::{self, Report};
@@ -46,19 +49,22 @@ pub struct Birth {
 }
 
 /// Runs the trampoline with the arguments behind `__exec`; `built_in` is what goes on in this
-/// process if there is no foreign program to exec. What fails before that is told to the watchdog,
-/// as a failure that is not the program's.
+/// process if there is a slot among them. What fails before that is told to the watchdog, as a
+/// failure that is not the program's.
 pub fn main(
     args: &[OsString],
     built_in: fn(Birth) -> Result<ExitCode, Error>,
 ) -> Result<ExitCode, Error> {
-    let (slot, generation, command) = parse(args).ok_or(Refusal::NotForPeople("__exec"))?;
+    let server = match args {
+        [] => None,
+        args => Some(parse(args).ok_or(Refusal::NotForPeople("__exec"))?),
+    };
     let report = fcntl_dupfd_cloexec(std::io::stdin(), high())
         .map_err(Failed::to("keep", "standard input"))?;
-    let prepared = prepare(slot, generation).and_then(|birth| match (birth, command) {
-        (Some(birth), Some(command)) => Err(exec(command, &birth.sockets, &birth.members)),
-        (birth, _) => Ok(birth),
-    });
+    let prepared = match server {
+        Some((slot, generation)) => prepare(slot, generation),
+        None => become_program().map(|()| None),
+    };
     match prepared {
         Ok(Some(birth)) => {
             drop(report);
@@ -71,26 +77,52 @@ pub fn main(
     }
 }
 
-/// Everything up to the open gate; `None` = it will not open.
+/// A server of osps's own: everything up to the open gate; `None` = it will not open.
 fn prepare(slot: SlotId, generation: Generation) -> Result<Option<Birth>, Error> {
     let path = std::env::var_os(env::RUN_DIR).ok_or(Refusal::Environment(env::RUN_DIR))?;
     // A session of its own: no stop from a terminal reaches it, and it leads its process group.
     rustix::process::setsid().map_err(Failed::to("start", "session"))?;
-    let run_dir = RunDir::open(Path::new(&path))?;
-    // Joined before the gate opens: a sweep that got `members` cannot have missed us.
-    let low = run_dir.join()?;
-    let members = fcntl_dupfd_cloexec(&low, high()).map_err(Failed::to("keep", "members"))?;
-    // The share is given up when the last descriptor is closed: keep one.
-    drop((low, run_dir));
+    let members = join(Path::new(&path))?;
     let Some((_, sockets)) = socket::receive_descriptors(std::io::stdin())? else {
         return Ok(None);
     };
-    let null = rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(Failed::to("open", "/dev/null"))?;
-    rustix::stdio::dup2_stdin(&null).map_err(Failed::to("replace", "standard input"))?;
-    drop(null);
+    rustix::stdio::dup2_stdin(null()?).map_err(Failed::to("replace", "standard input"))?;
     signals::reset()?;
     Ok(Some(Birth { run_dir: path.into(), slot, generation, sockets, members }))
+}
+
+/// A program of the user's: whatever can be done is done before the gate opens, since it may be a
+/// spare, and its opening is a restart. Returns only if it will not open, or if that fails.
+fn become_program() -> Result<(), Error> {
+    rustix::process::setsid().map_err(Failed::to("start", "session"))?;
+    let null = fcntl_dupfd_cloexec(null()?, high()).map_err(Failed::to("keep", "/dev/null"))?;
+    raw::default_signals();
+    signals::reset()?;
+    // As much as may be: what is read from the disk again takes longer than all the rest.
+    let _ = rustix::mm::mlockall(MlockAllFlags::CURRENT);
+    let Some((_, mut sockets)) = socket::receive_descriptors(std::io::stdin())? else {
+        return Ok(());
+    };
+    let orders = sockets.pop().and_then(Orders::unpack);
+    let orders = orders.ok_or(Refusal::NotForPeople("__exec"))?;
+    let path = orders.value(env::RUN_DIR).ok_or(Refusal::Environment(env::RUN_DIR))?;
+    let members = join(Path::new(path))?;
+    rustix::stdio::dup2_stdin(&null).map_err(Failed::to("replace", "standard input"))?;
+    Err(exec(&orders, &sockets, &members))
+}
+
+/// Takes a share of `members`, before anything is done in the instance: a sweep that got it cannot
+/// have missed us, if it also ends who is recorded.
+fn join(run_dir: &Path) -> Result<OwnedFd, Error> {
+    let run_dir = RunDir::open(run_dir)?;
+    let low = run_dir.join()?;
+    // The share is given up when the last descriptor is closed: keep one.
+    Ok(fcntl_dupfd_cloexec(&low, high()).map_err(Failed::to("keep", "members"))?)
+}
+
+fn null() -> Result<OwnedFd, Failed> {
+    rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(Failed::to("open", "/dev/null"))
 }
 
 /// The lowest number for what is kept: [`HIGH`], or less where so many are not allowed.
@@ -99,28 +131,26 @@ fn high() -> i32 {
     limit.map_or(HIGH, |half| half.min(HIGH))
 }
 
-fn parse(args: &[OsString]) -> Option<(SlotId, Generation, Option<&[OsString]>)> {
-    let (slot, generation) = (args.first()?.to_str()?, args.get(1)?.to_str()?);
-    let (slot, generation) = (slot.parse().ok()?, generation.parse().ok()?);
-    let command = match args.get(2) {
-        None => None,
-        Some(dashes) if dashes == "--" => Some(args.get(3..).filter(|rest| !rest.is_empty())?),
-        Some(_) => return None,
-    };
-    Some((SlotId(slot), Generation(generation), command))
+fn parse(args: &[OsString]) -> Option<(SlotId, Generation)> {
+    let [slot, generation] = args else { return None };
+    let (slot, generation) = (slot.to_str()?.parse().ok()?, generation.to_str()?.parse().ok()?);
+    Some((SlotId(slot), Generation(generation)))
 }
 
 /// Becomes the program; returns only if that fails. Its arguments are not told then: they may hold
 /// secrets, and a log is read by many.
-fn exec(command: &[OsString], sockets: &[OwnedFd], members: &OwnedFd) -> Error {
+fn exec(orders: &Orders, sockets: &[OwnedFd], members: &OwnedFd) -> Error {
+    let command = &orders.command;
     let mut program = Command::new(&command[0]);
-    program.args(&command[1..]);
-    let shim = std::env::var_os(env::SHIM);
+    program.args(&command[1..]).envs(orders.env.iter().map(|(name, value)| (name, value)));
+    let shim = orders.value(env::SHIM);
     let (sockets, segment) = match (shim, sockets.split_last()) {
-        (Some(shim), Some((segment, sockets))) => match preload(&mut program, &shim, segment) {
-            Ok(kept) => (sockets, Some(kept)),
-            Err(error) => return error,
-        },
+        (Some(shim), Some((segment, sockets))) => {
+            match preload(&mut program, orders, shim, segment) {
+                Ok(kept) => (sockets, Some(kept)),
+                Err(error) => return error,
+            }
+        }
         _ => (sockets, None),
     };
     let passed = (LISTEN_FIRST..).zip(sockets).try_for_each(|(expected, socket)| {
@@ -145,11 +175,11 @@ fn exec(command: &[OsString], sockets: &[OwnedFd], members: &OwnedFd) -> Error {
     if let Err(errno) = fcntl_setfd(members, FdFlags::empty()) {
         return Failed::to("pass on", "members")(errno).into();
     }
-    if let Some(limit) = std::env::var(env::DESCRIPTORS).ok().and_then(|text| text.parse().ok()) {
+    let limit = orders.value(env::DESCRIPTORS).and_then(OsStr::to_str);
+    if let Some(limit) = limit.and_then(|text| text.parse().ok()) {
         process::lower_descriptor_limit(limit);
     }
     program.env_remove(env::DESCRIPTORS);
-    raw::default_signals();
     let error = Failed::to("run", Shown(&command[0]))(program.exec()).into();
     drop(segment);
     error
@@ -157,11 +187,16 @@ fn exec(command: &[OsString], sockets: &[OwnedFd], members: &OwnedFd) -> Error {
 
 /// Lets the program load the shim, behind what its user preloads, and gives it the segment, which
 /// goes on with it: through a descriptor, whatever user or root directory it will have.
-fn preload(program: &mut Command, shim: &OsStr, segment: &OwnedFd) -> Result<OwnedFd, Error> {
+fn preload(
+    program: &mut Command,
+    orders: &Orders,
+    shim: &OsStr,
+    segment: &OwnedFd,
+) -> Result<OwnedFd, Error> {
     let kept = fcntl_dupfd_cloexec(segment, high()).map_err(Failed::to("keep", "segment"))?;
     fcntl_setfd(&kept, FdFlags::empty()).map_err(Failed::to("pass on", "segment"))?;
     let stat = fstat(&kept).map_err(Failed::to("look at", "segment"))?;
-    let mode = std::env::var(env::LOOP).unwrap_or_default();
+    let mode = orders.value(env::LOOP).and_then(OsStr::to_str).unwrap_or_default();
     let (fd, filters) = (kept.as_raw_fd(), procfs::own_filters());
     program.env(env::LOOP, format!("{fd}:{}:{}:{filters}:{mode}", stat.st_dev, stat.st_ino));
     program.env_remove(env::SHIM);

@@ -9,7 +9,7 @@
 //! claim       taking it, for a watchdog
 //! life        whether a watchdog lives;  survivors: who is left of a killed instance
 //! shim        what it preloads into programs whose event loop is watched
-//! exec        the trampoline that every server starts as
+//! exec        the trampoline that every server starts as;  orders: what it is to become
 //! control     the socket that answers requests;  stop: the one who asks
 //! beat        one beat, from within a script that is supervised
 //! ```
@@ -20,6 +20,7 @@ pub mod control;
 pub mod exec;
 pub mod find;
 pub mod life;
+pub mod orders;
 pub mod place;
 pub mod shim;
 pub mod stop;

@@ -106,6 +106,55 @@ pub fn processes() -> Vec<Stat> {
     pids.filter_map(stat).collect()
 }
 
+/// Everybody below this process, as its children and theirs: costs as much as there are of those,
+/// however many processes the machine has. The kernel may leave somebody out while another one
+/// ends, so two looks have to agree.
+pub fn tree(root: u32) -> Vec<Stat> {
+    let mut before = descendants(root);
+    for _ in 0..LOOKS {
+        let again = descendants(root);
+        if again == before {
+            break;
+        }
+        before = again;
+    }
+    match before {
+        Some(pids) => pids.into_iter().filter_map(stat).collect(),
+        // A kernel without these lists (CONFIG_PROC_CHILDREN).
+        None => processes(),
+    }
+}
+
+/// Further looks at a tree that does not hold still.
+const LOOKS: usize = 4;
+/// Most bytes of a list of children.
+const CHILDREN_MAX: u64 = 1 << 20;
+
+fn descendants(root: u32) -> Option<Vec<u32>> {
+    let mut found = children(root)?;
+    let mut next = 0;
+    while let Some(pid) = found.get(next) {
+        // Who has gone meanwhile has none.
+        let more = children(*pid).unwrap_or_default();
+        found.extend(more);
+        next += 1;
+    }
+    Some(found)
+}
+
+/// The children of a process, of all its threads; `None` = it is gone, or the kernel does not tell.
+fn children(pid: u32) -> Option<Vec<u32>> {
+    let mut found = Vec::new();
+    for task in std::fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten() {
+        let path = task.path().join("children");
+        let list = read_to(path.to_str()?, CHILDREN_MAX);
+        // A thread that ended meanwhile handed its children on.
+        let Some(list) = list else { continue };
+        found.extend(list.split_ascii_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
+    }
+    std::fs::exists(format!("/proc/{pid}/task/{pid}/children")).ok()?.then_some(found)
+}
+
 /// The pids of a process in its pid namespaces, from ours to its own.
 pub fn pids_of(pid: u32) -> Vec<u32> {
     let status = read(&format!("/proc/{pid}/status")).unwrap_or_default();
@@ -334,7 +383,8 @@ fn read_to(path: &str, most: u64) -> Option<String> {
 }
 
 fn read_bytes(path: &str, most: u64) -> Option<Vec<u8>> {
-    let mut bytes = Vec::new();
+    // In one go, as most of these files allow.
+    let mut bytes = Vec::with_capacity(usize::try_from(most.min(BYTES_MAX)).unwrap_or(0) + 1);
     File::open(path).ok()?.take(most).read_to_end(&mut bytes).ok()?;
     Some(bytes)
 }

@@ -124,7 +124,7 @@ struct Launch<'a> {
     alone: bool,
     /// Whether a process has our marks; asked only where strangers may have become our children.
     marked: Option<&'a dyn Fn(u32) -> bool>,
-    /// All leaders, this one too.
+    /// All leaders, this one too, and whoever else was launched by us.
     leaders: &'a [u32],
     /// Children that we had before anything was launched.
     strangers: &'a HashSet<(u32, u64)>,
@@ -150,7 +150,7 @@ impl Watchdog {
     /// Our children before anything was launched: what a shell left in us before it became osps.
     pub(super) fn children_before() -> HashSet<(u32, u64)> {
         let me = std::process::id();
-        let mine = procfs::processes().into_iter().filter(|stat| stat.parent == me);
+        let mine = procfs::tree(me).into_iter().filter(|stat| stat.parent == me);
         mine.map(|stat| (stat.pid, stat.start_time)).collect()
     }
 
@@ -163,7 +163,8 @@ impl Watchdog {
 
     /// The living kin of a slot's launch, the leader not included.
     pub(super) fn kin(&self, slot: SlotId, all: &[Stat]) -> Vec<Stat> {
-        let leaders: Vec<u32> = self.children.iter().flat_map(super::Child::pids).collect();
+        let leaders = self.children.iter().flat_map(super::Child::pids);
+        let leaders: Vec<u32> = leaders.chain(self.spares.pids()).collect();
         let programs = self.children.iter().filter(|child| !child.service.command.is_empty());
         let run_dir = self.claim.run_dir.path().as_os_str().as_bytes();
         let mark = [env::RUN_DIR.as_bytes(), b"=", run_dir].concat();
@@ -184,7 +185,7 @@ impl Watchdog {
         if !self.has_kin(slot) {
             return;
         }
-        let kin = self.kin(slot, &procfs::processes());
+        let kin = self.kin(slot, &procfs::tree(std::process::id()));
         let left = &mut self.children[slot.index()].left;
         left.bury();
         for stat in &kin {
@@ -297,9 +298,10 @@ impl Watchdog {
         self.children.iter().all(|child| child.left.is_empty() || child.left.undying)
     }
 
-    /// Whether a pid is that of a leader or a prober.
+    /// Whether a pid is that of a leader, a prober or a spare.
     fn is_launched(&self, pid: u32) -> bool {
-        self.children.iter().flat_map(super::Child::pids).any(|own| own == pid)
+        let own = self.children.iter().flat_map(super::Child::pids);
+        own.chain(self.spares.pids()).any(|own| own == pid)
     }
 
     /// Takes the status of every dead child that is nobody's leader: orphans that came to us.
@@ -326,7 +328,7 @@ impl Watchdog {
                 && !self.strangers.contains(&(stat.pid, stat.start_time))
                 && !self.is_launched(stat.pid)
         };
-        let strangers = procfs::processes().into_iter().filter(is_stranger);
+        let strangers = procfs::tree(me).into_iter().filter(is_stranger);
         let name = |stat: Stat| {
             format!("pid {} ({})", stat.pid, procfs::name(stat.pid).unwrap_or_default())
         };

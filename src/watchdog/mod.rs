@@ -10,6 +10,7 @@
 //! kin       what a launch started besides its leader; claimant: who of them beats
 //! notify    what programs say over their sockets; further: hearts besides the slot's own
 //! probing   who beats for a service with a file or a probe
+//! spares    trampolines that wait, for the next restart
 //! evidence  what /proc shows, in the policy's terms
 //! ```
 
@@ -21,6 +22,7 @@ mod kin;
 mod notify;
 mod perform;
 mod probing;
+mod spares;
 mod start;
 mod turn;
 
@@ -37,6 +39,7 @@ use osps_heart::segment::{CreateOptions, Segment, Times};
 use osps_heart::time::Monotonic;
 
 use self::child::Child;
+use self::spares::Spares;
 use crate::error::{Error, Refusal};
 use crate::instance::claim::Claim;
 use crate::instance::control::Control;
@@ -141,6 +144,8 @@ struct Watchdog {
     segment_file: File,
     /// What its header has to say.
     options: CreateOptions,
+    /// Trampolines that wait.
+    spares: Spares,
     /// What is preloaded where event loops are watched.
     shim: Option<Shim>,
     /// Somebody cut the segment: hearts mean nothing then.

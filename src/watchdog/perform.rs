@@ -3,7 +3,6 @@
 //! Order inside one action list is the policy's: what is recorded comes before what is done. A
 //! failed action never returns early: it is logged and becomes an input of this turn.
 
-use std::ffi::OsString;
 use std::os::fd::AsFd;
 
 use osps_heart::ids::{Generation, SlotId};
@@ -16,9 +15,11 @@ use osps_heart::words::{Cause, Class, Desired, HeartSource, Role, env};
 use super::claimant::Claimant;
 use super::evidence::evidence;
 use super::{CHILD, Child, Watchdog};
+use crate::instance::orders::Orders;
 use crate::policy::group::{Action, Change, Input, Line, Note, cause_of};
 use crate::policy::lifecycle::{Act, Stage};
 use crate::policy::verdict;
+use crate::sys::Failed;
 use crate::sys::poll::Interest;
 use crate::sys::process::{self, Process};
 use crate::view::log::{self as face, Scene};
@@ -285,11 +286,6 @@ impl Watchdog {
         child.generation = generation;
         (child.before, child.after) = (None, None);
         let (place, number) = (slot.to_string(), generation.to_string());
-        let mut args: Vec<OsString> = vec!["__exec".into(), (&place).into(), (&number).into()];
-        if !child.service.command.is_empty() {
-            args.push("--".into());
-            args.extend(child.service.command.iter().cloned());
-        }
         let now = self.clock.now();
         let mut env = vec![
             (env::RUN_DIR, self.claim.run_dir.path().as_os_str()),
@@ -319,7 +315,17 @@ impl Watchdog {
         if self.quiet && child.service.command.is_empty() && std::env::var_os(LEVEL).is_none() {
             env.push((LEVEL, "warn".as_ref()));
         }
-        let (process, gate) = match process::launch(&args, &env) {
+        let command = &child.service.command;
+        let launched = if command.is_empty() {
+            let args = ["__exec".into(), (&place).into(), (&number).into()];
+            process::launch(&args, &env).map(|launched| (launched, None))
+        } else {
+            let env = env.iter().map(|(name, value)| ((*name).into(), (*value).to_owned()));
+            let orders = Orders { env: env.collect(), command: command.clone() };
+            let packed = orders.pack().map_err(Failed::to("write down", "what to run"));
+            packed.and_then(|orders| Ok((self.spares.launch(&self.poll, now)?, Some(orders))))
+        };
+        let ((process, gate), orders) = match launched {
             Ok(launched) => launched,
             Err(failed) => {
                 log::error!("{}: {failed}", child.name());
@@ -347,6 +353,7 @@ impl Watchdog {
             given.push(self.segment_file.as_fd());
             given.extend(child.service.fifos.iter().map(|fifo| fifo.as_fd()));
         }
+        given.extend(orders.as_ref().map(AsFd::as_fd));
         let (report, sent) = gate.open(&given);
         if let Err(failed) = sent {
             // It died already: its pidfd tells.

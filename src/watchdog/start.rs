@@ -14,6 +14,7 @@ use osps_heart::sync::Ordering;
 use osps_heart::time::{Clock, nanos};
 
 use super::kin::DYING;
+use super::spares::Spares;
 use super::{Allow, CONTROL, Child, Plan, SIGNALS, Settings, Watchdog};
 use crate::error::{Error, Refusal};
 use crate::instance::claim::Claim;
@@ -80,6 +81,7 @@ impl Watchdog {
             segment_file: parts.file,
             options: parts.options,
             shim: parts.shim,
+            spares: Spares::new(now),
             damaged: false,
             names_told: String::new(),
             rebuild: false,

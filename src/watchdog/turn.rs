@@ -57,7 +57,8 @@ impl Watchdog {
             // Nor for that of a successor whose predecessor's kin still die.
             let blocked = self.children.iter().any(|child| child.left.successor_due);
             let group = group.map(|at| if blocked { at.max(self.clock.now() + REST) } else { at });
-            let deadlines = [Some(self.check_at), Some(self.beat_at), group, recall];
+            let deadlines =
+                [Some(self.check_at), Some(self.beat_at), group, recall, self.spares_due()];
             let planned = deadlines.into_iter().flatten().min().unwrap_or(now);
             let ready = self.poll.wait(self.clock.now(), Some(planned)).unwrap_or_else(|failed| {
                 // Cannot happen with a valid set; without this the loop would spin on it.
@@ -131,6 +132,7 @@ impl Watchdog {
         if now >= self.check_at {
             self.check(now);
         }
+        self.fill_spares(now);
     }
 
     /// Says in the pages whose silence counts now.
@@ -327,6 +329,7 @@ impl Watchdog {
     /// Tells the end and removes everything that osps made.
     pub(super) fn finish(mut self, outcome: Outcome) {
         self.end_probers();
+        self.end_spares();
         let mut left: Vec<_> = self.children.iter().filter_map(Child::undying).collect();
         self.control.tell(match outcome {
             Outcome::Clean => "stopped",

@@ -1,0 +1,94 @@
+//! What a trampoline is to become, as it goes through its gate: a file in memory, so that it may be
+//! as long as a command line may, and nobody waits for whoever is to read it.
+//!
+//! Texts that end with a zero byte, which no argument and no variable can hold: the number of
+//! variables, those as `NAME=VALUE`, then the command.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{self, Read, Seek, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+
+use rustix::fs::{MemfdFlags, memfd_create};
+
+/// A program to run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Orders {
+    /// What is set in its environment, beside what it inherits.
+    pub env: Vec<(OsString, OsString)>,
+    /// Program and arguments; never empty.
+    pub command: Vec<OsString>,
+}
+
+impl Orders {
+    /// Written down, for the gate.
+    pub fn pack(&self) -> io::Result<OwnedFd> {
+        let mut bytes = self.env.len().to_string().into_bytes();
+        bytes.push(0);
+        for (name, value) in &self.env {
+            bytes.extend([name.as_bytes(), b"=", value.as_bytes(), b"\0"].concat());
+        }
+        for word in &self.command {
+            bytes.extend_from_slice(word.as_bytes());
+            bytes.push(0);
+        }
+        let mut file = File::from(memfd_create("osps orders", MemfdFlags::CLOEXEC)?);
+        file.write_all(&bytes)?;
+        file.rewind()?;
+        Ok(file.into())
+    }
+
+    /// Read, behind the gate; `None` = it is no orders.
+    pub fn unpack(file: OwnedFd) -> Option<Orders> {
+        let mut bytes = Vec::new();
+        File::from(file).read_to_end(&mut bytes).ok()?;
+        let text = |bytes: &[u8]| OsString::from_vec(bytes.to_vec());
+        let mut texts = bytes.strip_suffix(b"\0")?.split(|byte| *byte == 0);
+        let count: usize = str::from_utf8(texts.next()?).ok()?.parse().ok()?;
+        let mut env = Vec::new();
+        for _ in 0..count {
+            let entry = texts.next()?;
+            let end = entry.iter().position(|byte| *byte == b'=')?;
+            env.push((text(&entry[..end]), text(&entry[end + 1..])));
+        }
+        let command: Vec<_> = texts.map(text).collect();
+        (!command.is_empty()).then_some(Orders { env, command })
+    }
+
+    /// The value of a variable that is set.
+    pub fn value(&self, name: &str) -> Option<&OsStr> {
+        let found = self.env.iter().find(|(known, _)| known == name)?;
+        Some(&found.1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn words() -> impl Strategy<Value = Vec<Vec<u8>>> {
+        prop::collection::vec(prop::collection::vec(1..=u8::MAX, 0..40), 1..20)
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_go_through_the_gate(command in words(), values in words()) {
+            let own = |bytes: Vec<u8>| OsString::from_vec(bytes);
+            let name = |number: usize| OsString::from(format!("NAME{number}"));
+            let env = values.into_iter().enumerate().map(|(i, value)| (name(i), own(value)));
+            let orders =
+                Orders { env: env.collect(), command: command.into_iter().map(own).collect() };
+            let read = Orders::unpack(orders.pack().expect("memory"));
+            prop_assert_eq!(read.as_ref(), Some(&orders));
+            prop_assert_eq!(orders.value("NAME0"), Some(orders.env[0].1.as_os_str()));
+        }
+    }
+
+    #[test]
+    fn a_long_command_line_fits() {
+        let orders = Orders { env: Vec::new(), command: vec!["x".repeat(1 << 21).into()] };
+        assert_eq!(Orders::unpack(orders.pack().expect("memory")), Some(orders));
+    }
+}
