@@ -18,7 +18,6 @@ use osps_heart::shown::Shown;
 use osps_heart::words::env;
 use rustix::fs::{Mode, OFlags, fcntl_getfl, fcntl_setfl, fstat};
 use rustix::io::{FdFlags, fcntl_dupfd_cloexec, fcntl_setfd};
-use rustix::mm::MlockAllFlags;
 
 use super::orders::Orders;
 use super::place::RunDir;
@@ -98,8 +97,7 @@ fn become_program() -> Result<(), Error> {
     let null = fcntl_dupfd_cloexec(null()?, high()).map_err(Failed::to("keep", "/dev/null"))?;
     raw::default_signals();
     signals::reset()?;
-    // As much as may be: what is read from the disk again takes longer than all the rest.
-    let _ = rustix::mm::mlockall(MlockAllFlags::CURRENT);
+    process::stay_in_memory();
     let Some((_, mut sockets)) = socket::receive_descriptors(std::io::stdin())? else {
         return Ok(());
     };

@@ -293,17 +293,7 @@ impl Group {
                     life.own.pulse.set_limit(hang);
                 }
             }
-            Input::Triggered { slot } => {
-                let held = self.stage(slot) == Stage::Held;
-                if self.watched(slot).is_some_and(|server| server.watch.warn) {
-                    let silence = self.silence(slot, now).unwrap_or_default();
-                    let what = What::Warned { class: Class::Triggered, silence };
-                    self.apply(slot, Trigger::Hold, what, Note::Nothing, now, out);
-                } else if !held {
-                    let class = Some(Class::Triggered);
-                    self.convict(slot, None, Cause::Frozen, class, now, now, out);
-                }
-            }
+            Input::Triggered { slot } => self.triggered(slot, now, out),
             Input::Heedless { slot } => {
                 if self.stage(slot) == Stage::Asked {
                     let what = What::Pressed { press: Press::Terminate };
@@ -466,6 +456,18 @@ impl Group {
                 self.apply(slot, Trigger::Late, What::Late { silence }, note, now, out);
             }
             Reading::Overdue => out.push(Action::Examine { slot, line }),
+        }
+    }
+
+    /// It said that it is broken.
+    fn triggered(&mut self, slot: SlotId, now: Monotonic, out: &mut Vec<Action>) {
+        let class = Class::Triggered;
+        if self.watched(slot).is_some_and(|server| server.watch.warn) {
+            let silence = self.silence(slot, now).unwrap_or_default();
+            let what = What::Warned { class, silence };
+            self.apply(slot, Trigger::Hold, what, Note::Nothing, now, out);
+        } else if self.stage(slot) != Stage::Held {
+            self.convict(slot, None, Cause::Frozen, Some(class), now, now, out);
         }
     }
 

@@ -16,6 +16,7 @@ use osps_heart::segment::Death;
 use osps_heart::words::env as names;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
+use rustix::mm::MlockAllFlags;
 use rustix::process::{
     Pid, PidfdFlags, Resource, Rlimit, Signal, WaitId, WaitIdOptions, getrlimit,
     kill_process_group, pidfd_open, pidfd_send_signal, setrlimit, waitid,
@@ -86,6 +87,13 @@ pub fn raise_descriptor_limit() -> (Option<u64>, Option<u64>) {
     let raised = Rlimit { current: before.maximum, maximum: before.maximum };
     let _ = setrlimit(Resource::Nofile, raised);
     (before.current, getrlimit(Resource::Nofile).current)
+}
+
+/// Keeps what this process has touched from being read from the disk again, as far as its limits
+/// allow: that takes longer than all the rest of a restart. Not what it will touch, since a request
+/// for memory beyond those limits would fail.
+pub fn stay_in_memory() {
+    let _ = rustix::mm::mlockall(MlockAllFlags::CURRENT | MlockAllFlags::ONFAULT);
 }
 
 /// Descriptors that this process may open; `None` = as many as there are.

@@ -105,6 +105,7 @@ pub fn main(settings: &Settings, fifos: Vec<String>, plan: Plan<'_>) -> Result<E
     process::inherit_orphans()?;
     let (before, now) = process::raise_descriptor_limit();
     let mut watchdog = Watchdog::start(settings, signals, fifos, plan)?;
+    process::stay_in_memory();
     watchdog.descriptors = before.filter(|before| now != Some(*before));
     let outcome = watchdog.run();
     let rebuild = watchdog.rebuild;

@@ -26,7 +26,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use servers::{
-    Case, config, daemons, exchange, file, free_port, interpreters, is_there, nginx, path,
+    Case, WORKER, config, daemons, exchange, file, free_port, interpreters, is_there, nginx, path,
 };
 
 use common::{BINARY, Launch, Osps, has, is_root, ms, pass, run, skip, text};
@@ -266,7 +266,7 @@ fn a_worker_that_retires_convicts_nobody() {
         let address = format!("127.0.0.1:{port}");
         let (apps, options) = (file(""), ["--max-requests", "2", "-w", "2", "app:app"]);
         let command = [&["gunicorn", "--chdir", &apps, "-b", &address], &options[..]].concat();
-        let osps = quick(&["loop"], &command).start();
+        let osps = quick(&WORKER, &command).start();
         osps.wait("an answer", || exchange(port, b"GET / HTTP/1.0\r\n\r\n").ok());
         for _ in 0..20 {
             let _ = exchange(port, b"GET / HTTP/1.0\r\n\r\n");
@@ -327,8 +327,8 @@ fn without_a_place_for_the_shim_the_start_is_refused() {
         return skip("needs root and unshare");
     }
     let script = format!(
-        "mount -t tmpfs -o noexec none /run && mount -t tmpfs -o noexec none /tmp && \
-         TMPDIR=/tmp exec {BINARY} --name noexec-{} run --heart loop -- sleep 1",
+        "exec 9< {BINARY}; mount -t tmpfs -o noexec none /run && \
+         mount -t tmpfs -o noexec none /tmp && TMPDIR=/tmp exec /proc/self/fd/9 --name noexec-{} run --heart loop -- sleep 1",
         std::process::id()
     );
     let mut shell = Command::new("unshare");

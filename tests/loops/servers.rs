@@ -12,6 +12,8 @@ use std::time::Duration;
 
 use super::common::{Launch, skip, text};
 
+/// Of gunicorn: its master waits for events, too.
+pub const WORKER: [&str; 3] = ["loop", "--heart-process", "worker"];
 /// While it is there, `accept` does not return.
 const FREEZE: &str = "freeze";
 /// A user's own preload stands before ours.
@@ -20,7 +22,8 @@ const SECOND_PRELOAD: &str = "export LD_PRELOAD=$FREEZER:$LD_PRELOAD; exec \"$@\
 /// A server, how it is asked, and how it is stuck.
 pub struct Case {
     pub name: &'static str,
-    pub heart: &'static str,
+    /// `--heart`, and perhaps `--heart-process`.
+    pub heart: &'static [&'static str],
     pub command: Vec<String>,
     pub port: u16,
     pub ask: Vec<u8>,
@@ -36,7 +39,7 @@ impl Case {
     pub fn new(name: &'static str, port: u16, command: &[&str]) -> Case {
         Case {
             name,
-            heart: "loop",
+            heart: &["loop"],
             command: command.iter().map(|&word| word.to_owned()).collect(),
             port,
             ask: b"GET / HTTP/1.0\r\n\r\n".to_vec(),
@@ -54,7 +57,7 @@ impl Case {
         // Workers are other users.
         std::fs::set_permissions(dir, Permissions::from_mode(0o755)).unwrap();
         let options = ["--hang-timeout", limit, "--check-interval", "500ms", "--start-timeout"];
-        let options = [&options[..], &[self.start, "--heart", self.heart]].concat();
+        let options = [&options[..], &[self.start, "--heart"], self.heart].concat();
         let mut command: Vec<&str> = self.command.iter().map(String::as_str).collect();
         if self.blocks.is_none() {
             // Not into osps itself, which accepts, too.
@@ -248,6 +251,7 @@ pub fn interpreters(dir: &Path) -> Vec<Case> {
         let address = format!("127.0.0.1:{port}");
         let command = ["gunicorn", "--chdir", &file(""), "-b", &address, "-t", "1000", "app:app"];
         let mut case = Case::new("gunicorn", port, &command);
+        case.heart = &WORKER;
         case.blocks = Some(vec!["GET /sleep HTTP/1.0\r\n\r\n"]);
         cases.push(case);
     }
@@ -259,7 +263,7 @@ pub fn interpreters(dir: &Path) -> Vec<Case> {
         let classes = dir.display().to_string();
         let command = ["java", "-Xshare:auto", "-cp", &classes, "Server", &port.to_string()];
         let mut case = Case::new("a JVM", port, &command);
-        case.heart = "loops";
+        case.heart = &["loops"];
         (case.ask, case.answer) = (b"serve\n".to_vec(), "well");
         case.blocks = Some(vec!["sleep\n"]);
         cases.push(case);
