@@ -11,6 +11,9 @@
  *           a synchronous child of Node waits in a loop of its own.
  *   loops   each epoll descriptor has a line, beaten by whichever thread waits on it (JVM, workers).
  *
+ * A line is claimed when a thread rests in a wait, or at its third wait that is no mere look (a
+ * timeout of zero): programs poll once and then compute, Rust's do before `main`.
+ *
  * It lives in strangers' programs. So it takes no memory and no lock, never prints, leaves errno
  * alone, needs no library and no symbol version, and is transparent for good after anything odd.
  * System calls of its own go past the C library; the waits go through it, since they are
@@ -39,13 +42,13 @@
 #define EXPORT __attribute__((visibility("default")))
 #define UNLIKELY(what) __builtin_expect(!!(what), 0)
 
-/* Waits before a thread (loop) or a descriptor (loops) is taken at its word. Fewer, and a set-up that
- * polls once is an event loop; more, and a server that is rarely asked goes unwatched for long. */
+/* Waits after which a thread, or a descriptor, is taken for an event loop. Fewer, and a set-up that
+ * polls once is one; more, and a server that is rarely asked goes unwatched for long. */
 #define WAITS 3
+/* And so long a rest in one, in ns: who sets itself up seldom waits for longer. */
+#define REST 100000000u
 /* Descriptors that may be event loops. They are made early, and so have low numbers. */
 #define LOOPS_MAX 1024
-/* Most descriptors of a select that are copied for the next slice: 8 KiB a set, on the stack. */
-#define SELECT_MAX 65536
 /* A wait from so many bytes deeper in the stack than the loop's is made by one of its callbacks. Less
  * are a few frames of C: a program that goes from one loop to the next. More is another stack. */
 #define NESTED_MIN 1024
@@ -90,16 +93,15 @@ static pthread_key_t at_thread_exit;
 /* Of this process, see meet(). */
 static uint64_t own_claim;
 static int own_pid, may_claim;
+static int main_epoll = -1; /* loop: the epoll descriptor of the loop */
 
 /* Of this thread: the process that it was met in (1 = none), and what it is. Initial-exec: the
  * other models may allocate at the first use. */
 static __thread __attribute__((tls_model("initial-exec"))) struct {
     uint64_t process;
-    unsigned is_main, epolls, leaves;
-    /* loop: the epoll descriptor of the loop, and how deep in the stack it waits. */
-    int epoll;
-    char *depth;
-} me = {1, 0, 0, 0, -1, NULL};
+    unsigned is_main, epolls, waits, leaves;
+    char *depth; /* loop: how deep in the stack its loop waits */
+} me = {1, 0, 0, 0, 0, NULL};
 
 /* ---- The kernel and the C library ------------------------------------------------------------ */
 
@@ -159,17 +161,36 @@ static inline uint64_t clock_ns(clockid_t clock) {
 #pragma weak pthread_key_create
 #pragma weak pthread_setspecific
 
-/* Calls `name` of whoever stands behind this library, looked up once; without it the kernel, which
- * is no cancellation point, by `otherwise`. */
+int epoll_pwait2(int, struct epoll_event *, int, const struct timespec *, const sigset_t *);
+int close_range(unsigned, unsigned, int);
+int __poll_chk(struct pollfd *, nfds_t, int, size_t);
+int __ppoll_chk(struct pollfd *, nfds_t, const struct timespec *, const sigset_t *, size_t);
+
+/* Whoever stands behind this library: looked up at the start, since a look may take memory. */
+#define FOR_ALL(one)                                                                            \
+    one(epoll_wait) one(epoll_pwait) one(epoll_pwait2) one(poll) one(ppoll) one(select)         \
+        one(pselect) one(__poll_chk) one(__ppoll_chk) one(close) one(dup2) one(dup3)            \
+            one(close_range)
+#define MEMBER(name) __typeof__(name) *name;
+#define LOOK_UP(name) real.name = (__typeof__(name) *)dlsym(RTLD_NEXT, #name);
+static struct {
+    FOR_ALL(MEMBER)
+} real;
+static int is_looked_up;
+
+static __attribute__((noinline)) void look_up(void) {
+    if (dlsym) {
+        FOR_ALL(LOOK_UP)
+    }
+    __atomic_store_n(&is_looked_up, 1, __ATOMIC_RELEASE);
+}
+
+/* Calls it; what the C library does not have, `otherwise`: the kernel, as no cancellation point. */
 #define REAL(name, otherwise, ...)                                                              \
     ({                                                                                          \
-        static __typeof__(name) *real;                                                          \
-        __typeof__(name) *found = __atomic_load_n(&real, __ATOMIC_RELAXED);                     \
-        if (UNLIKELY(!found) && dlsym) {                                                        \
-            found = (__typeof__(name) *)dlsym(RTLD_NEXT, #name);                                \
-            __atomic_store_n(&real, found, __ATOMIC_RELAXED);                                   \
-        }                                                                                       \
-        found ? found(__VA_ARGS__) : (__typeof__(found(__VA_ARGS__)))(otherwise);               \
+        if (UNLIKELY(!__atomic_load_n(&is_looked_up, __ATOMIC_ACQUIRE))) look_up();              \
+        real.name ? real.name(__VA_ARGS__)                                                      \
+                  : (__typeof__(real.name(__VA_ARGS__)))(otherwise);                            \
     })
 
 /* What the kernel answers, in the manner of the C library. */
@@ -197,8 +218,6 @@ static int real_epoll_wait(int epoll, struct epoll_event *events, int most, int 
 #ifndef SYS_epoll_pwait2
 #define SYS_epoll_pwait2 441
 #endif
-int epoll_pwait2(int, struct epoll_event *, int, const struct timespec *, const sigset_t *);
-
 static int real_epoll_pwait2(int epoll, struct epoll_event *events, int most,
                              const struct timespec *timeout, const sigset_t *mask) {
     return REAL(epoll_pwait2,
@@ -242,51 +261,72 @@ static void leave(struct line *line) {
     exchange(&line->claim, own_claim, line == own_line ? slot + 1 : 0);
 }
 
-/* Claims the slot's line for this process, in which it found this claim: as osps_heart does. */
-static int claim(struct line *line, uint64_t found) {
-    if (!may_claim || line != own_line) return 0;
+/* Whether the slot's line is another process's, of this generation or a later one. */
+static int is_taken(uint64_t found) {
     uint64_t later = (generation - (found >> 8)) & 0xffffu;
-    int is_taken = (found >> 24 & 0x3fffffu) != 0 && (found & 0xffu) == slot + 1;
-    if (is_taken && !(later >= 1 && later < 0x8000u)) return 0;
-    return exchange(&line->claim, found, own_claim);
+    int has_owner = (found >> 24 & 0x3fffffu) != 0 && (found & 0xffu) == slot + 1;
+    return found != own_claim && has_owner && !(later >= 1 && later < 0x8000u);
 }
 
-/* Beats, if the line is this process's, and this process the one that runs in the slot. */
-static inline int beat(struct line *line) {
-    if (UNLIKELY(get(running) != generation)) return 0;
-    uint64_t found = get(&line->claim);
-    if (UNLIKELY(found != own_claim) && !claim(line, found)) return 0;
+/* Claims the slot's line for this process: as osps_heart does. */
+static int claim_own(void) {
+    uint64_t found = get(&own_line->claim);
+    if (!may_claim || is_taken(found)) return 0;
+    if (found != own_claim && !exchange(&own_line->claim, found, own_claim)) return 0;
+    /* Meanwhile another thread may have hidden: see hide(). */
+    if (__atomic_load_n(&state, __ATOMIC_SEQ_CST) == 1) return 1;
+    leave(own_line);
+    return 0;
+}
+
+/* Whether this process beats in this line, and is the one that runs in the slot. */
+static inline int is_ours(const struct line *line) {
+    return get(&line->claim) == own_claim && get(running) == generation &&
+           __atomic_load_n(&state, __ATOMIC_RELAXED) == 1;
+}
+
+static inline void beat(struct line *line) {
     set(&line->stamp, clock_ns(CLOCK_MONOTONIC_COARSE));
     again(line);
-    return 1;
 }
 
-/* loops: a descriptor is gone, or the thread that served it. A child of vfork shares this memory and
- * closes descriptors of its own. */
+/* loops: a descriptor is gone, or the thread that served it. */
 static void forget(struct loop *loop) {
     struct line *line = __atomic_load_n(&loop->line, __ATOMIC_RELAXED);
-    if (!line || loop->process != get(&mark->process) || pid_now() != own_pid) return;
+    if (!line || loop->process != get(&mark->process)) return;
     __atomic_store_n(&loop->line, NULL, __ATOMIC_RELAXED);
     loop->waits = 0;
     leave(line);
     if (line == own_line) set(&mark->own_for, 0);
 }
 
+/* Descriptors are closed. A child of vfork shares this memory and closes descriptors of its own. */
 static void forget_range(unsigned first, unsigned last) {
-    if (state != 1 || !by_descriptor) return;
-    for (unsigned fd = first; fd <= last && fd < LOOPS_MAX; fd++) forget(&loops[fd]);
+    if (state != 1) return;
+    if (!by_descriptor) {
+        unsigned own = (unsigned)main_epoll;
+        if (own >= first && own <= last && pid_now() == own_pid) main_epoll = -1;
+        return;
+    }
+    for (unsigned fd = first; fd <= last && fd < LOOPS_MAX; fd++)
+        if (loops[fd].line && pid_now() == own_pid) forget(&loops[fd]);
 }
 
 static void thread_exits(void *thread) {
-    if (state != 1) return;
+    if (state != 1 || pid_now() != own_pid) return;
     for (unsigned fd = 0; fd < LOOPS_MAX; fd++)
         if (loops[fd].last == thread) forget(&loops[fd]);
 }
 
 /* loops: a line for a descriptor. The first one has the slot's, further ones a free one. */
 static struct line *line_for(uint64_t fd) {
-    if (exchange(&mark->own_for, 0, fd + 1)) return own_line;
-    for (uint64_t number = slots_count; number < lines_count && may_claim; number++) {
+    if (!may_claim || state != 1) return NULL;
+    if (!is_taken(get(&own_line->claim)) && exchange(&mark->own_for, 0, fd + 1)) {
+        if (claim_own()) return own_line;
+        set(&mark->own_for, 0);
+        return NULL;
+    }
+    for (uint64_t number = slots_count; number < lines_count; number++) {
         struct line *line = &lines[number];
         if (get(&line->claim) != 0 || !exchange(&line->claim, 0, own_claim)) continue;
         char name[OSPS_HEART_NAME_SIZE] = "epoll ";
@@ -303,8 +343,8 @@ static struct line *line_for(uint64_t fd) {
     return NULL;
 }
 
-/* loops: where a wait on this descriptor beats. */
-static struct line *line_of(int fd) {
+/* loops: what is known of a descriptor, in this process. */
+static struct loop *loop_of(int fd) {
     if (fd < 0 || fd >= LOOPS_MAX) return NULL;
     struct loop *loop = &loops[fd];
     uint64_t process = get(&mark->process), known = get(&loop->process);
@@ -312,25 +352,22 @@ static struct line *line_of(int fd) {
         __atomic_store_n(&loop->line, NULL, __ATOMIC_RELAXED);
         loop->waits = 0;
     }
-    struct line *line = __atomic_load_n(&loop->line, __ATOMIC_RELAXED);
-    if (UNLIKELY(!line)) {
-        if (loop->waits < WAITS && ++loop->waits < WAITS) return NULL;
-        struct line *none = NULL;
-        line = line_for((uint64_t)fd);
-        if (!line) return NULL;
-        if (!__atomic_compare_exchange_n(&loop->line, &none, line, 0, __ATOMIC_RELAXED,
-                                         __ATOMIC_RELAXED)) {
-            if (line == own_line) set(&mark->own_for, 0);
-            leave(line);
-            line = none;
-        }
-    }
     if (!me.leaves && pthread_setspecific) me.leaves = !pthread_setspecific(at_thread_exit, &me);
     loop->last = &me;
-    if (beat(line)) return line;
-    /* A further line that is no longer ours; the slot's may become free again. */
-    if (line != own_line) __atomic_store_n(&loop->line, NULL, __ATOMIC_RELAXED);
-    return NULL;
+    return loop;
+}
+
+/* loops: gives a descriptor its line. */
+static struct line *assign(struct loop *loop) {
+    struct line *none = NULL, *line = line_for((uint64_t)(loop - loops));
+    if (line && !__atomic_compare_exchange_n(&loop->line, &none, line, 0, __ATOMIC_RELAXED,
+                                             __ATOMIC_RELAXED)) {
+        /* Another thread was first. */
+        leave(line);
+        if (line == own_line) set(&mark->own_for, 0);
+        return none;
+    }
+    return line;
 }
 
 /* ---- Start ----------------------------------------------------------------------------------- */
@@ -383,7 +420,7 @@ static char wanted[256];
 
 /* Whether it is a process that the user named, by its own name or its program's. */
 static int is_wanted(const char *name, size_t length) {
-    char path[4096];
+    char path[1024]; /* A longer one has no name here. */
     if (!*wanted || is_named(wanted, name, length)) return 1;
     long end = raw(SYS_readlinkat, AT_FDCWD, (long)"/proc/self/exe", (long)path, sizeof path, 0, 0);
     if (end <= 0) return 0;
@@ -392,43 +429,47 @@ static int is_wanted(const char *name, size_t length) {
     return is_named(wanted, path + base, (size_t)(end - base));
 }
 
+/* What a process has to know of itself. Of threads that come at once each stores the same. Not
+ * inlined, like whatever needs much of a stack that may be small. */
+static __attribute__((noinline)) void learn(int pid) {
+    char stat[1024];
+    size_t length = contents("/proc/self/stat", stat, sizeof stat), end = length;
+    uint64_t start_time = 0;
+    /* The name stands in parentheses and may hold anything. */
+    size_t name = 0;
+    while (name < length && stat[name] != '(') name++;
+    while (end > 0 && stat[end] != ')') end--;
+    const char *field = stat + end;
+    /* Field 22; the space before field 3. Without /proc (a chroot) any start time is right. */
+    for (int at = 2; length && at < 22 && *field; at++)
+        do field++;
+        while (*field && *field != ' ');
+    if (length && *field) {
+        const char *text = field + 1;
+        number(&text, ' ', &start_time);
+    }
+    own_pid = pid;
+    own_claim = (slot + 1) | (generation & 0xffffu) << 8 | ((uint64_t)pid & 0x3fffffu) << 24 |
+                (start_time & 0x3ffffu) << 46;
+    may_claim = is_wanted(stat + name + 1, end > name ? end - name - 1 : 0);
+    main_epoll = -1;
+    __atomic_store_n(&mark->process, (uint64_t)1 << 32 | (uint64_t)pid, __ATOMIC_RELEASE);
+}
+
 /* Whoever comes here for the first time: a thread, or a process that was forked. That is seen by a
  * page that the kernel wipes in every child, however it was forked, and not by handlers, which
- * `_Fork` and a bare `clone` pass by. Threads that come at once store the same. */
-static void meet(void) {
+ * `_Fork` and a bare `clone` pass by. */
+static __attribute__((noinline)) void meet(void) {
     int pid = pid_now();
-    if (get(&mark->process) == 0) {
-        char stat[1024];
-        size_t length = contents("/proc/self/stat", stat, sizeof stat), end = length;
-        uint64_t start_time = 0;
-        /* The name stands in parentheses and may hold anything. */
-        size_t name = 0;
-        while (name < length && stat[name] != '(') name++;
-        while (end > 0 && stat[end] != ')') end--;
-        const char *field = stat + end;
-        /* Field 22; the space before field 3. Without /proc (a chroot) any start time is right. */
-        for (int at = 2; at < 22 && *field; at++)
-            do field++;
-            while (*field && *field != ' ');
-        if (length && *field) {
-            const char *text = field + 1;
-            number(&text, ' ', &start_time);
-        }
-        own_pid = pid;
-        own_claim = (slot + 1) | (generation & 0xffffu) << 8 | ((uint64_t)pid & 0x3fffffu) << 24 |
-                    (start_time & 0x3ffffu) << 46;
-        may_claim = is_wanted(stat + name + 1, end > name ? end - name - 1 : 0);
-        __atomic_store_n(&mark->process, (uint64_t)1 << 32 | (uint64_t)pid, __ATOMIC_RELEASE);
-    }
+    if (get(&mark->process) == 0) learn(pid);
     me.process = __atomic_load_n(&mark->process, __ATOMIC_ACQUIRE);
     me.is_main = raw(SYS_gettid, 0, 0, 0, 0, 0, 0) == pid;
-    me.epolls = me.leaves = 0;
-    me.epoll = -1;
+    me.epolls = me.waits = me.leaves = 0;
 }
 
 /* Seccomp filters of this process. A filter that osps does not have may kill for a call that the
  * program itself never makes. */
-static uint64_t filters(void) {
+static __attribute__((noinline)) uint64_t filters(void) {
     char status[4096];
     static const char key[] = "\nSeccomp_filters:\t";
     size_t length = contents("/proc/self/status", status, sizeof status);
@@ -442,7 +483,7 @@ static uint64_t filters(void) {
 }
 
 /* Opens the segment by the inherited descriptor, or by name if the program closed that. */
-static long segment(uint64_t inherited, uint64_t device, uint64_t inode) {
+static __attribute__((noinline)) long segment(uint64_t inherited, uint64_t device, uint64_t inode) {
     struct stat status;
     char path[4096];
     if (raw(SYS_fstat, (long)inherited, (long)&status, 0, 0, 0, 0) == 0 &&
@@ -525,9 +566,10 @@ static int look(void) {
     running = (uint64_t *)(void *)(page + OSPS_SERVER_GENERATION);
     if (get(running) != generation) goto close;
     meet();
-    /* The program that this one was before its exec may have claimed the line and polled; whether
-     * this one does remains to be seen. Not judged until then. */
+    /* The program that this one was before its exec may have claimed lines and waited; whether this
+     * one does remains to be seen. Not judged until then. */
     leave(own_line);
+    for (uint64_t at = slots_count; at < lines_count; at++) leave(&lines[at]);
     /* Until somebody beats, the stamp tells that the shim is there. */
     if ((get(&own_line->claim) >> 24 & 0x3fffffu) == 0 &&
         get(&own_line->count) == get((uint64_t *)(void *)(page + OSPS_SERVER_BASELINE)))
@@ -540,18 +582,19 @@ close:
 
 /* The C library may not have an environment yet when constructors run: then the first wait looks. */
 __attribute__((constructor)) static void start(void) {
+    if (!__atomic_load_n(&is_looked_up, __ATOMIC_ACQUIRE)) look_up();
     if (environ && state == 0) state = look();
 }
 
 /* From now on nothing: no system call is made that the program itself would not make. */
 static void hide(void) {
     /* A forked child that has not waited yet holds nothing. */
-    if (state == 1 && get(&mark->process) != 0) {
-        if (pid_now() != own_pid) return; /* This memory is another process's, too. */
-        forget_range(0, LOOPS_MAX);
-        leave(own_line);
-    }
-    state = -1;
+    int holds = state == 1 && get(&mark->process) != 0;
+    if (holds && pid_now() != own_pid) return; /* This memory is another process's, too. */
+    __atomic_store_n(&state, -1, __ATOMIC_SEQ_CST);
+    if (!holds) return;
+    for (unsigned fd = 0; by_descriptor && fd < LOOPS_MAX; fd++) forget(&loops[fd]);
+    leave(own_line);
 }
 
 /* ---- Waiting --------------------------------------------------------------------------------- */
@@ -565,33 +608,68 @@ struct wait {
     nfds_t files;
     fd_set *sets[3];
     const sigset_t *mask;
+    struct line *line; /* where it beats; NULL = that is not known yet */
+    struct loop *loop; /* loops: its descriptor */
 };
 
 /* loop: whether a wait of the main thread on this epoll descriptor is one of its event loop. */
 static inline int is_of_loop(int fd, char *depth) {
     size_t below = (size_t)(me.depth - depth);
-    if (fd != me.epoll && me.epoll >= 0 && me.depth > depth && below >= NESTED_MIN &&
-        below <= NESTED_MAX && raw(SYS_fcntl, me.epoll, F_GETFD, 0, 0, 0, 0) >= 0)
+    if (fd != main_epoll && main_epoll >= 0 && me.depth > depth && below >= NESTED_MIN &&
+        below <= NESTED_MAX)
         return 0;
-    me.epoll = fd;
+    main_epoll = fd;
     me.depth = depth;
     return 1;
 }
 
-/* Where this thread's wait beats, after its beat; NULL = nowhere. */
-static inline struct line *enter(int is_epoll, int fd) {
+/* Makes the line that a wait beats in this process's. */
+static int take(struct wait *wait) {
+    if (!wait->loop) return claim_own();
+    if (!wait->line) wait->line = assign(wait->loop);
+    return wait->line && (wait->line != own_line || claim_own());
+}
+
+/* The line is not ours yet: whether this wait may become a beating one. */
+static __attribute__((noinline)) int enter_first(struct wait *wait, uint64_t span) {
+    unsigned *waits = wait->loop ? &wait->loop->waits : &me.waits;
+    if (wait->line && wait->line != own_line) {
+        /* A further line that the watchdog freed. */
+        __atomic_store_n(&wait->loop->line, NULL, __ATOMIC_RELAXED);
+        wait->line = NULL;
+    }
+    if (span == 0 || !may_claim || get(running) != generation ||
+        (!wait->loop && is_taken(get(&own_line->claim))))
+        return 0;
+    *waits += *waits < WAITS;
+    if (*waits < WAITS) return 1;
+    if (!take(wait)) return 0;
+    beat(wait->line);
+    return 1;
+}
+
+/* Whether a wait is one of an event loop: then it beats, now and later, and is cut into slices. */
+static inline int enter(struct wait *wait, int is_epoll, uint64_t span) {
     if (UNLIKELY(state != 1)) {
         start();
-        if (state != 1) return NULL;
+        if (state != 1) return 0;
     }
     if (UNLIKELY(me.process != __atomic_load_n(&mark->process, __ATOMIC_ACQUIRE))) meet();
-    if (by_descriptor) return is_epoll ? line_of(fd) : NULL;
-    if (!me.is_main) return NULL;
-    if (me.epolls < WAITS)
-        me.epolls += is_epoll != 0;
-    else if (!is_epoll || !is_of_loop(fd, __builtin_frame_address(0)))
-        return NULL;
-    return beat(own_line) ? own_line : NULL;
+    if (by_descriptor) {
+        wait->loop = is_epoll ? loop_of(wait->epoll) : NULL;
+        if (!wait->loop) return 0;
+        wait->line = __atomic_load_n(&wait->loop->line, __ATOMIC_RELAXED);
+    } else {
+        if (!me.is_main) return 0;
+        if (me.epolls < WAITS)
+            me.epolls += is_epoll != 0;
+        else if (!is_epoll || !is_of_loop(wait->epoll, __builtin_frame_address(0)))
+            return 0;
+        wait->line = own_line;
+    }
+    if (UNLIKELY(!wait->line || !is_ours(wait->line))) return enter_first(wait, span);
+    beat(wait->line);
+    return 1;
 }
 
 /* Waits once, for so many nanoseconds. */
@@ -620,7 +698,7 @@ static inline int once(const struct wait *wait, uint64_t span, const sigset_t *m
 
 /* The sets of a select before it was called: each slice needs fresh ones. */
 struct sets {
-    unsigned char before[3][SELECT_MAX / 8];
+    unsigned char before[3][sizeof(fd_set)];
 };
 
 static void copy_sets(const struct wait *wait, struct sets *sets, int back) {
@@ -633,7 +711,7 @@ static void copy_sets(const struct wait *wait, struct sets *sets, int back) {
 
 /* The rest of a wait that found nothing at once: in slices, all signals blocked outside and the
  * caller's mask inside them, so that none falls between two and EINTR is seen as ever. */
-static int slices(const struct wait *wait, struct line *line, uint64_t span, struct sets *sets) {
+static int slices(struct wait *wait, uint64_t span, struct sets *sets) {
     /* A child of vfork, or another process that shares this memory, must not wait as its parent. */
     if (pid_now() != own_pid) {
         if (sets) copy_sets(wait, sets, 1);
@@ -643,6 +721,7 @@ static int slices(const struct wait *wait, struct line *line, uint64_t span, str
     uint64_t slice = limit >= LIMIT_MIN && limit <= LIMIT_MAX ? limit / 4 : LIMIT_MIN;
     uint64_t begun = span == FOREVER ? 0 : clock_ns(CLOCK_MONOTONIC);
     uint64_t left = span, passed;
+    int is_beating = wait->line && is_ours(wait->line), is_refused = 0;
     sigset_t all, before;
     memset(&all, 0xff, sizeof all);
     sigprocmask(SIG_SETMASK, &all, &before);
@@ -650,10 +729,17 @@ static int slices(const struct wait *wait, struct line *line, uint64_t span, str
     int result;
     for (;;) {
         if (sets) copy_sets(wait, sets, 1);
-        int is_last = left <= slice || state != 1;
-        result = once(wait, is_last ? left : slice, mask);
+        uint64_t next = is_beating || slice < REST || is_refused ? slice : REST;
+        int is_last = left <= next;
+        result = once(wait, is_last ? left : next, mask);
         if (result != 0 || is_last) break;
-        beat(line);
+        /* It rests here: an event loop, if nobody else is the one. */
+        if (!is_beating) is_beating = take(wait);
+        is_beating = is_beating && is_ours(wait->line);
+        if (is_beating)
+            beat(wait->line);
+        else
+            slice = FOREVER, is_refused = 1; /* The rest in one piece, as without the shim. */
         if (span == FOREVER) continue;
         passed = clock_ns(CLOCK_MONOTONIC) - begun;
         left = passed < span ? span - passed : 0;
@@ -665,16 +751,17 @@ static int slices(const struct wait *wait, struct line *line, uint64_t span, str
     return result;
 }
 
-static inline int waited(const struct wait *wait, struct line *line, uint64_t span,
-                         struct sets *sets) {
+static inline int waited(struct wait *wait, uint64_t span, struct sets *sets) {
     /* Whoever has work waits for nothing, and pays for no slice. */
     int result = once(wait, 0, wait->mask);
-    if (result == 0 && span != 0) {
-        result = slices(wait, line, span, sets);
-        beat(line);
-    } else if (get(&line->claim) == own_claim) {
-        /* The clock that was read on entering is coarser than this wait was long. */
-        again(line);
+    int is_short = result != 0 || span == 0;
+    if (!is_short) result = slices(wait, span, sets);
+    if (wait->line && is_ours(wait->line)) {
+        /* The clock that was read on entering is coarser than a short wait is long. */
+        if (is_short)
+            again(wait->line);
+        else
+            beat(wait->line);
     }
     return result;
 }
@@ -690,49 +777,49 @@ static int is_span(const struct timespec *time, uint64_t *span) {
     return 1;
 }
 
+static uint64_t of_ms(int ms) { return ms < 0 ? FOREVER : (uint64_t)ms * 1000000u; }
+
 EXPORT int epoll_pwait(int epoll, struct epoll_event *events, int most, int timeout,
                        const sigset_t *mask) {
-    struct line *line = enter(1, epoll);
-    if (!line) return real_epoll_pwait(epoll, events, most, timeout, mask);
     struct wait wait = {.kind = EPOLL, .count = most, .epoll = epoll, .events = events,
                         .mask = mask};
-    return waited(&wait, line, timeout < 0 ? FOREVER : (uint64_t)timeout * 1000000u, NULL);
+    if (!enter(&wait, 1, of_ms(timeout)))
+        return real_epoll_pwait(epoll, events, most, timeout, mask);
+    return waited(&wait, of_ms(timeout), NULL);
 }
 
 EXPORT int epoll_wait(int epoll, struct epoll_event *events, int most, int timeout) {
-    struct line *line = enter(1, epoll);
-    if (!line) return real_epoll_wait(epoll, events, most, timeout);
     struct wait wait = {.kind = EPOLL, .count = most, .epoll = epoll, .events = events};
-    return waited(&wait, line, timeout < 0 ? FOREVER : (uint64_t)timeout * 1000000u, NULL);
+    if (!enter(&wait, 1, of_ms(timeout))) return real_epoll_wait(epoll, events, most, timeout);
+    return waited(&wait, of_ms(timeout), NULL);
 }
 
 EXPORT int epoll_pwait2(int epoll, struct epoll_event *events, int most,
                         const struct timespec *timeout, const sigset_t *mask) {
     uint64_t span;
-    struct line *line = is_span(timeout, &span) ? enter(1, epoll) : NULL;
-    if (!line) return real_epoll_pwait2(epoll, events, most, timeout, mask);
     struct wait wait = {.kind = EPOLL2, .count = most, .epoll = epoll, .events = events,
                         .mask = mask};
-    return waited(&wait, line, span, NULL);
+    if (!is_span(timeout, &span) || !enter(&wait, 1, span))
+        return real_epoll_pwait2(epoll, events, most, timeout, mask);
+    return waited(&wait, span, NULL);
 }
 
 EXPORT int ppoll(struct pollfd *files, nfds_t count, const struct timespec *timeout,
                  const sigset_t *mask) {
     uint64_t span;
-    struct line *line = is_span(timeout, &span) ? enter(0, -1) : NULL;
-    if (!line) return real_ppoll(files, count, timeout, mask);
     struct wait wait = {.kind = POLL, .events = files, .files = count, .mask = mask};
-    return waited(&wait, line, span, NULL);
+    if (!is_span(timeout, &span) || !enter(&wait, 0, span))
+        return real_ppoll(files, count, timeout, mask);
+    return waited(&wait, span, NULL);
 }
 
 EXPORT int poll(struct pollfd *files, nfds_t count, int timeout) {
-    struct line *line = enter(0, -1);
     struct timespec time = {timeout / 1000, timeout % 1000 * 1000000};
-    if (!line)
+    struct wait wait = {.kind = POLL, .events = files, .files = count};
+    if (!enter(&wait, 0, of_ms(timeout)))
         return REAL(poll, real_ppoll(files, count, timeout < 0 ? NULL : &time, NULL), files, count,
                     timeout);
-    struct wait wait = {.kind = POLL, .events = files, .files = count};
-    return waited(&wait, line, timeout < 0 ? FOREVER : (uint64_t)timeout * 1000000u, NULL);
+    return waited(&wait, of_ms(timeout), NULL);
 }
 
 /* How programs that were built with -D_FORTIFY_SOURCE call them. The C library's own complain and
@@ -750,49 +837,53 @@ EXPORT int __ppoll_chk(struct pollfd *files, nfds_t count, const struct timespec
     return ppoll(files, count, timeout, mask);
 }
 
-/* Fewer than can be copied. More is odd. */
-static int is_copied(int count) {
-    if (count > SELECT_MAX) hide();
-    return count >= 0 && count <= SELECT_MAX;
+static __attribute__((noinline)) int selected(struct wait *wait, uint64_t span) {
+    struct sets sets;
+    copy_sets(wait, &sets, 0);
+    return waited(wait, span, &sets);
+}
+
+/* Whether a select may be cut into slices. With more descriptors than a set of the C library has
+ * room for nobody knows how large its sets are: the kernel takes no more than there are descriptors.
+ * Its program goes unwatched. */
+static int enter_select(struct wait *wait, uint64_t span) {
+    if (wait->count < 0 || !enter(wait, 0, span)) return 0;
+    if (wait->count <= FD_SETSIZE) return 1;
+    leave(own_line);
+    may_claim = 0;
+    return 0;
 }
 
 EXPORT int pselect(int count, fd_set *reads, fd_set *writes, fd_set *excepts,
                    const struct timespec *timeout, const sigset_t *mask) {
     uint64_t span;
-    struct line *line = is_span(timeout, &span) && is_copied(count) ? enter(0, -1) : NULL;
-    if (!line) return real_pselect(count, reads, writes, excepts, timeout, mask);
-    struct sets sets;
     struct wait wait = {.kind = SELECT, .count = count, .sets = {reads, writes, excepts},
                         .mask = mask};
-    copy_sets(&wait, &sets, 0);
-    return waited(&wait, line, span, &sets);
+    if (!is_span(timeout, &span) || !enter_select(&wait, span))
+        return real_pselect(count, reads, writes, excepts, timeout, mask);
+    return selected(&wait, span);
 }
 
 EXPORT int select(int count, fd_set *reads, fd_set *writes, fd_set *excepts,
                   struct timeval *timeout) {
     struct timespec time = {0, 0};
     uint64_t span = FOREVER;
-    struct line *line = NULL;
-    if (timeout && timeout->tv_sec >= 0 && timeout->tv_usec >= 0) {
+    int is_valid = !timeout || (timeout->tv_sec >= 0 && timeout->tv_usec >= 0);
+    if (timeout && is_valid) {
         /* A million microseconds and more are a second and more. */
         long carry = timeout->tv_usec / 1000000;
         int fits = timeout->tv_sec <= INT64_MAX - carry;
         time.tv_sec = fits ? timeout->tv_sec + carry : INT64_MAX;
         time.tv_nsec = timeout->tv_usec % 1000000 * 1000;
+        is_span(&time, &span);
     }
-    if (!timeout || (timeout->tv_sec >= 0 && timeout->tv_usec >= 0)) {
-        if (timeout) is_span(&time, &span);
-        line = is_copied(count) ? enter(0, -1) : NULL;
-    }
-    if (!line)
+    struct wait wait = {.kind = SELECT, .count = count, .sets = {reads, writes, excepts}};
+    if (!is_valid || !enter_select(&wait, span))
         return REAL(select,
                     real_pselect(count, reads, writes, excepts, timeout ? &time : NULL, NULL),
                     count, reads, writes, excepts, timeout);
-    struct sets sets;
-    struct wait wait = {.kind = SELECT, .count = count, .sets = {reads, writes, excepts}};
-    copy_sets(&wait, &sets, 0);
     uint64_t begun = clock_ns(CLOCK_MONOTONIC);
-    int result = waited(&wait, line, span, &sets);
+    int result = selected(&wait, span);
     if (timeout && span != FOREVER) {
         /* Linux says how much was left, whatever the result. */
         uint64_t passed = clock_ns(CLOCK_MONOTONIC) - begun;
@@ -823,7 +914,6 @@ EXPORT int dup3(int from, int to, int flags) {
 #ifndef SYS_close_range
 #define SYS_close_range 436
 #endif
-int close_range(unsigned, unsigned, int);
 
 EXPORT int close_range(unsigned first, unsigned last, int flags) {
     /* Any flag leaves them open here: in another table, or until an exec. */
@@ -833,7 +923,8 @@ EXPORT int close_range(unsigned first, unsigned last, int flags) {
 }
 
 /* A filter that the program gives itself: some kill for what is done here. A question whether the
- * kernel knows filters has no filter behind it. */
+ * kernel knows filters has no filter behind it. Both go to the kernel as the C library's do: they are
+ * called where nothing may be looked up, by allocators for one. */
 EXPORT int prctl(int option, ...) {
     va_list rest;
     va_start(rest, option);
@@ -841,8 +932,7 @@ EXPORT int prctl(int option, ...) {
                   c = va_arg(rest, unsigned long), d = va_arg(rest, unsigned long);
     va_end(rest);
     if (option == PR_SET_SECCOMP && (a == SECCOMP_MODE_STRICT || b)) hide();
-    return REAL(prctl, told(raw(SYS_prctl, option, (long)a, (long)b, (long)c, (long)d, 0)), option,
-                a, b, c, d);
+    return (int)told(raw(SYS_prctl, option, (long)a, (long)b, (long)c, (long)d, 0));
 }
 
 EXPORT long syscall(long number, ...) {
@@ -855,5 +945,5 @@ EXPORT long syscall(long number, ...) {
          (a == SECCOMP_SET_MODE_STRICT || (a == SECCOMP_SET_MODE_FILTER && c))) ||
         (number == SYS_prctl && a == PR_SET_SECCOMP && (b == SECCOMP_MODE_STRICT || c)))
         hide();
-    return REAL(syscall, told(raw(number, a, b, c, d, e, f)), number, a, b, c, d, e, f);
+    return told(raw(number, a, b, c, d, e, f));
 }

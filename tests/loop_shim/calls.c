@@ -12,8 +12,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/select.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
@@ -253,6 +257,34 @@ static void turn_over(int turns, int kind, long us) {
     for (int turn = 0; turn < turns; turn++) waited(kind, us, NULL, &left);
 }
 
+/* A filter that forbids nothing, for all threads. */
+static void *shuts_in(void *unused) {
+    struct sock_filter allow = BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
+    struct sock_fprog program = {1, &allow};
+    usleep(300000);
+    prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+    printf("filtered %ld\n", syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC, &program));
+    return unused;
+}
+
+/* As small as a stack may be. */
+static void *selects(void *unused) {
+    for (int turn = 0; turn < 5; turn++) {
+        struct timeval time = {0, 1000};
+        select(0, NULL, NULL, NULL, &time);
+    }
+    printf("small\n");
+    return unused;
+}
+
+/* Waits on another descriptor from deep below. */
+static void __attribute__((noinline)) turn_deep(int turns, long us) {
+    volatile char room[8192];
+    memset((void *)room, 1, sizeof room);
+    turn_over(turns, EPOLL_WAIT, us);
+    room[0] = 2;
+}
+
 static void *polls(void *unused) {
     struct pollfd file = {-1, 0, 0};
     for (;;) poll(&file, 1, 5);
@@ -282,7 +314,7 @@ int main(int count, char **words) {
         for (;;) turn_over(1, atoi(words[2]), -1 * (atoi(words[2]) == SELECT ? 1 : 1));
     } else if (!strcmp(what, "turns")) { /* so many waits that return at once, then silence */
         open_event(1);
-        turn_over(atoi(words[3]), atoi(words[2]), 0);
+        turn_over(atoi(words[3]), atoi(words[2]), 10000);
         printf("done\n");
         for (;;) pause();
     } else if (!strcmp(what, "longer")) { /* by how many us the median of such waits is too long */
@@ -306,10 +338,8 @@ int main(int count, char **words) {
         for (;;) pause();
     } else if (!strcmp(what, "nested")) { /* poll after epoll, then epoll on another descriptor, deep below */
         open_event(1);
-        turn_over(5, EPOLL_WAIT, 0);
+        turn_over(5, EPOLL_WAIT, 1000);
         printf("done\n");
-        char deep[4096];
-        memset(deep, 1, sizeof deep);
         for (;;) {
             turn_over(1, POLL, 1000);
             turn_over(1, SELECT, 1000);
@@ -351,9 +381,9 @@ int main(int count, char **words) {
     } else if (!strcmp(what, "loops")) { /* two epoll descriptors: one waits, one is closed on request */
         open_event(1);
         int first = epoll;
-        turn_over(5, EPOLL_WAIT, 0);
+        turn_over(5, EPOLL_WAIT, 1000);
         open_event(1);
-        turn_over(5, EPOLL_WAIT, 0);
+        turn_over(5, EPOLL_WAIT, 1000);
         printf("two\n");
         getchar();
         close(epoll);
@@ -362,6 +392,68 @@ int main(int count, char **words) {
         close(first);
         printf("none\n");
         getchar();
+    } else if (!strcmp(what, "looks")) { /* never waits: a look, and work */
+        open_event(0);
+        printf("done\n");
+        for (;;) {
+            turn_over(100, POLL, 0);
+            turn_over(100, EPOLL_WAIT, 0);
+        }
+    } else if (!strcmp(what, "filter")) { /* by another thread, while the main one waits */
+        pthread_t thread;
+        open_event(0);
+        pthread_create(&thread, NULL, shuts_in, NULL);
+        for (;;) turn_over(1, EPOLL_WAIT, -1);
+    } else if (!strcmp(what, "deeper")) { /* one loop ends, its number is reused, the next runs deep */
+        open_event(0);
+        turn_over(5, EPOLL_WAIT, 1000);
+        int old = epoll;
+        close(epoll);
+        int other = dup(1);
+        printf("%d\n", other == old);
+        open_event(0);
+        for (;;) turn_deep(1, 5000);
+    } else if (!strcmp(what, "callback")) { /* a loop's callback waits in a loop of its own */
+        open_event(0);
+        turn_over(5, EPOLL_WAIT, 1000);
+        printf("done\n");
+        open_event(0);
+        for (;;) turn_deep(1, 5000);
+    } else if (!strcmp(what, "again")) { /* another program after two loops: itself, once */
+        if (getenv("AGAIN")) {
+            printf("again\n");
+            for (;;) pause();
+        }
+        open_event(0);
+        turn_over(5, EPOLL_WAIT, 1000);
+        open_event(0);
+        turn_over(5, EPOLL_WAIT, 1000);
+        printf("two\n");
+        getchar();
+        setenv("AGAIN", "1", 1);
+        execv("/proc/self/exe", words);
+    } else if (!strcmp(what, "small")) {
+        pthread_attr_t small;
+        pthread_t thread;
+        pthread_attr_init(&small);
+        pthread_attr_setstacksize(&small, 16384);
+        if (pthread_create(&thread, &small, selects, NULL)) return 3;
+        pthread_join(thread, NULL);
+    } else if (!strcmp(what, "many")) { /* the sum of what a select with more than there are does */
+        struct rlimit limit = {4096, 4096};
+        setrlimit(RLIMIT_NOFILE, &limit);
+        struct {
+            fd_set set;
+            char behind[512];
+        } room;
+        for (int turn = 0; turn < 20; turn++) {
+            memset(&room, 0, sizeof room);
+            memset(room.behind, 42, sizeof room.behind);
+            struct timeval time = {0, 5000};
+            int result = select(getdtablesize(), &room.set, NULL, NULL, &time), wrong = 0;
+            for (size_t at = 0; at < sizeof room.behind; at++) wrong += room.behind[at] != 42;
+            printf("%d %d\n", result, wrong);
+        }
     } else if (!strcmp(what, "cost")) { /* ns of a wait that returns at once */
         struct epoll_event events[2];
         open_event(1);

@@ -237,14 +237,14 @@ fn no_signal_is_lost_between_two_slices() {
     same(&["signals", &seed.to_string()]);
 }
 
-/// Two beats for each wait that returns at once, and none without a wait.
+/// Two beats for each wait that returns at once, from the third on, and none without a wait.
 #[test]
 fn a_beat_is_a_turn() {
     for kind in ["0", "3", "5"] {
         let stage = Stage::new();
         let mut program = stage.start("loop", &["turns", kind, "50"]);
         program.says("done");
-        assert_eq!(stage.count(), 100);
+        assert_eq!(stage.count(), 96);
         let stamp = stage.line().sample().stamp;
         assert!(stamp <= common::now() && common::now().since(stamp) < SOON);
         stage.assert_silent("a program that waits no more");
@@ -261,6 +261,53 @@ fn only_the_main_thread_and_its_own_epoll_count() {
     let mut program = stage.start("loop", &["nested"]);
     program.says("done");
     stage.assert_silent("a callback that polls its own socket");
+    let stage = Stage::new();
+    let mut program = stage.start("loop", &["callback"]);
+    program.says("done");
+    stage.assert_silent("a callback with a loop of its own");
+}
+
+/// `asyncio.run()` twice, the second time deeper in the program.
+#[test]
+fn the_next_loop_counts_when_the_last_one_was_closed() {
+    let stage = Stage::new();
+    let mut program = stage.start("loop", &["deeper"]);
+    program.says("1");
+    stage.wait_beats();
+}
+
+/// Programs of Rust poll once before they begin, without waiting.
+#[test]
+fn who_only_looks_is_no_event_loop() {
+    let stage = Stage::new();
+    let mut program = stage.start("loop", &["looks"]);
+    program.says("done");
+    stage.assert_silent("looks");
+    assert_eq!(stage.line().claimed().pid, 0);
+}
+
+/// It was claimed again by the wait that went on, and nobody beat there any more.
+#[test]
+fn a_filter_of_another_thread_frees_the_line_for_good() {
+    let stage = Stage::new();
+    let mut program = stage.start("loop", &["filter"]);
+    stage.wait_beats();
+    program.says("filtered 0");
+    pass(ms(100));
+    assert_eq!(stage.line().claimed(), Claim::unclaimed(SlotId(0)));
+    stage.assert_silent("a filtered program");
+}
+
+/// The kernel looks at no more descriptors than there may be; an array behind the set is not its.
+#[test]
+fn stacks_and_sets_may_be_small() {
+    for what in ["small", "many"] {
+        let plain = Command::new(&made().0).arg(what).output().unwrap();
+        let stage = Stage::new();
+        let shimmed = stage.command("loop", &[what]).output().unwrap();
+        assert!(plain.status.success(), "{what}");
+        assert_eq!(common::text(&shimmed), common::text(&plain), "{what}");
+    }
 }
 
 #[test]
@@ -456,6 +503,20 @@ fn loops_have_a_line_for_each_descriptor_until_it_is_closed() {
     program.go_on();
     program.says("none");
     assert_eq!(stage.line().claimed(), Claim::unclaimed(SlotId(0)));
+}
+
+/// Lines that it had before its exec were left to be silent.
+#[test]
+fn after_an_exec_nothing_is_claimed() {
+    let stage = Stage::new();
+    let further = &stage.segment.hearts()[1];
+    let mut program = stage.start("loops", &["again"]);
+    program.says("two");
+    assert_ne!((stage.line().claimed().pid, further.claimed().pid), (0, 0));
+    program.go_on();
+    program.says("again");
+    assert_eq!(stage.line().claimed(), Claim::unclaimed(SlotId(0)));
+    assert_eq!(further.claimed(), Claim::unpack(0));
 }
 
 /// It loads into any program: no library that it needs, no version of a symbol.
