@@ -22,7 +22,10 @@ fn main() -> ExitCode {
     let way_in = args.get(1).and_then(|arg| arg.to_str());
     // Our own children do not pay for the command line's parser.
     let code = if way_in == Some("__exec") {
-        start_log(Style::Service, false);
+        // What becomes a program of the user's tells its watchdog, and needs no second thread.
+        if args.len() > 2 {
+            start_log(Style::Service, false);
+        }
         finish(exec::main(&args[2..], server::main))
     } else if way_in == Some("__probe") {
         start_log(Style::Service, false);

@@ -9,6 +9,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -21,6 +22,7 @@ use rustix::io::{FdFlags, fcntl_dupfd_cloexec, fcntl_setfd};
 
 use super::orders::Orders;
 use super::place::RunDir;
+use super::shim;
 use crate::error::{Error, Refusal};
 use crate::sys::process::{self, Report};
 use crate::sys::{Failed, procfs, raw, signals, socket};
@@ -198,11 +200,11 @@ fn preload(
     let (fd, filters) = (kept.as_raw_fd(), procfs::own_filters());
     program.env(env::LOOP, format!("{fd}:{}:{}:{filters}:{mode}", stat.st_dev, stat.st_ino));
     program.env_remove(env::SHIM);
-    let mut all = std::env::var_os(PRELOAD).unwrap_or_default();
-    if !all.is_empty() {
-        all.push(":");
-    }
-    all.push(shim);
-    program.env(PRELOAD, all);
+    let before = std::env::var_os(PRELOAD).unwrap_or_default();
+    // Not that of an osps above us: it would obey our orders, too.
+    let others = before.as_bytes().split(|byte| b": ".contains(byte));
+    let others = others.filter(|path| !path.is_empty() && !shim::is_shim(path));
+    let all: Vec<_> = others.chain([shim.as_bytes()]).collect();
+    program.env(PRELOAD, OsString::from_vec(all.join(&b':')));
     Ok(kept)
 }

@@ -239,6 +239,7 @@ impl RunDir {
     /// segment, which goes last: who is killed meanwhile has not lost the data. Returns how many
     /// names were there.
     pub(super) fn sweep(&self, fifos: &[String], with_segment: bool) -> usize {
+        super::shim::sweep(self);
         let fifos = fifos.iter().map(|name| (name.as_str(), FileType::Fifo));
         let slots = 0..u8::try_from(SLOTS_MAX).unwrap_or(u8::MAX);
         let notify: Vec<_> = slots.clone().map(|slot| notify_name(SlotId(slot))).collect();

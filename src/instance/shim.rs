@@ -4,6 +4,7 @@
 //! often mounted without that. A root's programs may become other users, who do not get into the
 //! run directory. The file goes with the watchdog. Tested in tests/loops.rs.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
@@ -11,7 +12,7 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use osps_heart::shown::Shown;
-use rustix::fs::{StatVfsMountFlags, fstat, statvfs};
+use rustix::fs::{AtFlags, StatVfsMountFlags, fstat, readlinkat, statvfs, symlinkat, unlinkat};
 
 use super::place::{RunDir, SHIM};
 use crate::error::Refusal;
@@ -19,10 +20,33 @@ use crate::error::Refusal;
 /// What the compiler made of heart/loop/loop.c; empty = there is none for this machine.
 const BYTES: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/loop.so"));
 
-/// A placed shim.
+/// How the file is called outside of a run directory.
+const PREFIX: &str = "osps-";
+
+/// A placed shim. Its file is removed with it, or by a sweep of the run directory.
 #[derive(Debug)]
 pub struct Shim {
     path: PathBuf,
+    stays: bool,
+}
+
+/// Whether a path may be that of a shim.
+pub(super) fn is_shim(path: &[u8]) -> bool {
+    let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+    name == SHIM.as_bytes()
+        || name.starts_with(PREFIX.as_bytes()) && name.ends_with(SHIM.as_bytes())
+}
+
+/// Removes the file of an instance that was killed: its run directory says where it is.
+pub(super) fn sweep(run_dir: &RunDir) {
+    let Ok(target) = readlinkat(run_dir, SHIM, Vec::new()) else { return };
+    let path = Path::new(OsStr::from_bytes(target.as_bytes()));
+    // An allegation: nothing else of ours is removed by it, and nothing of others can be.
+    let is_file = std::fs::symlink_metadata(path).is_ok_and(|meta| meta.is_file());
+    if is_shim(target.as_bytes()) && is_file {
+        let _ = std::fs::remove_file(path);
+    }
+    let _ = unlinkat(run_dir, SHIM, AtFlags::empty());
 }
 
 impl Shim {
@@ -31,9 +55,8 @@ impl Shim {
         if BYTES.is_empty() {
             return Err(Refusal::NoShim("there is none for this kind of processor".to_owned()));
         }
-        // The same one again after a killed watchdog.
         let id = fstat(run_dir).map_or((0, 0), |stat| (stat.st_dev, stat.st_ino));
-        let name = format!("osps-{:x}-{:x}-{SHIM}", id.0, id.1);
+        let name = format!("{PREFIX}{:x}-{:x}-{SHIM}", id.0, id.1);
         let is_root = rustix::process::geteuid().is_root();
         let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
         let candidates = [
@@ -48,12 +71,26 @@ impl Shim {
             match write(&path) {
                 Ok(()) => {
                     log::debug!("the shim for event loops is {}", Shown(&path));
-                    return Ok(Shim { path });
+                    if path.file_name() != Some(OsStr::new(SHIM)) {
+                        let _ = unlinkat(run_dir, SHIM, AtFlags::empty());
+                        let _ = symlinkat(&path, run_dir, SHIM);
+                    }
+                    return Ok(Shim { path, stays: false });
                 }
                 Err(why) => tried.push(format!("{}: {why}", Shown(&path))),
             }
         }
         Err(Refusal::NoShim(tried.join("; ")))
+    }
+
+    /// Some of a service were left alive on purpose: what they execute looks for the file, and
+    /// complains if it is not there.
+    pub fn stay(&mut self, run_dir: &RunDir) {
+        self.stays = true;
+        // A file in the run directory goes with that.
+        if self.path.parent() != Some(run_dir.path()) {
+            let _ = unlinkat(run_dir, SHIM, AtFlags::empty());
+        }
     }
 
     /// Its path, for `LD_PRELOAD`.
@@ -64,7 +101,9 @@ impl Shim {
 
 impl Drop for Shim {
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.path);
+        if !self.stays {
+            let _ = std::fs::remove_file(&self.path);
+        }
     }
 }
 
@@ -81,16 +120,18 @@ fn write(path: &Path) -> Result<(), String> {
     if mounted.f_flag.contains(StatVfsMountFlags::NOEXEC) {
         return Err("mounted noexec".to_owned());
     }
-    // Whatever stands there: made anew, it is ours. Another user's file in /tmp cannot be removed,
-    // and then it is not made.
-    let _ = std::fs::remove_file(path);
+    // Made anew and then renamed, so that it is ours, and whole whenever somebody loads it. Another
+    // user's file in /tmp cannot be replaced.
+    let new = path.with_extension("new");
+    let _ = std::fs::remove_file(&new);
     let mut options = File::options();
-    let mut file = options.write(true).create_new(true).mode(0o500).open(path).map_err(said)?;
+    let mut file = options.write(true).create_new(true).mode(0o500).open(&new).map_err(said)?;
     let written = file.write_all(BYTES);
     // Whatever the umask: a program may become another user.
     let written = written.and_then(|()| file.set_permissions(PermissionsExt::from_mode(0o555)));
-    written.map_err(|error| {
-        let _ = std::fs::remove_file(path);
+    let placed = written.and_then(|()| std::fs::rename(&new, path));
+    placed.map_err(|error| {
+        let _ = std::fs::remove_file(&new);
         said(error)
     })
 }

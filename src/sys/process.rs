@@ -123,7 +123,7 @@ pub fn launch(args: &[OsString], env: &[(&str, &OsStr)]) -> Result<(Process, Gat
         .env_remove("WATCHDOG_USEC")
         .env_remove("WATCHDOG_PID")
         .env_remove("OSPS_REBUILT")
-        // An osps above us watches our event loop, and not those of our servers.
+        // An osps above us may watch an event loop: ours, and not those of our servers.
         .env_remove(names::LOOP)
         .env_remove(names::SHIM)
         .env_remove(names::HEART_PROCESS)

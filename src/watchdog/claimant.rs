@@ -154,17 +154,19 @@ impl Watchdog {
         }
     }
 
-    /// Frees the line if the process that claimed it executes another program by now, into which no
-    /// shim was loaded: it cannot beat, and no silence of it means anything.
-    pub(super) fn check_program(&mut self, slot: SlotId) {
+    /// Whether the process that beat from its event loop executes another program by now, into which
+    /// no shim was loaded: it cannot beat, and no silence of it means anything.
+    pub(super) fn is_another_program(&self, slot: SlotId) -> bool {
         let child = &self.children[slot.index()];
-        let claim = self.segment.hearts()[slot.index()].claimed();
         let programs = (&child.claimant.program, child.beater().and_then(procfs::program));
-        if let (Some(known), Some(now)) = programs
-            && child.is_looped()
-            && claim.pid != 0
-            && *known != now
-        {
+        let differ = matches!(programs, (Some(known), Some(now)) if *known != now);
+        child.is_looped() && differ
+    }
+
+    /// Frees the line in that case.
+    pub(super) fn check_program(&mut self, slot: SlotId) {
+        let claim = self.segment.hearts()[slot.index()].claimed();
+        if claim.pid != 0 && self.is_another_program(slot) {
             self.free_line(slot, claim, "executes another program");
         }
     }
@@ -172,15 +174,17 @@ impl Watchdog {
     /// The claimant is gone, the leader lives: another process of the launch may claim the line.
     fn free_line(&mut self, slot: SlotId, claim: Claim, why: &str) {
         let line = &self.segment.hearts()[slot.index()];
-        let child = &mut self.children[slot.index()];
-        if line.exchange_claim(claim, Claim::unclaimed(slot)) {
-            log::info!(
-                "{} gen={}: pid {}, which beat its heart, {why}; the heart is free for another",
-                child.name(),
-                child.generation,
-                claim.pid
-            );
+        if !line.exchange_claim(claim, Claim::unclaimed(slot)) {
+            // Somebody was faster: looked at in the next turn.
+            return;
         }
+        let child = &mut self.children[slot.index()];
+        log::info!(
+            "{} gen={}: pid {}, which beat its heart, {why}; the heart is free for another",
+            child.name(),
+            child.generation,
+            claim.pid
+        );
         child.claimant.seen = None;
         child.claimant.process = None;
         // A retired worker is no freeze: from now on nobody is there to be judged.

@@ -90,7 +90,7 @@ impl Watchdog {
         if !claim.is_of(slot, child.generation) {
             return None;
         }
-        if !self.has_claimant(slot, claim) {
+        if self.is_another_program(slot) || !self.has_claimant(slot, claim) {
             log::info!(
                 "{} gen={}: pid {}, which beat heart {}, is gone; the line is free again",
                 child.name(),

@@ -349,6 +349,9 @@ impl Watchdog {
         if strangers.is_empty() {
             // As it should be.
         } else if self.children.iter().any(on_purpose) {
+            if let Some(shim) = &mut self.shim {
+                shim.stay(&self.claim.run_dir);
+            }
             log::info!("left alone (--kill-mode group): {}", strangers.join(", "));
         } else {
             log::warn!("not ended, since nobody knows whose they are: {}", strangers.join(", "));

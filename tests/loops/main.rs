@@ -21,7 +21,7 @@ use std::fs::Permissions;
 use std::io::Write;
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -352,4 +352,70 @@ fn nothing_of_it_reaches_a_program_that_is_watched_otherwise() {
     for line in lines() {
         assert!(!line.starts_with("OSPS_LOOP=") && !line.starts_with("OSPS_HEART_"), "{line}");
     }
+}
+
+/// Where the shim of an instance is.
+fn shim_of(osps: &Osps) -> PathBuf {
+    let preload = osps.wait("what is preloaded", || {
+        let environ = std::fs::read(format!("/proc/{}/environ", osps.pid(0))).ok()?;
+        let mut entries = environ.split(|byte| *byte == 0);
+        let preload = entries.find_map(|entry| entry.strip_prefix(b"LD_PRELOAD="))?;
+        Some(String::from_utf8_lossy(preload).into_owned())
+    });
+    PathBuf::from(preload.rsplit(':').next().unwrap())
+}
+
+#[test]
+fn the_shim_goes_with_osps_also_when_that_was_killed() {
+    let mut osps = quick(&["loop"], &["sleep", "1000"]).spawn();
+    let shim = shim_of(&osps);
+    assert!(shim.is_file(), "{}", shim.display());
+    osps.stop();
+    assert!(!shim.exists(), "{}", shim.display());
+    // Killed: the next one in the same place takes it over.
+    let mut osps = quick(&["loop"], &["sleep", "1000"]).spawn();
+    let shim = shim_of(&osps);
+    osps.kill_watchdog();
+    assert!(shim.is_file());
+    let mut osps = Launch::own(&["--heart", "none"], &["sleep", "1000"]).in_place_of(osps).start();
+    assert!(!shim.exists(), "{}", shim.display());
+    osps.stop();
+}
+
+/// What was left alive on purpose executes programs, which look for it.
+#[test]
+fn the_shim_stays_for_those_who_stay() {
+    if !is_root() {
+        return skip("not root's shim lies in the run directory, and goes with that");
+    }
+    let script = "setsid sh -c 'sleep 2; exec sleep 3' & exec sleep 1000";
+    let osps = quick(&["loop", "--kill-mode", "group"], &["sh", "-c", script]);
+    let mut osps = osps.spawn();
+    let shim = shim_of(&osps);
+    pass(ms(500));
+    osps.stop();
+    assert!(osps.log().contains("left alone (--kill-mode group)"), "{}", osps.log());
+    assert!(shim.is_file());
+    std::fs::remove_file(shim).unwrap();
+}
+
+/// An osps that is watched itself: one shim in each program, and that obeys its own osps.
+#[test]
+fn one_osps_under_another_has_one_shim() {
+    let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+    let inner = dir.path().join("inner").display().to_string();
+    let inner = [BINARY, "run", "--run-dir", &inner, "--heart", "loop", "--", "sleep", "1000"];
+    let osps = quick(&["loop"], &inner).spawn();
+    let program = osps.wait("the inner program", || {
+        let all = osps::sys::procfs::tree(osps.pid(0));
+        let is = |pid: u32| osps::sys::procfs::name(pid).as_deref() == Some("sleep");
+        all.into_iter().map(|stat| stat.pid).find(|pid| is(*pid))
+    });
+    let environ = std::fs::read(format!("/proc/{program}/environ")).unwrap();
+    let environ = String::from_utf8_lossy(&environ).into_owned();
+    let preload = environ.split('\0').find(|entry| entry.starts_with("LD_PRELOAD=")).unwrap();
+    assert!(!preload.contains(':'), "{preload}");
+    pass(ms(2500));
+    // It waits past the C library, so it is not watched, and not killed for that.
+    assert_eq!(osps.generation(0), 1, "{}", osps.log());
 }
