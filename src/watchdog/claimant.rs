@@ -154,8 +154,8 @@ impl Watchdog {
         }
     }
 
-    /// Whether the process that beat from its event loop executes another program by now, into which
-    /// no shim was loaded: it cannot beat, and no silence of it means anything.
+    /// Whether the process that beat from its event loop executes another program by now, into
+    /// which no shim was loaded: it cannot beat, and no silence of it means anything.
     pub(super) fn is_another_program(&self, slot: SlotId) -> bool {
         let child = &self.children[slot.index()];
         let programs = (&child.claimant.program, child.beater().and_then(procfs::program));
