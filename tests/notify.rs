@@ -272,12 +272,12 @@ fn a_stopped_watchdog_makes_senders_wait_and_loses_nothing() {
     assert_eq!(osps.generation(0), 1, "its silence was the watchdog's\n{}", osps.log());
 }
 
-/// Root's sockets have no name that could be removed; others' lie in the run directory.
 #[test]
 fn a_socket_that_somebody_removed_comes_back() {
+    let osps = launch(&OPTIONS, RETURNS).start();
+    comes_back(osps.run_dir());
+    drop(osps);
     if !common::is_root() {
-        let osps = launch(&OPTIONS, RETURNS).start();
-        comes_back(osps.run_dir());
         return;
     }
     if !common::has("setpriv") {
@@ -363,4 +363,64 @@ fn a_program_behind_a_wrapper_is_heard_and_looked_at() {
         Launch::own(&OPTIONS, &["sh", "-c", &script]).env(SCRIPT, "say READY=1; beat 200").start();
     assert_eq!(osps.state(0), Some(State::Up));
     osps.wait_log(&["gen=1 ", "-> frozen (blocked in "]);
+}
+
+fn free_port() -> u16 {
+    let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    socket.local_addr().unwrap().port()
+}
+
+/// Puma beats from a thread of its own, by the gem `sd_notify`, which knows no abstract sockets: under
+/// root it ended at its first word.
+#[test]
+fn puma_is_heard_and_its_silence_convicts() {
+    if !common::has("puma") {
+        return skip("puma is missing");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("config.ru");
+    std::fs::write(&config, "run ->(env) { [200, {}, [\"well\"]] }\n").unwrap();
+    let address = format!("tcp://127.0.0.1:{}", free_port());
+    let options = ["--heart", "notify", "--hang-timeout", "2s", "--start-timeout", "30s"];
+    let command = ["puma", "-q", "-b", &address, config.to_str().unwrap()];
+    let osps = Launch::own(&options, &command).start();
+    let beats = || osps.server(0)["beats"].as_u64().unwrap();
+    let before = beats();
+    osps.wait("beats", || (beats() > before + 2).then_some(()));
+    pass(ms(3000));
+    assert_eq!(osps.generation(0), 1, "{}", osps.log());
+    osps.stop_process(&osps.process(0));
+    osps.wait_log(&["gen=1 ", "-> frozen (stopped; "]);
+    osps.wait_log(&["gen=2 ", "starting -> up (first beat after "]);
+}
+
+/// They say `READY=1` and nothing more: up at once, never judged for it; with a probe they are.
+#[test]
+fn daemons_that_only_say_ready_are_up_and_a_probe_watches_them() {
+    if !common::has("redis-server") {
+        return skip("redis-server is missing");
+    }
+    let port = free_port().to_string();
+    let redis = ["redis-server", "--bind", "127.0.0.1", "--port", &port, "--save", ""];
+    let redis =
+        [&redis[..], &["--supervised", "systemd", "--enable-debug-command", "yes"]].concat();
+    let osps = Launch::own(&["--hang-timeout", "1s"], &redis).start();
+    osps.wait_log(&["gen=1 ", "starting -> up (first beat after "]);
+    osps.wait("its status", || {
+        let activity = osps.server(0)["activity"].as_str()?.to_owned();
+        activity.contains("Ready to accept connections").then_some(())
+    });
+    pass(ms(3000));
+    assert_eq!((osps.generation(0), &osps.server(0)["watched"]), (1, &false.into()));
+    drop(osps);
+    let probe = format!("probe:redis-cli -p {port} ping");
+    let options = ["--hang-timeout", "2s", "--start-timeout", "20s", "--heart", &probe];
+    let osps = Launch::own(&options, &redis).start();
+    pass(ms(3000));
+    assert_eq!(osps.generation(0), 1, "{}", osps.log());
+    let mut client =
+        std::net::TcpStream::connect(("127.0.0.1", port.parse::<u16>().unwrap())).unwrap();
+    std::io::Write::write_all(&mut client, b"DEBUG SLEEP 1000\r\n").unwrap();
+    osps.wait_log(&["gen=1 ", "-> frozen (blocked in hrtimer_nanosleep"]);
+    osps.wait_log(&["gen=2 ", "starting -> up"]);
 }

@@ -21,8 +21,8 @@ use rustix::fs::{Mode, OFlags, fcntl_getfl, fcntl_setfl, fstat};
 use rustix::io::{FdFlags, fcntl_dupfd_cloexec, fcntl_setfd};
 
 use super::orders::Orders;
-use super::place::RunDir;
-use super::shim;
+use super::outside;
+use super::place::{RunDir, SHIM};
 use crate::error::{Error, Refusal};
 use crate::sys::process::{self, Report};
 use crate::sys::{Failed, procfs, raw, signals, socket};
@@ -203,7 +203,7 @@ fn preload(
     let before = std::env::var_os(PRELOAD).unwrap_or_default();
     // Not that of an osps above us: it would obey our orders, too.
     let others = before.as_bytes().split(|byte| b": ".contains(byte));
-    let others = others.filter(|path| !path.is_empty() && !shim::is_shim(path));
+    let others = others.filter(|path| !path.is_empty() && !outside::is_ours(path, SHIM));
     let all: Vec<_> = others.chain([shim.as_bytes()]).collect();
     program.env(PRELOAD, OsString::from_vec(all.join(&b':')));
     Ok(kept)

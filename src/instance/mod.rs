@@ -8,6 +8,7 @@
 //! find        which instances there are, of whom
 //! claim       taking it, for a watchdog
 //! life        whether a watchdog lives;  survivors: who is left of a killed instance
+//! outside     files of an instance that lie elsewhere
 //! shim        what it preloads into programs whose event loop is watched
 //! exec        the trampoline that every server starts as;  orders: what it is to become
 //! control     the socket that answers requests;  stop: the one who asks
@@ -21,6 +22,7 @@ pub mod exec;
 pub mod find;
 pub mod life;
 pub mod orders;
+pub mod outside;
 pub mod place;
 pub mod shim;
 pub mod stop;

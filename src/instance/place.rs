@@ -239,10 +239,12 @@ impl RunDir {
     /// segment, which goes last: who is killed meanwhile has not lost the data. Returns how many
     /// names were there.
     pub(super) fn sweep(&self, fifos: &[String], with_segment: bool) -> usize {
-        super::shim::sweep(self);
         let fifos = fifos.iter().map(|name| (name.as_str(), FileType::Fifo));
         let slots = 0..u8::try_from(SLOTS_MAX).unwrap_or(u8::MAX);
         let notify: Vec<_> = slots.clone().map(|slot| notify_name(SlotId(slot))).collect();
+        for name in notify.iter().map(String::as_str).chain([SHIM]) {
+            super::outside::sweep(self, name);
+        }
         // What programs write on request, see `dumps` in heart/python.
         let stacks: Vec<_> = slots.map(|slot| format!("stacks-{slot}")).collect();
         let sockets = notify.iter().map(String::as_str).chain([CONTROL]);

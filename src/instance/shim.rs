@@ -12,16 +12,14 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use osps_heart::shown::Shown;
-use rustix::fs::{AtFlags, StatVfsMountFlags, fstat, readlinkat, statvfs, symlinkat, unlinkat};
+use rustix::fs::{StatVfsMountFlags, statvfs};
 
+use super::outside;
 use super::place::{RunDir, SHIM};
 use crate::error::Refusal;
 
 /// What the compiler made of heart/loop/loop.c; empty = there is none for this machine.
 const BYTES: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/loop.so"));
-
-/// How the file is called outside of a run directory.
-const PREFIX: &str = "osps-";
 
 /// A placed shim. Its file is removed with it, or by a sweep of the run directory.
 #[derive(Debug)]
@@ -30,39 +28,19 @@ pub struct Shim {
     stays: bool,
 }
 
-/// Whether a path may be that of a shim.
-pub(super) fn is_shim(path: &[u8]) -> bool {
-    let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
-    name == SHIM.as_bytes()
-        || name.starts_with(PREFIX.as_bytes()) && name.ends_with(SHIM.as_bytes())
-}
-
-/// Removes the file of an instance that was killed: its run directory says where it is.
-pub(super) fn sweep(run_dir: &RunDir) {
-    let Ok(target) = readlinkat(run_dir, SHIM, Vec::new()) else { return };
-    let path = Path::new(OsStr::from_bytes(target.as_bytes()));
-    // An allegation: nothing else of ours is removed by it, and nothing of others can be.
-    let is_file = std::fs::symlink_metadata(path).is_ok_and(|meta| meta.is_file());
-    if is_shim(target.as_bytes()) && is_file {
-        let _ = std::fs::remove_file(path);
-    }
-    let _ = unlinkat(run_dir, SHIM, AtFlags::empty());
-}
-
 impl Shim {
     /// Places it, for an instance that lives in this directory.
     pub fn place(run_dir: &RunDir) -> Result<Shim, Refusal> {
         if BYTES.is_empty() {
             return Err(Refusal::NoShim("there is none for this kind of processor".to_owned()));
         }
-        let id = fstat(run_dir).map_or((0, 0), |stat| (stat.st_dev, stat.st_ino));
-        let name = format!("{PREFIX}{:x}-{:x}-{SHIM}", id.0, id.1);
+        let name = outside::name(run_dir, SHIM);
         let is_root = rustix::process::geteuid().is_root();
         let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
         let candidates = [
             (!is_root).then(|| run_dir.path().join(SHIM)),
             runtime.filter(|_| !is_root).map(|dir| dir.join(&name)),
-            is_root.then(|| Path::new("/run").join(&name)),
+            outside::path(run_dir, SHIM),
             Some(std::env::temp_dir().join(&name)),
             Some(Path::new("/tmp").join(&name)),
         ];
@@ -72,8 +50,7 @@ impl Shim {
                 Ok(()) => {
                     log::debug!("the shim for event loops is {}", Shown(&path));
                     if path.file_name() != Some(OsStr::new(SHIM)) {
-                        let _ = unlinkat(run_dir, SHIM, AtFlags::empty());
-                        let _ = symlinkat(&path, run_dir, SHIM);
+                        outside::record(run_dir, SHIM, &path);
                     }
                     return Ok(Shim { path, stays: false });
                 }
@@ -89,7 +66,7 @@ impl Shim {
         self.stays = true;
         // A file in the run directory goes with that.
         if self.path.parent() != Some(run_dir.path()) {
-            let _ = unlinkat(run_dir, SHIM, AtFlags::empty());
+            outside::forget(run_dir, SHIM);
         }
     }
 

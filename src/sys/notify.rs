@@ -10,8 +10,9 @@ use std::io::IoSliceMut;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -84,15 +85,48 @@ pub struct Notify {
     socket: UnixDatagram,
     /// What goes into `NOTIFY_SOCKET`.
     pub address: OsString,
+    /// Where it is bound outside of the run directory; removed with this.
+    outside: Option<PathBuf>,
+}
+
+impl Drop for Notify {
+    fn drop(&mut self) {
+        if let Some(path) = &self.outside {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+/// Binds a socket to which every user may send.
+fn for_everybody(path: &Path) -> std::io::Result<UnixDatagram> {
+    let _ = std::fs::remove_file(path);
+    let socket = UnixDatagram::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666))?;
+    Ok(socket)
 }
 
 impl Notify {
-    /// Binds a socket by this name in a directory, or, where that is too long or of no use to a
-    /// program that runs as somebody else, by an abstract one.
-    pub fn bind(dir: BorrowedFd<'_>, path: &Path, name: &str) -> Result<Notify, Failed> {
+    /// Where it is bound, if that is outside of the run directory.
+    pub fn outside(&self) -> Option<&Path> {
+        self.outside.as_deref()
+    }
+
+    /// Binds a socket by this name in a directory, or outside of it, where a program reaches it
+    /// that runs as somebody else; or, where neither goes, by an abstract one, which not every
+    /// program knows (Ruby's `sd_notify` does not).
+    pub fn bind(
+        dir: BorrowedFd<'_>,
+        path: &Path,
+        name: &str,
+        outside: Option<PathBuf>,
+    ) -> Result<Notify, Failed> {
         let failed = |error: std::io::Error| Failed::to("bind socket", name)(error);
         let full = path.join(name).into_os_string();
-        let (socket, address) = if full.len() <= PATH_MAX && !rustix::process::geteuid().is_root() {
+        let bound = outside.as_deref().map(for_everybody);
+        let outside = outside.filter(|_| matches!(bound, Some(Ok(_))));
+        let (socket, address) = if let (Some(Ok(socket)), Some(path)) = (bound, &outside) {
+            (socket, path.clone().into_os_string())
+        } else if full.len() <= PATH_MAX && !rustix::process::geteuid().is_root() {
             // By the directory that we hold, whatever its name is now.
             let held = format!("/proc/self/fd/{}/{name}", dir.as_raw_fd());
             (UnixDatagram::bind(held).map_err(failed)?, full)
@@ -104,7 +138,12 @@ impl Notify {
         };
         socket.set_nonblocking(true).map_err(failed)?;
         setsockopt(&socket, PassCred, &true).map_err(|errno| failed(errno.into()))?;
-        Ok(Notify { socket, address })
+        Ok(Notify { socket, address, outside })
+    }
+
+    /// Another one is about to be bound in its place.
+    pub fn give_way(&mut self) {
+        self.outside = None;
     }
 
     /// Whether it has no name in a directory, which somebody could remove.

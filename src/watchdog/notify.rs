@@ -14,6 +14,7 @@ use osps_heart::time::Clock;
 use osps_heart::words::HeartSource;
 
 use super::{NOTIFY, Watchdog};
+use crate::instance::outside;
 use crate::instance::place::notify_name;
 use crate::policy::group::Input;
 use crate::policy::lifecycle::Stage;
@@ -202,9 +203,12 @@ impl Watchdog {
         for slot in self.group.slots() {
             let child = &self.children[slot.index()];
             let name = notify_name(slot);
-            let bound_by_name = |hearing: &Hearing| !hearing.notify.is_abstract();
-            let missing =
-                child.hearing.as_ref().is_some_and(bound_by_name) && !self.claim.has(&name);
+            let is_missing = |hearing: &Hearing| {
+                let notify = &hearing.notify;
+                let gone = notify.outside().is_some_and(|path| path.symlink_metadata().is_err());
+                !notify.is_abstract() && (gone || !self.claim.has(&name))
+            };
+            let missing = child.hearing.as_ref().is_some_and(is_missing);
             if missing && self.group.stage(slot) != Stage::Failed {
                 self.open_notify(slot);
             }
@@ -221,8 +225,16 @@ impl Watchdog {
             return;
         }
         let run_dir = &self.claim.run_dir;
-        let bound = Notify::bind(run_dir.as_fd(), run_dir.path(), &notify_name(slot));
+        let name = notify_name(slot);
+        if let Some(hearing) = &mut child.hearing {
+            hearing.notify.give_way();
+        }
+        let outside = outside::path(run_dir, &name);
+        let bound = Notify::bind(run_dir.as_fd(), run_dir.path(), &name, outside);
         let bound = bound.and_then(|notify| {
+            if let Some(path) = notify.outside() {
+                outside::record(run_dir, &name, path);
+            }
             self.poll.add(&notify, NOTIFY + u64::from(slot.0), Interest::READ)?;
             Ok(notify)
         });

@@ -500,5 +500,11 @@ impl Drop for Osps {
                 let _ = process.kill();
             }
         }
+        // What a killed osps leaves outside of its directory, the next one would remove.
+        for name in ["loop.so", "notify-0"] {
+            if let Ok(path) = std::fs::read_link(self.run_dir().join(name)) {
+                let _ = std::fs::remove_file(path);
+            }
+        }
     }
 }

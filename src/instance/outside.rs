@@ -1,0 +1,55 @@
+//! Files of an instance that lie outside of its run directory: what a program has to reach that may
+//! become another user, or that must be executable. A link in the run directory says where such a
+//! file is, so that it goes with the directory, also after a kill. Tested in tests/loops and
+//! tests/notify.rs.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, fstat, readlinkat, symlinkat, unlinkat};
+
+use super::place::RunDir;
+
+/// How such files begin.
+const PREFIX: &str = "osps-";
+
+/// What a file of this instance is called outside.
+pub fn name(run_dir: &RunDir, name: &str) -> String {
+    let id = fstat(run_dir).map_or((0, 0), |stat| (stat.st_dev, stat.st_ino));
+    format!("{PREFIX}{:x}-{:x}-{name}", id.0, id.1)
+}
+
+/// Where a file lies that a root's programs can reach as whoever they become; `None` = in the run
+/// directory itself.
+pub fn path(run_dir: &RunDir, file: &str) -> Option<PathBuf> {
+    rustix::process::geteuid().is_root().then(|| Path::new("/run").join(name(run_dir, file)))
+}
+
+/// Whether a path may be that of such a file.
+pub fn is_ours(path: &[u8], name: &str) -> bool {
+    let last = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+    last == name.as_bytes()
+        || last.starts_with(PREFIX.as_bytes()) && last.ends_with(&[b"-", name.as_bytes()].concat())
+}
+
+/// Writes down where it is.
+pub fn record(run_dir: &RunDir, name: &str, path: &Path) {
+    forget(run_dir, name);
+    let _ = symlinkat(path, run_dir, name);
+}
+
+/// It is no longer there, or shall stay.
+pub(super) fn forget(run_dir: &RunDir, name: &str) {
+    let _ = unlinkat(run_dir, name, AtFlags::empty());
+}
+
+/// Removes the file of an instance that is gone.
+pub(super) fn sweep(run_dir: &RunDir, name: &str) {
+    let Ok(target) = readlinkat(run_dir, name, Vec::new()) else { return };
+    // An allegation: nothing else of ours is removed by it, and nothing of others can be.
+    if is_ours(target.as_bytes(), name) && target.as_bytes().starts_with(b"/") {
+        let _ = std::fs::remove_file(Path::new(OsStr::from_bytes(target.as_bytes())));
+        forget(run_dir, name);
+    }
+}
