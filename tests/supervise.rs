@@ -933,7 +933,7 @@ fn a_program_gets_its_socket_and_nothing_else() {
     assert_eq!(get("GREETING"), Some("hello"));
     // Its own, and not the one that osps may have been given.
     let notify = get("NOTIFY_SOCKET").expect("a notify socket");
-    assert!(notify.ends_with("/notify-0"), "{notify}");
+    assert!(notify.ends_with("notify-0"), "{notify}");
     TcpStream::connect(osps.address(0)).unwrap();
 }
 
