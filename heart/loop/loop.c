@@ -34,6 +34,7 @@
 #include <sys/epoll.h>
 #include <sys/prctl.h>
 #include <sys/select.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <linux/seccomp.h>
 
@@ -170,7 +171,7 @@ int __ppoll_chk(struct pollfd *, nfds_t, const struct timespec *, const sigset_t
 #define FOR_ALL(one)                                                                            \
     one(epoll_wait) one(epoll_pwait) one(epoll_pwait2) one(poll) one(ppoll) one(select)         \
         one(pselect) one(__poll_chk) one(__ppoll_chk) one(close) one(dup2) one(dup3)            \
-            one(close_range)
+            one(close_range) one(accept) one(accept4)
 #define MEMBER(name) __typeof__(name) *name;
 #define LOOK_UP(name) real.name = (__typeof__(name) *)dlsym(RTLD_NEXT, #name);
 static struct {
@@ -892,6 +893,29 @@ EXPORT int select(int count, fd_set *reads, fd_set *writes, fd_set *excepts,
         timeout->tv_usec = (suseconds_t)(left % SECOND / 1000);
     }
     return result;
+}
+
+/* ---- Taking clients -------------------------------------------------------------------------- */
+
+/* A server with more clients than it can take waits for none of them: gunicorn's workers go from one
+ * `accept` to the next, and select only when nobody is there. So a client that was taken is a turn,
+ * in a loop that is one already and does not wait in epoll. It claims nothing: to wait here for ever
+ * is the way of programs that are no event loops. */
+static int taken(int client) {
+    int is_turn = client >= 0 && state == 1 && !by_descriptor && me.is_main && me.epolls < WAITS &&
+                  me.process == get(&mark->process) && is_ours(own_line);
+    if (is_turn) beat(own_line);
+    return client;
+}
+
+EXPORT int accept(int fd, struct sockaddr *address, socklen_t *length) {
+    return taken(REAL(accept, told(raw(SYS_accept, fd, (long)address, (long)length, 0, 0, 0)), fd,
+                      address, length));
+}
+
+EXPORT int accept4(int fd, struct sockaddr *address, socklen_t *length, int flags) {
+    return taken(REAL(accept4, told(raw(SYS_accept4, fd, (long)address, (long)length, flags, 0, 0)),
+                      fd, address, length, flags));
 }
 
 /* ---- What ends a heart ----------------------------------------------------------------------- */

@@ -19,7 +19,9 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/select.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/un.h>
 #include <sys/time.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -392,6 +394,22 @@ int main(int count, char **words) {
         close(first);
         printf("none\n");
         getchar();
+    } else if (!strcmp(what, "accepts")) { /* so many clients that it never waits; then silence */
+        struct sockaddr_un address = {AF_UNIX, ""};
+        int server = socket(AF_UNIX, SOCK_STREAM, 0);
+        open_event(0);
+        turn_over(3, POLL, 1000);
+        snprintf(address.sun_path + 1, 64, "osps-test-%d", getpid());
+        if (bind(server, (void *)&address, sizeof address) || listen(server, 8)) return 3;
+        for (int turn = 0; turn < 500; turn++) {
+            int client = socket(AF_UNIX, SOCK_STREAM, 0);
+            if (connect(client, (void *)&address, sizeof address)) return 4;
+            close(accept(server, NULL, NULL));
+            close(client);
+            usleep(1000);
+        }
+        printf("done\n");
+        for (;;) pause();
     } else if (!strcmp(what, "looks")) { /* never waits: a look, and work */
         open_event(0);
         printf("done\n");

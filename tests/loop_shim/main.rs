@@ -276,6 +276,18 @@ fn the_next_loop_counts_when_the_last_one_was_closed() {
     stage.wait_beats();
 }
 
+/// gunicorn's workers do not wait while clients are there: under load they were killed.
+#[test]
+fn a_client_that_is_taken_is_a_turn() {
+    let stage = Stage::new();
+    let mut program = stage.start("loop", &["accepts"]);
+    wait_until("its claim", SOON, || (stage.count() > 0).then_some(()));
+    stage.wait_beats();
+    program.says("done");
+    assert!(stage.count() >= 500, "{}", stage.count());
+    stage.assert_silent("who takes no more");
+}
+
 /// Programs of Rust poll once before they begin, without waiting.
 #[test]
 fn who_only_looks_is_no_event_loop() {
