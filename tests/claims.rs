@@ -171,7 +171,8 @@ fn what_cannot_claim_counts_and_is_shown_as_unclaimed() {
 fn beats_under_an_earlier_generations_claim_are_silence() {
     let osps = Launch::own(&PATIENT, &["sleep", "3600"]).spawn();
     let line = Segment::open(osps.run_dir(), Access::ReadWrite).unwrap();
-    let left_over = Claim::of(SlotId(0), Generation(0), 4711, 0);
+    // By somebody who lives.
+    let left_over = Claim::of(SlotId(0), Generation(0), std::process::id(), 0);
     let first = osps.process(0);
     let heart = &line.hearts()[0];
     let beat = || {
@@ -185,7 +186,8 @@ fn beats_under_an_earlier_generations_claim_are_silence() {
     });
     heart.claim.store(left_over.pack(), Ordering::Relaxed);
     osps.wait("a successor", beat);
-    osps.wait_log(&["pid 4711 of an earlier generation claimed its heart"]);
+    let told = format!("pid {} of an earlier generation claimed its heart", left_over.pid);
+    osps.wait_log(&[&told]);
     osps.wait_log(&["-> frozen (blocked"]);
     assert!(first.is_dead());
 }
@@ -195,7 +197,10 @@ fn a_scribbled_claim_is_put_back_and_convicts_nobody() {
     let osps = launch("beats");
     let line = Segment::open(osps.run_dir(), Access::ReadWrite).unwrap();
     let claim = &line.hearts()[0].claim;
-    for word in [u64::MAX, 0, 77] {
+    // The last one as if an earlier generation's, by nobody: it convicted, and once in a while a
+    // random word is one.
+    let nobodys = Claim::of(SlotId(0), Generation(0), std::process::id(), 1).pack();
+    for word in [u64::MAX, 0, 77, nobodys] {
         claim.store(word, Ordering::Relaxed);
         osps.wait("the line of slot 0", || {
             let claim = line.hearts()[0].claimed();

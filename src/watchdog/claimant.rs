@@ -107,7 +107,11 @@ impl Watchdog {
         let child = &self.children[slot.index()];
         let (name, generation) = (child.name(), child.generation);
         let mut process = None;
-        if claim.slot != Some(slot) {
+        // One of an earlier generation by nobody who lives is no left-over's.
+        let is_there = |stat: procfs::Stat| claim.started_at(stat.start_time);
+        let is_earlier = claim.pid != 0 && !claim.is_of(slot, generation);
+        let is_nobodys = is_earlier && !procfs::stat(claim.pid).is_some_and(is_there);
+        if claim.slot != Some(slot) || is_nobodys {
             log::warn!("{name} gen={generation}: somebody scribbled over the owner of its heart");
             line.exchange_claim(claim, Claim::unclaimed(slot));
             return;
