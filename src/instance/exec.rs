@@ -203,7 +203,7 @@ fn preload(
     let before = std::env::var_os(PRELOAD).unwrap_or_default();
     // Not that of an osps above us: it would obey our orders, too.
     let others = before.as_bytes().split(|byte| b": ".contains(byte));
-    let others = others.filter(|path| !path.is_empty() && !outside::is_ours(path, SHIM));
+    let others = others.filter(|path| !path.is_empty() && !outside::may_be_one(path, SHIM));
     let all: Vec<_> = others.chain([shim.as_bytes()]).collect();
     program.env(PRELOAD, OsString::from_vec(all.join(&b':')));
     Ok(kept)

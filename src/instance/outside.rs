@@ -26,8 +26,8 @@ pub fn path(run_dir: &RunDir, file: &str) -> Option<PathBuf> {
     rustix::process::geteuid().is_root().then(|| Path::new("/run").join(name(run_dir, file)))
 }
 
-/// Whether a path may be that of such a file.
-pub fn is_ours(path: &[u8], name: &str) -> bool {
+/// Whether a path may be that of such a file, of any instance.
+pub fn may_be_one(path: &[u8], name: &str) -> bool {
     let last = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
     last == name.as_bytes()
         || last.starts_with(PREFIX.as_bytes()) && last.ends_with(&[b"-", name.as_bytes()].concat())
@@ -39,17 +39,20 @@ pub fn record(run_dir: &RunDir, name: &str, path: &Path) {
     let _ = symlinkat(path, run_dir, name);
 }
 
-/// It is no longer there, or shall stay.
+/// It is no longer there, or shall stay. What is no link is not ours.
 pub(super) fn forget(run_dir: &RunDir, name: &str) {
-    let _ = unlinkat(run_dir, name, AtFlags::empty());
+    if readlinkat(run_dir, name, Vec::new()).is_ok() {
+        let _ = unlinkat(run_dir, name, AtFlags::empty());
+    }
 }
 
 /// Removes the file of an instance that is gone.
-pub(super) fn sweep(run_dir: &RunDir, name: &str) {
-    let Ok(target) = readlinkat(run_dir, name, Vec::new()) else { return };
-    // An allegation: nothing else of ours is removed by it, and nothing of others can be.
-    if is_ours(target.as_bytes(), name) && target.as_bytes().starts_with(b"/") {
-        let _ = std::fs::remove_file(Path::new(OsStr::from_bytes(target.as_bytes())));
-        forget(run_dir, name);
+pub(super) fn sweep(run_dir: &RunDir, file: &str) {
+    let Ok(target) = readlinkat(run_dir, file, Vec::new()) else { return };
+    let path = Path::new(OsStr::from_bytes(target.as_bytes()));
+    // An allegation: nothing is removed by it that has not the name of this instance's own file.
+    if path.is_absolute() && path.file_name() == Some(OsStr::new(&name(run_dir, file))) {
+        let _ = std::fs::remove_file(path);
+        forget(run_dir, file);
     }
 }

@@ -500,8 +500,10 @@ impl Drop for Osps {
                 let _ = process.kill();
             }
         }
-        // What a killed osps leaves outside of its directory, the next one would remove.
-        for name in ["loop.so", "notify-0"] {
+        // What a killed osps leaves outside of its directory, the next one there would remove; there
+        // is one if the directory was handed over.
+        let is_last = self.run_dir().starts_with(self.launch.dir.path());
+        for name in ["loop.so", "notify-0"].into_iter().filter(|_| is_last) {
             if let Ok(path) = std::fs::read_link(self.run_dir().join(name)) {
                 let _ = std::fs::remove_file(path);
             }

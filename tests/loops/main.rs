@@ -382,6 +382,27 @@ fn the_shim_goes_with_osps_also_when_that_was_killed() {
     osps.stop();
 }
 
+/// The link that says where the shim is may say anything.
+#[test]
+fn a_link_to_something_else_removes_nothing() {
+    let mut osps = quick(&["loop"], &["sleep", "1000"]).spawn();
+    let shim = shim_of(&osps);
+    let dir = tempfile::tempdir().unwrap();
+    osps.kill_watchdog();
+    let link = osps.run_dir().join("loop.so");
+    let others = ["loop.so", "osps-1-2-loop.so"].map(|name| dir.path().join(name));
+    for other in &others {
+        std::fs::write(other, "").unwrap();
+        let _ = std::fs::remove_file(&link);
+        std::os::unix::fs::symlink(other, &link).unwrap();
+        let mut next = quick(&["loop"], &["sleep", "1000"]).in_place_of(osps).spawn();
+        assert_eq!(shim_of(&next), shim);
+        next.kill_watchdog();
+        osps = next;
+    }
+    assert!(others.iter().all(|other| other.exists()), "{others:?}");
+}
+
 /// What was left alive on purpose executes programs, which look for it.
 #[test]
 fn the_shim_stays_for_those_who_stay() {
