@@ -2,8 +2,8 @@
 //! whether a shim can be loaded into it.
 //!
 //! Known now is better than told by a crash loop, or by a heart that never beats. What cannot be
-//! known (a wrapper that starts something else) is passed over. Tested in tests/launch.rs and
-//! tests/loops.rs.
+//! known (a wrapper that starts something else) is passed over. Tested in tests/bytes.rs and
+//! tests/loops.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;

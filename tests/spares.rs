@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use osps::sys::process::Process;
 use osps::sys::procfs;
 
-use common::{Launch, Osps, SOON, Signal, ms, pass, wait_until};
+use common::{Launch, Osps, SOON, Signal, is_root, ms, pass, skip, wait_until};
 
 const SLEEP: [&str; 2] = ["sleep", "1000"];
 
@@ -60,6 +60,24 @@ fn a_successor_was_a_spare_and_the_pool_is_filled_again() {
             osps.out.lock().unwrap().iter().any(|line| line.text == said).then_some(())
         });
         osps.wait("up", || osps.is_state(0, osps_heart::words::State::Up).then_some(()));
+    }
+}
+
+/// What a restart touches is not read from the disk again, where the limit of locked memory allows.
+#[test]
+fn their_memory_and_the_watchdogs_is_kept() {
+    if !is_root() {
+        return skip("a limit of locked memory may be anything");
+    }
+    let osps = launch(&SLEEP);
+    let spares = wait_spares(&osps);
+    for pid in spares.iter().map(Process::pid).chain([osps.watchdog_pid()]) {
+        osps.wait("locked memory", || {
+            let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+            let locked = status.lines().find_map(|line| line.strip_prefix("VmLck:"))?;
+            let kib = locked.split_ascii_whitespace().next()?.parse::<u64>().ok()?;
+            (kib > 0).then_some(())
+        });
     }
 }
 

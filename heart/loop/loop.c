@@ -683,7 +683,7 @@ static inline int once(const struct wait *wait, uint64_t span, const sigset_t *m
     switch (wait->kind) {
     case EPOLL:
         timeout_ms = ms > INT32_MAX ? -1 : (int)ms;
-        /* Without a mask the call without one is faster, by 17 ns. */
+        /* Without a mask the call without one is faster. */
         if (!mask) return real_epoll_wait(wait->epoll, wait->events, wait->count, timeout_ms);
         return real_epoll_pwait(wait->epoll, wait->events, wait->count, timeout_ms, mask);
     case EPOLL2:

@@ -2,7 +2,7 @@
 //!
 //! It lies where the program's user can reach it and where files may be executed: `/dev/shm` is
 //! often mounted without that. A root's programs may become other users, who do not get into the
-//! run directory. The file goes with the watchdog. Tested in tests/loops.rs.
+//! run directory. The file goes with the watchdog. Tested in tests/loops.
 
 use std::ffi::OsStr;
 use std::fs::File;

@@ -144,15 +144,15 @@ fn descendants(root: u32) -> Option<Vec<u32>> {
 
 /// The children of a process, of all its threads; `None` = it is gone, or the kernel does not tell.
 fn children(pid: u32) -> Option<Vec<u32>> {
-    let mut found = Vec::new();
+    let mut found = None;
     for task in std::fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten() {
         let path = task.path().join("children");
-        let list = read_to(path.to_str()?, CHILDREN_MAX);
         // A thread that ended meanwhile handed its children on.
-        let Some(list) = list else { continue };
-        found.extend(list.split_ascii_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
+        let Some(list) = read_to(path.to_str()?, CHILDREN_MAX) else { continue };
+        let pids = list.split_ascii_whitespace().filter_map(|pid| pid.parse::<u32>().ok());
+        found.get_or_insert_with(Vec::new).extend(pids);
     }
-    std::fs::exists(format!("/proc/{pid}/task/{pid}/children")).ok()?.then_some(found)
+    found
 }
 
 /// The pids of a process in its pid namespaces, from ours to its own.

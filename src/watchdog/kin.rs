@@ -163,8 +163,7 @@ impl Watchdog {
 
     /// The living kin of a slot's launch, the leader not included.
     pub(super) fn kin(&self, slot: SlotId, all: &[Stat]) -> Vec<Stat> {
-        let leaders = self.children.iter().flat_map(super::Child::pids);
-        let leaders: Vec<u32> = leaders.chain(self.spares.pids()).collect();
+        let leaders: Vec<u32> = self.launched().collect();
         let programs = self.children.iter().filter(|child| !child.service.command.is_empty());
         let run_dir = self.claim.run_dir.path().as_os_str().as_bytes();
         let mark = [env::RUN_DIR.as_bytes(), b"=", run_dir].concat();
@@ -298,10 +297,14 @@ impl Watchdog {
         self.children.iter().all(|child| child.left.is_empty() || child.left.undying)
     }
 
-    /// Whether a pid is that of a leader, a prober or a spare.
+    /// The pids of leaders, probers and spares.
+    fn launched(&self) -> impl Iterator<Item = u32> {
+        self.children.iter().flat_map(super::Child::pids).chain(self.spares.pids())
+    }
+
+    /// Whether a pid is one of those.
     fn is_launched(&self, pid: u32) -> bool {
-        let own = self.children.iter().flat_map(super::Child::pids);
-        own.chain(self.spares.pids()).any(|own| own == pid)
+        self.launched().any(|own| own == pid)
     }
 
     /// Takes the status of every dead child that is nobody's leader: orphans that came to us.

@@ -1,5 +1,5 @@
 //! Trampolines that wait at their gates, already executed: a restart costs a message and an exec,
-//! also when nothing of osps is hot any more (tried: 1.1 to 1.45 ms instead of 17).
+//! also when nothing of osps is hot any more (benches/restarts.rs measures that).
 //!
 //! A spare is nobody: it has no share of `members`, is recorded nowhere, and leaves when its gate
 //! closes. One that died, or that somebody stopped, is not used. An empty pool costs a launch, as
