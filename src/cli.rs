@@ -44,7 +44,8 @@ const RUN_EXAMPLES: &str = "\
 Examples:
   osps run --hang-timeout 4s -- ./robot --verbose
   osps run --name web --listen 127.0.0.1:8080 --max-restarts 10/1m -- ./server
-  osps run --heart probe:http://127.0.0.1:8080/health -- node server.js
+  osps run --heart loop -- node server.js
+  osps run --heart probe:http://127.0.0.1:8080/health -- ./server
   osps run --heart notify --stop-signal INT -- ./gateway
 
 A program that never beats is up and unwatched: only its death is noticed, and the log says how to
@@ -188,11 +189,11 @@ pub struct Pair {
 pub enum Command {
     /// Supervise one program of your own
     ///
-    /// One that nobody changed is watched by what it says (sd_notify), writes (a file that moves)
-    /// or answers (a probe): see --heart. One of your own finds OSPS_RUN_DIR, OSPS_SLOT and
-    /// OSPS_GENERATION in its environment and beats from its main loop: in Rust, C and Python with
-    /// a heart, in scripts with `osps beat`, elsewhere by one write into the segment
-    /// (docs/your-program.md).
+    /// One that nobody changed is watched in its event loop, or by what it says (sd_notify), writes
+    /// (a file that moves) or answers (a probe): see --heart. One of your own finds OSPS_RUN_DIR,
+    /// OSPS_SLOT and OSPS_GENERATION in its environment and beats from its main loop: in Rust, C
+    /// and Python with a heart, in scripts with `osps beat`, elsewhere by one write into the
+    /// segment (docs/your-program.md).
     #[command(after_help = RUN_EXAMPLES)]
     Run(Run),
     /// Show who runs, and when each server last beat
@@ -261,9 +262,9 @@ pub struct Run {
     /// [default: the last part of its path]
     #[arg(long, value_name = "NAME")]
     pub service: Option<String>,
-    /// Who beats for it: loop (its event loop, unchanged), loops (one in each thread), auto,
-    /// memory, notify, none, file:PATH, probe:http://HOST:PORT/PATH, probe:tcp://HOST:PORT or
-    /// probe:COMMAND [default: auto]
+    /// Who beats for it: loop (its event loop, unchanged), loops (one for each epoll descriptor),
+    /// auto, memory, notify, none, file:PATH, probe:http://HOST:PORT/PATH, probe:tcp://HOST:PORT
+    /// or probe:COMMAND [default: auto]
     #[arg(long, value_name = "SOURCE")]
     pub heart: Option<OsString>,
     /// With --heart loop or loops: only a process of this name beats

@@ -120,7 +120,7 @@ fn the_lines_of_the_dead_are_free_again() {
 fn a_program_that_never_beats_is_up_unwatched_and_told_once_how_to_change_that() {
     let mut osps = Launch::own(&OPTIONS, &["sleep", "1000"]).start();
     osps.wait_log(&["starting -> up (unwatched: it has not beaten)"]);
-    osps.wait_log(&["--heart probe:", "--heart file:", "--heart none"]);
+    osps.wait_log(&["--heart loop ", "--heart probe:", "--heart file:", "--heart none"]);
     assert_eq!(
         (&osps.server(0)["heart"], &osps.server(0)["watched"]),
         (&"auto".into(), &false.into())

@@ -95,9 +95,9 @@ pub fn advise_unwatched(name: &str, source: HeartSource, loaded: Option<u32>) {
         ),
         _ => log::info!(
             "{name} does not beat, so only its death is noticed, not a freeze. To change that: \
-             --heart probe:http://... or probe:CMD, --heart file:PATH (a log that moves), \
-             sd_notify with WATCHDOG=1, or three lines in its main loop (docs/your-program.md). If \
-             that is as it should be: --heart none"
+             --heart loop (its event loop, unchanged), --heart probe:http://... or probe:CMD, \
+             --heart file:PATH (a log that moves), sd_notify with WATCHDOG=1, or three lines in \
+             its main loop (docs/your-program.md). If that is as it should be: --heart none"
         ),
     }
 }
