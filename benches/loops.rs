@@ -25,7 +25,7 @@ use osps_heart::segment::slot::Identity;
 use osps_heart::segment::{Access, Segment};
 use osps_heart::sync::Ordering;
 use osps_heart::words::State;
-use servers::{Case, daemons, exchange, interpreters};
+use servers::{Case, daemons, interpreters};
 use table::common::{self, Launch, Osps};
 use table::{Bound, Figure, Table};
 
@@ -53,9 +53,7 @@ fn cost(table: &mut Table) {
     let dir = tempfile::tempdir().unwrap();
     let program = dir.path().join("calls");
     let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/loop_shim/calls.c");
-    let mut cc = Command::new("cc");
-    cc.args(["-O1", "-w", "-o"]).arg(&program).arg(source).arg("-lpthread");
-    assert!(cc.status().unwrap().success());
+    common::compile(&["-O1", "-w"], source.as_ref(), &program, &["-lpthread"]);
     let shim = dir.path().join("loop.so");
     std::fs::write(&shim, SHIM).unwrap();
     // A segment as a watchdog would make it, found by its name.
@@ -105,7 +103,7 @@ fn throughput(table: &mut Table) {
         return table.skip(name, "redis-server is missing");
     };
     let command: Vec<&str> = redis.command.iter().map(String::as_str).collect();
-    let other = servers::free_port();
+    let other = common::free_port();
     let plain: Vec<String> = redis
         .command
         .iter()
@@ -143,7 +141,6 @@ fn verdicts(table: &mut Table) {
         let osps = case.launch("1s", own.path()).spawn();
         let mut values = Vec::new();
         for turn in 0..BLOCKS {
-            let page = || osps.segment();
             wait_watched(&osps, &case);
             // Not only the hot case.
             std::thread::sleep(Duration::from_secs(4));
@@ -152,7 +149,7 @@ fn verdicts(table: &mut Table) {
             let stuck = case.stick(own.path(), blocks[turn % blocks.len()]);
             osps.wait("a verdict", || (osps.generation(0) != before).then_some(()));
             stuck.end();
-            let silence = page().slots()[0].server.last_silence_ns.load(Ordering::Relaxed);
+            let silence = osps.segment().slots()[0].server.last_silence_ns.load(Ordering::Relaxed);
             values.push(silence as f64 / 1e6 - LIMIT.as_secs_f64() * 1e3);
         }
         let (what, unit, bound) = (name(&case), "ms", Bound::NeverAbove(20.0));
@@ -167,10 +164,7 @@ fn wait_watched(osps: &Osps, case: &Case) {
         watched.then_some(())
     });
     for _ in 0..5 {
-        osps.wait("an answer", || {
-            let answer = exchange(case.port, &case.ask).ok()?;
-            answer.contains(case.answer).then_some(())
-        });
+        case.wait_served(osps);
     }
 }
 
@@ -197,7 +191,7 @@ fn minutes(table: &mut Table) {
         for (case, _) in &running {
             let until = Instant::now() + Duration::from_secs(2);
             while Instant::now() < until {
-                let _ = exchange(case.port, &case.ask);
+                let _ = case.serves();
             }
         }
     }

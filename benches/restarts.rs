@@ -108,20 +108,12 @@ fn restarts(table: &mut Table) {
     let seed = told_seed("pauses");
     let mut random = Random::new(seed);
     let dir = tempfile::tempdir_in("/dev/shm").unwrap();
-    let (source, program) = (dir.path().join("program.c"), dir.path().join("program"));
     // Where files may be executed.
     let program_dir = tempfile::tempdir().unwrap();
-    let program = program_dir.path().join(program.file_name().unwrap());
+    let program = program_dir.path().join("program");
+    let source = program.with_extension("c");
     std::fs::write(&source, PROGRAM).unwrap();
-    assert!(
-        Command::new("cc")
-            .args(["-O1", "-o"])
-            .arg(&program)
-            .arg(&source)
-            .status()
-            .unwrap()
-            .success()
-    );
+    table::common::compile(&["-O1"], &source, &program, &[]);
     let path = program.to_str().unwrap();
     let mut all = Vec::new();
     let mut add = |name, start: &dyn Fn(&str) -> Keeper| {

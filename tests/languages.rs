@@ -153,22 +153,27 @@ fn cpp_beats() {
     in_c(&["c++", "-std=c++17"], "program.cpp");
 }
 
+/// The block of a language that needs no compiler.
+fn in_script(tool: &str, language: &str, before: &str, runs: fn(&[&str])) {
+    if is_there(tool) {
+        let program = Program::new("program", before, &block(language), "");
+        runs(&[tool, &program.file]);
+    }
+}
+
+fn in_memory(command: &[&str]) {
+    beats_in(&MEMORY, command);
+}
+
 #[test]
 fn python_beats() {
-    if is_there("python3") {
-        let before = "import time\ndef one_turn_of_work(): time.sleep(0.02)";
-        let program = Program::new("program.py", before, &block("python"), "");
-        beats_in(&MEMORY, &["python3", &program.file]);
-    }
+    let before = "import time\ndef one_turn_of_work(): time.sleep(0.02)";
+    in_script("python3", "python", before, in_memory);
 }
 
 #[test]
 fn bash_beats() {
-    if is_there("bash") {
-        let before = "one_turn_of_work() { sleep 0.02; }";
-        let program = Program::new("program.sh", before, &block("bash"), "");
-        beats_in(&MEMORY, &["bash", &program.file]);
-    }
+    in_script("bash", "bash", "one_turn_of_work() { sleep 0.02; }", in_memory);
 }
 
 #[test]
@@ -183,28 +188,18 @@ fn go_notifies() {
 
 #[test]
 fn ruby_notifies() {
-    if is_there("ruby") {
-        let before = "require \"socket\"\ndef one_turn_of_work = sleep(0.02)";
-        let program = Program::new("program.rb", before, &block("ruby"), "");
-        notifies(&["ruby", &program.file]);
-    }
+    let before = "require \"socket\"\ndef one_turn_of_work = sleep(0.02)";
+    in_script("ruby", "ruby", before, notifies);
 }
 
 #[test]
 fn php_notifies() {
-    if is_there("php") {
-        let before = "<?php\nfunction one_turn_of_work() { usleep(20000); }";
-        let program = Program::new("program.php", before, &block("php"), "");
-        notifies(&["php", &program.file]);
-    }
+    in_script("php", "php", "<?php\nfunction one_turn_of_work() { usleep(20000); }", notifies);
 }
 
 #[test]
 fn node_beats() {
-    if is_there("node") {
-        let program = Program::new("program.js", "const fs = require(\"fs\");", &block("js"), "");
-        beats_in(&MEMORY, &["node", &program.file]);
-    }
+    in_script("node", "js", "const fs = require(\"fs\");", in_memory);
 }
 
 #[test]

@@ -365,11 +365,6 @@ fn a_program_behind_a_wrapper_is_heard_and_looked_at() {
     osps.wait_log(&["gen=1 ", "-> frozen (blocked in "]);
 }
 
-fn free_port() -> u16 {
-    let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    socket.local_addr().unwrap().port()
-}
-
 /// Puma beats from a thread of its own, by the gem `sd_notify`, which knows no abstract sockets: under
 /// root it ended at its first word.
 #[test]
@@ -380,7 +375,7 @@ fn puma_is_heard_and_its_silence_convicts() {
     let dir = tempfile::tempdir().unwrap();
     let config = dir.path().join("config.ru");
     std::fs::write(&config, "run ->(env) { [200, {}, [\"well\"]] }\n").unwrap();
-    let address = format!("tcp://127.0.0.1:{}", free_port());
+    let address = format!("tcp://127.0.0.1:{}", common::free_port());
     let options = ["--heart", "notify", "--hang-timeout", "2s", "--start-timeout", "30s"];
     let command = ["puma", "-q", "-b", &address, config.to_str().unwrap()];
     let osps = Launch::own(&options, &command).start();
@@ -400,7 +395,7 @@ fn daemons_that_only_say_ready_are_up_and_a_probe_watches_them() {
     if !common::has("redis-server") {
         return skip("redis-server is missing");
     }
-    let port = free_port().to_string();
+    let port = common::free_port().to_string();
     let redis = ["redis-server", "--bind", "127.0.0.1", "--port", &port, "--save", ""];
     let redis =
         [&redis[..], &["--supervised", "systemd", "--enable-debug-command", "yes"]].concat();

@@ -104,7 +104,7 @@ fn a_node_server_that_spins_is_replaced_and_serves_again() {
         common::skip("node is missing");
         return;
     }
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = common::free_port();
     let server = format!(
         "require('http').createServer((req, res) => {{ if (req.url === '/spin') for (;;); \
          res.end('hello'); }}).listen({port}, '127.0.0.1')"

@@ -56,10 +56,8 @@ fn in_c() -> Option<(tempfile::TempDir, Vec<String>)> {
     }
     let dir = tempfile::tempdir().unwrap();
     let program = dir.path().join("beat");
-    let mut compile = Command::new("cc");
-    compile.args(["-O2", "-Wall", "-Wextra", "-Werror", "-I", HEADER, "-o"]).arg(&program);
-    let compiled = compile.arg(example("beat.c")).output().unwrap();
-    assert!(compiled.status.success(), "{}", String::from_utf8_lossy(&compiled.stderr));
+    let options = ["-O2", "-Wall", "-Wextra", "-Werror", "-I", HEADER];
+    common::compile(&options, example("beat.c").as_ref(), &program, &[]);
     Some((dir, vec![program.display().to_string()]))
 }
 

@@ -306,14 +306,13 @@ fn a_program_of_ones_own_runs_as_the_readme_says() {
 /// the name that the page gives to it.
 fn robot(dir: &Path) -> Option<PathBuf> {
     let program = dir.join("robot");
-    let mut compile = Command::new("cc");
-    compile.arg("-I").arg(root().join("heart/c")).args(["-O2", "-o"]).arg(&program);
-    compile.arg(root().join("docs/examples/beat.c"));
-    let Ok(compiled) = compile.output() else {
+    if !common::has("cc") {
         common::skip("cc is missing");
         return None;
-    };
-    assert!(compiled.status.success(), "{}", String::from_utf8_lossy(&compiled.stderr));
+    }
+    let header = root().join("heart/c");
+    let options = ["-O2", "-I", header.to_str().unwrap()];
+    common::compile(&options, &root().join("docs/examples/beat.c"), &program, &[]);
     Some(program)
 }
 

@@ -30,6 +30,7 @@ pub mod watch;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Error;
+use std::net::TcpListener;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
@@ -74,6 +75,18 @@ pub fn run(mut command: Command) -> Output {
         std::thread::sleep(ms(1));
     }
     child.wait_with_output().unwrap()
+}
+
+/// Compiles C with these options in front and those behind; the compiler has to be there.
+pub fn compile(options: &[&str], source: &Path, to: &Path, behind: &[&str]) {
+    let mut cc = Command::new("cc");
+    let done = cc.args(options).arg("-o").arg(to).arg(source).args(behind).output().unwrap();
+    assert!(done.status.success(), "{cc:?}: {}", text(&done));
+}
+
+/// A port that nobody listens on now.
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// What a command told when it ended.

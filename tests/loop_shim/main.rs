@@ -61,10 +61,7 @@ fn made() -> &'static (PathBuf, PathBuf) {
         std::fs::create_dir_all(&dir).unwrap();
         let (program, shim) = (dir.join("calls"), dir.join("loop.so"));
         let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/loop_shim/calls.c");
-        let mut cc = Command::new("cc");
-        cc.args(["-O1", "-w", "-o"]).arg(&program).arg(source).arg("-lpthread");
-        let done = cc.output().unwrap();
-        assert!(done.status.success(), "{}", common::text(&done));
+        common::compile(&["-O1", "-w"], source.as_ref(), &program, &["-lpthread"]);
         std::fs::write(&shim, SHIM).unwrap();
         (program, shim)
     })
@@ -123,6 +120,13 @@ impl Stage {
 
     fn start(&self, mode: &str, words: &[&str]) -> Program {
         Program::new(self.command(mode, words))
+    }
+
+    /// A program that goes so far, and does not beat from then on.
+    fn start_silent(&self, words: &[&str], why: &str) {
+        let mut program = self.start("loop", words);
+        program.says("done");
+        self.assert_silent(why);
     }
 
     /// It beats again and again.
@@ -253,18 +257,13 @@ fn a_beat_is_a_turn() {
 
 #[test]
 fn only_the_main_thread_and_its_own_epoll_count() {
-    let stage = Stage::new();
-    let mut program = stage.start("loop", &["threads"]);
-    program.says("done");
-    stage.assert_silent("a stuck main thread beside one that polls");
-    let stage = Stage::new();
-    let mut program = stage.start("loop", &["nested"]);
-    program.says("done");
-    stage.assert_silent("a callback that polls its own socket");
-    let stage = Stage::new();
-    let mut program = stage.start("loop", &["callback"]);
-    program.says("done");
-    stage.assert_silent("a callback with a loop of its own");
+    for (what, why) in [
+        ("threads", "a stuck main thread beside one that polls"),
+        ("nested", "a callback that polls its own socket"),
+        ("callback", "a callback with a loop of its own"),
+    ] {
+        Stage::new().start_silent(&[what], why);
+    }
 }
 
 /// `asyncio.run()` twice, the second time deeper in the program.
@@ -292,9 +291,7 @@ fn a_client_that_is_taken_is_a_turn() {
 #[test]
 fn who_only_looks_is_no_event_loop() {
     let stage = Stage::new();
-    let mut program = stage.start("loop", &["looks"]);
-    program.says("done");
-    stage.assert_silent("looks");
+    stage.start_silent(&["looks"], "looks");
     assert_eq!(stage.line().claimed().pid, 0);
 }
 

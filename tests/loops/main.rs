@@ -25,22 +25,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use servers::{
-    Case, WORKER, config, daemons, exchange, file, free_port, interpreters, is_there, nginx, path,
-};
+use servers::{Case, WORKER, config, daemons, exchange, file, interpreters, is_there, nginx, path};
 
-use common::{BINARY, Launch, Osps, has, is_root, ms, pass, run, skip, text};
+use common::{BINARY, Launch, Osps, free_port, has, is_root, ms, pass, run, skip, text};
 
 const LIMIT: &str = "1s";
 const IDLE: Duration = Duration::from_secs(10);
 const LOAD: Duration = Duration::from_secs(2);
-
-fn wait_served(osps: &Osps, case: &Case) {
-    osps.wait(&format!("an answer of {}", case.name), || {
-        let answer = exchange(case.port, &case.ask).ok()?;
-        answer.contains(case.answer).then_some(())
-    });
-}
 
 fn assert_innocent(osps: &Osps, case: &Case, generation: u32, when: &str) {
     assert_eq!(osps.generation(0), generation, "{} {when}\n{}", case.name, osps.log());
@@ -52,7 +43,7 @@ fn live(case: &Case) {
     let launch = case.launch(LIMIT, dir.path());
     let mut osps = launch.spawn();
     osps.wait("its first beat", || (osps.server(0)["watched"] == true).then_some(()));
-    wait_served(&osps, case);
+    case.wait_served(&osps);
     pass(IDLE);
     assert_innocent(&osps, case, 1, "idle");
     let end = Instant::now() + LOAD;
@@ -71,7 +62,7 @@ fn live(case: &Case) {
         let verdict = osps.wait_log(&[&number, case.verdict, "no beat for "]);
         assert!(verdict.text.contains(&format!("limit {LIMIT}")), "{}", verdict.text);
         stuck.end();
-        wait_served(&osps, case);
+        case.wait_served(&osps);
         osps.wait("watched again", || {
             let server = osps.server(0);
             let next = generation + 1 == osps.generation(0);
@@ -79,7 +70,7 @@ fn live(case: &Case) {
         });
         // A loop counts as one after some turns.
         for _ in 0..5 {
-            wait_served(&osps, case);
+            case.wait_served(&osps);
         }
     }
     osps.stop();

@@ -4,13 +4,13 @@
 
 use std::fs::Permissions;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use super::common::{Launch, skip, text};
+use super::common::{Launch, Osps, compile, free_port, skip, text};
 
 /// Of gunicorn: its master waits for events, too.
 pub const WORKER: [&str; 3] = ["loop", "--heart-process", "worker"];
@@ -67,6 +67,17 @@ impl Case {
         launch.env("FREEZE", dir.join(FREEZE)).env("FREEZER", freezer(dir))
     }
 
+    /// Asks it once; whether it served.
+    pub fn serves(&self) -> std::io::Result<bool> {
+        Ok(exchange(self.port, &self.ask)?.contains(self.answer))
+    }
+
+    pub fn wait_served(&self, osps: &Osps) {
+        osps.wait(&format!("an answer of {}", self.name), || {
+            self.serves().is_ok_and(|served| served).then_some(())
+        });
+    }
+
     /// Blocks it in its own code, by one of its requests or for whoever comes next.
     pub fn stick(&self, dir: &Path, block: &str) -> Stuck {
         let freeze = dir.join(FREEZE);
@@ -92,10 +103,6 @@ impl Stuck {
     }
 }
 
-pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
 /// Where daemons are, too, for users who do not start any.
 pub fn path() -> String {
     format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default())
@@ -116,10 +123,7 @@ pub fn file(name: &str) -> String {
 /// The second preload, compiled.
 pub fn freezer(dir: &Path) -> PathBuf {
     let out = dir.join("freeze.so");
-    let mut cc = Command::new("cc");
-    cc.args(["-O1", "-shared", "-fPIC", "-o"]).arg(&out).arg(file("freeze.c")).arg("-ldl");
-    let done = cc.output().unwrap();
-    assert!(done.status.success(), "{}", text(&done));
+    compile(&["-O1", "-shared", "-fPIC"], file("freeze.c").as_ref(), &out, &["-ldl"]);
     out
 }
 
