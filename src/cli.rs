@@ -12,7 +12,7 @@ use osps_heart::shown::Shown;
 use crate::config::{Config, Programs};
 use crate::error::Invalid;
 use crate::policy::restart::Intensity;
-use crate::service::{HeartChoice, KillMode, Manner};
+use crate::service::manner::{self, HeartChoice, KillMode, Manner};
 
 const ABOUT: &str = "A supervisor that can tell frozen from alive.";
 
@@ -303,7 +303,7 @@ impl Run {
             Some(text) => HeartChoice::parse(text).ok_or_else(|| Invalid {
                 option: "--heart",
                 value: Shown(text.as_os_str()).to_string(),
-                why: HEARTS.to_owned(),
+                why: HeartChoice::KNOWN.to_owned(),
             })?,
         };
         Ok(Manner {
@@ -314,10 +314,6 @@ impl Run {
         })
     }
 }
-
-/// What may be said of a heart.
-const HEARTS: &str = "known are auto, memory, notify, loop, loops, none, file:PATH, \
-                      probe:http://HOST:PORT/PATH, probe:tcp://HOST:PORT and probe:COMMAND";
 
 impl Cli {
     /// What the operator wants to run, if the command is to run something.
@@ -417,10 +413,7 @@ fn intensity(text: &str) -> Result<Intensity, String> {
 }
 
 fn signal(text: &str) -> Result<Signal, String> {
-    let number = text.parse().ok().and_then(|number: i32| Signal::try_from(number).ok());
-    let name = text.to_ascii_uppercase();
-    let name = if name.starts_with("SIG") { name } else { format!("SIG{name}") };
-    let known = number.or_else(|| name.parse().ok());
+    let known = manner::signal(text);
     let known = known.filter(|signal| !matches!(signal, Signal::SIGKILL | Signal::SIGSTOP));
     known.ok_or_else(|| "write it like TERM, QUIT, SIGINT or 15; KILL comes by itself".to_owned())
 }

@@ -10,7 +10,7 @@ use env_logger::{Builder, Env, Target};
 use osps::cli::{Cli, Command};
 use osps::error::Error;
 use osps::instance::place::Place;
-use osps::instance::{beat, exec, stop};
+use osps::instance::{ask, beat, exec};
 use osps::pair::{client, plan, server};
 use osps::prober;
 use osps::sys::output;
@@ -52,7 +52,7 @@ fn run(cli: &Cli) -> ExitCode {
     finish(match &cli.command {
         Some(Command::Status { json, quiet }) => status::main(place(), *json, *quiet),
         Some(Command::List { json }) => list::main(*json),
-        Some(Command::Stop { quiet }) => asked(&|place| stop::main(place, *quiet)),
+        Some(Command::Stop { quiet }) => asked(&|place| ask::stop(place, *quiet)),
         Some(Command::Beat { named, activity }) => {
             beat::main(named.as_deref(), activity.as_deref())
         }

@@ -44,13 +44,24 @@ pub enum Unloadable {
 
 /// Finds a program as `execvp` would.
 pub fn find(program: &OsStr) -> Result<PathBuf, Refusal> {
+    find_in(program, None, None)
+}
+
+/// The same for a program with a search path of its own, or one that starts in another directory.
+pub fn find_in(
+    program: &OsStr,
+    path: Option<&OsStr>,
+    directory: Option<&Path>,
+) -> Result<PathBuf, Refusal> {
     let refused = |why| Refusal::NoProgram { program: program.to_owned(), why };
+    let start = directory.unwrap_or(Path::new("."));
     if program.as_bytes().contains(&b'/') {
-        return runs(program.as_ref()).map(|()| program.into()).map_err(refused);
+        let found = directory.map_or(program.into(), |start| start.join(program));
+        return runs(&found).map(|()| found).map_err(refused);
     }
-    let path = std::env::var_os("PATH");
+    let path = path.map(OsStr::to_owned).or_else(|| std::env::var_os("PATH"));
     let dirs = path.as_deref().unwrap_or(DEFAULT_PATH.as_ref());
-    let candidate = |dir: PathBuf| Path::new(".").join(dir).join(program);
+    let candidate = |dir: PathBuf| start.join(dir).join(program);
     // What is not executable is passed over, in the hope of a better one.
     let found = std::env::split_paths(dirs)
         .map(candidate)

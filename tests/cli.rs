@@ -335,9 +335,9 @@ fn json_has_exactly_the_keys_of_schema_1() {
     assert_eq!(servers.len(), expected.len());
     for ((server, (name, role)), slot) in servers.iter().zip(expected).zip(0..) {
         let first =
-            ["activity", "beat_age_ms", "beats", "generation", "heart", "heart_pid", "hearts"];
-        let then = ["last_cause", "listen", "name", "pid", "restarts", "role", "sessions"];
-        let then = [&then[..], &["slot", "state", "watched"]].concat();
+            ["activity", "beat_age_ms", "beats", "blocked_by", "generation", "heart", "heart_pid"];
+        let then = ["hearts", "last_cause", "listen", "name", "paused_ms", "pid", "restarts"];
+        let then = [&then[..], &["role", "sessions", "slot", "state", "watched"]].concat();
         assert_eq!(keys(server), [&first[..], &then].concat());
         assert_eq!((&server["name"], &server["role"]), (&name.into(), &role.into()));
         assert_eq!(server["slot"], slot);

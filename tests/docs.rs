@@ -41,7 +41,7 @@ use osps_heart::sync::Word;
 use osps_heart::table as store;
 use osps_heart::time::Monotonic;
 use osps_heart::words::{
-    Cause, Class, DeathKind, Desired, Event, HeartSource, Press, Role, State, Watched, env,
+    Cause, Class, DeathKind, Desired, Event, HeartSource, Press, Request, Role, State, Watched, env,
 };
 
 fn path(relative: &str) -> PathBuf {
@@ -185,10 +185,11 @@ fn every_field_is_where_the_document_says() {
         last_cause,
         last_class,
         last_silence_ns,
-        depends_on,
+        blocked_by,
         heart_source,
         watched,
         last_heart,
+        paused_until_ns,
         reserved,
     });
     check_fields!(ActivityCells {
@@ -263,6 +264,7 @@ fn codes_have_the_words_in_the_document() {
         )+};
     }
     check_words!(State, Cause, Class, Role, Desired, HeartSource, Watched, DeathKind, Press);
+    check_words!(Request);
 
     let flags = [
         (layout::flag::MADE_DIR, "MADE_DIR"),
@@ -375,7 +377,13 @@ fn events_have_the_numbers_in_the_document() {
         What::Pressed { press: Press::Kill },
         What::Died { death, cause: Some(cause) },
         What::Backoff { death, until: Monotonic(7) },
-        What::Failed { death },
+        What::Failed { death, once: true },
+        What::Done { death },
+        What::Blocked { by: SlotId(3) },
+        What::Asked { request: Request::Stop, uid: 7 },
+        What::Paused { until: Monotonic(7) },
+        What::Resumed,
+        What::Removed,
         What::LateTurn { by: span },
         What::Spared { silence: span },
         What::Alarm,
@@ -419,9 +427,9 @@ fn every_table_is_compared_or_named() {
                 for_people.retain(|known| *known != heading);
                 let structure = source.contains(&format!("check_fields!({heading} {{"));
                 let named = source.contains(&format!("\"{heading}\""));
-                let coded = source.lines().find(|line| line.contains("check_words!(State"));
-                let words = coded.unwrap_or_default().split(|c: char| !c.is_alphanumeric());
-                let named = named || words.into_iter().any(|word| word == heading);
+                let coded = source.lines().filter(|line| line.contains("check_words!("));
+                let mut words = coded.flat_map(|line| line.split(|c: char| !c.is_alphanumeric()));
+                let named = named || words.any(|word| word == heading);
                 assert!(structure || named, "{file}: nobody looks at the table under {heading}");
             }
         }

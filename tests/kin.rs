@@ -234,6 +234,8 @@ fn as_pid_1_it_ends_no_orphan_of_somebody_else() {
     assert!(enter.env_clear().env("PATH", "/usr/bin:/bin").status().unwrap().success());
     let other = wait_until("an orphan of somebody else's", common::SOON, || find(osps, "3603"));
     leader.kill().unwrap();
+    // Until it is dead it would be taken for its own successor.
+    wait_until("its death", common::SOON, || leader.is_dead().then_some(()));
     wait_until("a successor", common::SOON, || find(osps, "3602"));
     assert!(own.is_dead(), "a daemon of its own is ended");
     assert!(!other.is_dead(), "somebody else's is not");

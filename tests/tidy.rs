@@ -30,7 +30,7 @@ const OSPS: [(&str, &[&str]); 14] = [
     ("sys", &["sys"]),
     ("error", &["sys"]),
     ("program", &["error"]),
-    ("service", &["error", "policy", "program", "sys"]),
+    ("service", &["error", "policy", "program", "service", "sys"]),
     ("instance", &["error", "instance", "sys"]),
     ("prober", &["error", "prober", "sys"]),
     ("view", &["error", "instance", "policy", "sys", "view"]),

@@ -246,6 +246,12 @@ impl Pulse {
         self.late = false;
     }
 
+    /// Nothing excuses it any more: silence counts from `now` on.
+    pub fn resume(&mut self, now: Monotonic) {
+        self.not_before = now;
+        self.renew(now);
+    }
+
     /// Counts silence from `now` on: one full limit again.
     pub fn renew(&mut self, now: Monotonic) {
         self.counted_from = now;

@@ -62,7 +62,9 @@ words! {
     Stopping = 4, "stopping", "it has to go; the slot is closed until its death is confirmed";
     Backoff = 5, "backoff", "no process; waits before the next";
     Held = 6, "held", "silent by somebody's intention: watched, not killed";
-    Failed = 7, "failed", "no process and never again: too many restarts";
+    Failed = 7, "failed", "no process and none by itself: it failed too often";
+    Done = 8, "done", "no process: it ended with success, and no more of it is needed";
+    Blocked = 9, "blocked", "no process yet: it waits for what it depends on";
 }
 
 words! {
@@ -106,7 +108,7 @@ words! {
     Pressed = 8, "pressed", "it did not leave in time: a signal was sent";
     Died = 9, "died", "death confirmed; a successor may start at once";
     Backoff = 10, "backoff", "death confirmed; the next one waits";
-    Failed = 11, "failed", "death confirmed; restarted too often, so never again";
+    Failed = 11, "failed", "death confirmed; no other one starts by itself";
     LateTurn = 12, "late-turn", "the watchdog itself was late: every limit runs again";
     Spared = 13, "spared", "starved by the host: one more limit";
     Alarm = 14, "alarm", "it does not die: its slot stays closed";
@@ -115,6 +117,23 @@ words! {
     Warned = 17, "warned", "overdue, but `on-hang` is `warn`: not killed";
     Unwatched = 18, "unwatched", "its silence convicts nobody, for the time being";
     Watched = 19, "watched", "from now on its silence counts";
+    Done = 20, "done", "death confirmed; it was a success, and no more of it is needed";
+    Blocked = 21, "blocked", "it shall run, and waits for what it depends on";
+    Asked = 22, "asked", "somebody asked for something";
+    Paused = 23, "paused", "it is not judged for a while";
+    Resumed = 24, "resumed", "it is judged again: its limit runs from now";
+    Removed = 25, "removed", "its service is not in the file any more";
+}
+
+words! {
+    /// What somebody may ask of a server over the control socket.
+    Request:
+    Stop = 1, "stop", "it shall go, and stay away";
+    Start = 2, "start", "it shall run";
+    Restart = 3, "restart", "it shall go and come back";
+    Pause = 4, "pause", "it shall not be judged for a while";
+    Resume = 5, "resume", "it shall be judged again";
+    Reload = 6, "reload", "the file shall be read again, or the service's own reload be done";
 }
 
 words! {
@@ -218,7 +237,7 @@ impl State {
     pub fn has_process(self) -> bool {
         match self {
             State::Starting | State::Up | State::Late | State::Held | State::Stopping => true,
-            State::Down | State::Backoff | State::Failed => false,
+            State::Down | State::Backoff | State::Failed | State::Done | State::Blocked => false,
         }
     }
 }
@@ -255,6 +274,7 @@ mod tests {
         check!(Watched);
         check!(DeathKind);
         check!(Press);
+        check!(Request);
     }
 
     #[test]

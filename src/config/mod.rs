@@ -4,7 +4,7 @@
 //! stands in [`Config::default`]. Every refusal names the option, the value, why it cannot work and
 //! what would.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
@@ -20,9 +20,9 @@ use crate::error::{Error, Invalid};
 use crate::instance::place::Place;
 use crate::pair::plan::{self, WORKERS_MAX};
 use crate::policy::lifecycle::Patience;
-use crate::policy::restart::{INTENSITY_MAX, Intensity};
+use crate::policy::restart::{INTENSITY_MAX, Intensity, Rule};
 use crate::prober::target::Target;
-use crate::service::{Manner, NAME_MAX, Service};
+use crate::service::{Address, Launch, Manner, NAME_MAX, Service, bind, program_name};
 use crate::watchdog::Settings;
 
 /// Smallest cell: a key of 64 bytes, a few words of control, and a value worth the name.
@@ -139,7 +139,8 @@ impl Config {
                 stop_timeout: self.stop_timeout,
                 orphan_timeout: self.orphan_timeout,
             },
-            intensity: self.intensity,
+            slots: 0,
+            file: None,
             quiet: self.quiet,
         }
     }
@@ -147,6 +148,8 @@ impl Config {
     /// The services of the instance, their sockets bound, with what they need in the run directory.
     pub fn services(&self, dir: BorrowedFd<'_>) -> Result<Vec<Service>, Error> {
         let limits = Limits { hang: self.hang_timeout, start: self.start_timeout };
+        // Nothing else runs beside it: its end is the end of all.
+        let rule = Rule { intensity: self.intensity, essential: true, ..Rule::default() };
         let patience = |ask, term| Patience {
             ask,
             term,
@@ -157,13 +160,25 @@ impl Config {
             Programs::Own { command, name, listen, manner } => {
                 // A program may not know of its desired word: TERM follows soon.
                 let patience = patience(PROGRAM_ASK.min(self.stop_timeout), self.stop_timeout);
-                let name = name.as_deref();
-                let manner = manner.clone();
-                Ok(vec![Service::program(name, command, *listen, limits, patience, manner)?])
+                let named = command.first().map_or(OsStr::new(""), OsString::as_os_str);
+                let name = name.clone().unwrap_or_else(|| program_name(named));
+                let launch = Launch { command: command.clone(), ..Launch::default() };
+                let mut service = Service::program(name, launch, limits, patience);
+                service.manner = manner.clone();
+                service.rule = rule;
+                service.arbiter = true;
+                if let Some(warning) = service.look()? {
+                    log::warn!("{warning}");
+                }
+                if let Some(address) = listen {
+                    service.launch.listen.push(Address::Tcp(*address));
+                    service.sockets.push(bind(*address, &service.name)?);
+                }
+                Ok(vec![service])
             }
             Programs::Pair { workers, listen } => {
                 let patience = patience(self.stop_timeout, TERM_GRACE);
-                plan::services(dir, *listen, *workers, limits, patience)
+                plan::services(dir, *listen, *workers, limits, patience, &rule)
             }
         }
     }

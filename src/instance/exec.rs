@@ -20,7 +20,7 @@ use osps_heart::words::env;
 use rustix::fs::{Mode, OFlags, fcntl_getfl, fcntl_setfl, fstat};
 use rustix::io::{FdFlags, fcntl_dupfd_cloexec, fcntl_setfd};
 
-use super::orders::Orders;
+use super::orders::{Orders, setting};
 use super::outside;
 use super::place::{RunDir, SHIM};
 use crate::error::{Error, Refusal};
@@ -105,10 +105,10 @@ fn become_program() -> Result<(), Error> {
     };
     let orders = sockets.pop().and_then(Orders::unpack);
     let orders = orders.ok_or(Refusal::NotForPeople("__exec"))?;
-    let path = orders.value(env::RUN_DIR).ok_or(Refusal::Environment(env::RUN_DIR))?;
-    let members = join(Path::new(path))?;
+    let path = orders.settings(setting::MEMBER).next();
+    let members = path.map(|path| join(Path::new(path))).transpose()?;
     rustix::stdio::dup2_stdin(&null).map_err(Failed::to("replace", "standard input"))?;
-    Err(exec(&orders, &sockets, &members))
+    Err(exec(&orders, &sockets, members.as_ref()))
 }
 
 /// Takes a share of `members`, before anything is done in the instance: a sweep that got it cannot
@@ -139,7 +139,7 @@ fn parse(args: &[OsString]) -> Option<(SlotId, Generation)> {
 
 /// Becomes the program; returns only if that fails. Its arguments are not told then: they may hold
 /// secrets, and a log is read by many.
-fn exec(orders: &Orders, sockets: &[OwnedFd], members: &OwnedFd) -> Error {
+fn exec(orders: &Orders, sockets: &[OwnedFd], members: Option<&OwnedFd>) -> Error {
     let command = &orders.command;
     let mut program = Command::new(&command[0]);
     program.args(&command[1..]).envs(orders.env.iter().map(|(name, value)| (name, value)));
@@ -170,9 +170,12 @@ fn exec(orders: &Orders, sockets: &[OwnedFd], members: &OwnedFd) -> Error {
     if !sockets.is_empty() {
         program.env("LISTEN_FDS", sockets.len().to_string());
         program.env("LISTEN_PID", std::process::id().to_string());
+        if let Some(names) = orders.settings(setting::NAMES).next() {
+            program.env("LISTEN_FDNAMES", names);
+        }
     }
     // The program's share of `members` goes on with it.
-    if let Err(errno) = fcntl_setfd(members, FdFlags::empty()) {
+    if let Some(Err(errno)) = members.map(|members| fcntl_setfd(members, FdFlags::empty())) {
         return Failed::to("pass on", "members")(errno).into();
     }
     let limit = orders.value(env::DESCRIPTORS).and_then(OsStr::to_str);
@@ -180,9 +183,49 @@ fn exec(orders: &Orders, sockets: &[OwnedFd], members: &OwnedFd) -> Error {
         process::lower_descriptor_limit(limit);
     }
     program.env_remove(env::DESCRIPTORS);
+    // Last: from here on it may have fewer rights than osps.
+    if let Err(error) = settle(orders) {
+        return error.into();
+    }
     let error = Failed::to("run", Shown(&command[0]))(program.exec()).into();
     drop(segment);
     error
+}
+
+/// Does what the orders say of limits, files and rights. What needs osps's rights comes before
+/// they are given up; the directory is entered with those of the program.
+fn settle(orders: &Orders) -> Result<(), Failed> {
+    let text = |name| orders.settings(name).filter_map(OsStr::to_str);
+    for limit in text(setting::LIMIT) {
+        let mut words = limit.split(' ');
+        let resource = words.next().unwrap_or_default();
+        let mut number = || words.next().and_then(|number| number.parse().ok());
+        let (soft, hard) = (number(), number());
+        process::limit(resource, soft, hard).map_err(Failed::to(
+            "set limit",
+            format!("{resource} (hard limits are raised by root)"),
+        ))?;
+    }
+    if let Some(mask) =
+        text(setting::UMASK).next().and_then(|text| u32::from_str_radix(text, 8).ok())
+    {
+        rustix::process::umask(Mode::from_raw_mode(mask));
+    }
+    if let Some(path) = orders.settings(setting::LOG).next() {
+        let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::CLOEXEC;
+        let mode = Mode::from_raw_mode(0o640);
+        let failed = |errno| Failed::to("open log", Shown(path))(errno);
+        let log = rustix::fs::open(path, flags | OFlags::NOCTTY, mode).map_err(failed)?;
+        rustix::stdio::dup2_stdout(&log).map_err(failed)?;
+        rustix::stdio::dup2_stderr(&log).map_err(failed)?;
+    }
+    if let Some(ids) = text(setting::USER).next() {
+        process::become_user(ids).map_err(Failed::to("become user", ids))?;
+    }
+    if let Some(directory) = orders.settings(setting::DIRECTORY).next() {
+        rustix::process::chdir(directory).map_err(Failed::to("enter", Shown(directory)))?;
+    }
+    Ok(())
 }
 
 /// Lets the program load the shim, behind what its user preloads, and gives it the segment, which

@@ -11,10 +11,11 @@
 //! outside     files of an instance that lie elsewhere
 //! shim        what it preloads into programs whose event loop is watched
 //! exec        the trampoline that every server starts as;  orders: what it is to become
-//! control     the socket that answers requests;  stop: the one who asks
+//! control     the socket that answers requests;  ask: the one who asks
 //! beat        one beat, from within a script that is supervised
 //! ```
 
+pub mod ask;
 pub mod beat;
 pub mod claim;
 pub mod control;
@@ -25,5 +26,5 @@ pub mod orders;
 pub mod outside;
 pub mod place;
 pub mod shim;
-pub mod stop;
+
 pub mod survivors;

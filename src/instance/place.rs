@@ -6,6 +6,8 @@
 //! Nothing that osps did not make is removed. Tested in tests/rundir.rs.
 
 use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{BufReader, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -24,6 +26,8 @@ use rustix::fs::{
 use rustix::io::Errno;
 use rustix::process::Uid;
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::{Error, Refusal};
 use crate::sys::Failed;
 use crate::sys::poll::pause;
@@ -40,6 +44,19 @@ pub const NEW_SEGMENT: &str = "segment.new";
 pub(super) const SHIM: &str = "loop.so";
 /// The control socket.
 pub const CONTROL: &str = "control";
+/// Which services there are, for those who read their logs.
+const SERVICES: &str = "services";
+
+/// An instance of a service, as [`RunDir::list_services`] writes it down.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listed {
+    /// Its name.
+    pub name: String,
+    /// The name of the service.
+    pub family: String,
+    /// Where its output goes; `None` = where osps's does.
+    pub log: Option<PathBuf>,
+}
 
 /// Name of a slot's notify socket.
 pub fn notify_name(slot: SlotId) -> String {
@@ -182,6 +199,22 @@ impl RunDir {
             .map_err(Failed::to("create", Shown(self.path.join(name))))
     }
 
+    /// Writes down which services there are, in place of what was written before.
+    pub fn list_services(&self, services: &[Listed]) -> Result<(), Failed> {
+        let failed = |error| Failed::to("write", Shown(self.path.join(SERVICES)))(error);
+        let bytes = serde_json::to_vec(services).map_err(|error| failed(error.into()))?;
+        let _ = unlinkat(&self.dir, SERVICES, AtFlags::empty());
+        let mut file = File::from(self.create_file(SERVICES)?);
+        file.write_all(&bytes).map_err(failed)
+    }
+
+    /// What was written down last; `None` = nothing that can be read.
+    pub fn listed_services(&self) -> Option<Vec<Listed>> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let file = openat(&self.dir, SERVICES, flags, Mode::empty()).ok()?;
+        serde_json::from_reader(BufReader::new(File::from(file))).ok()
+    }
+
     /// Takes the shared lock of a server: as long as the descriptor is open, the directory is
     /// lived in.
     pub fn join(&self) -> Result<OwnedFd, Failed> {
@@ -249,7 +282,13 @@ impl RunDir {
         let stacks: Vec<_> = slots.map(|slot| format!("stacks-{slot}")).collect();
         let sockets = notify.iter().map(String::as_str).chain([CONTROL]);
         let sockets = sockets.map(|name| (name, FileType::Socket));
-        let files = stacks.iter().map(String::as_str).chain([MEMBERS, NEW_SEGMENT, SEGMENT, SHIM]);
+        let files = stacks.iter().map(String::as_str).chain([
+            MEMBERS,
+            NEW_SEGMENT,
+            SEGMENT,
+            SHIM,
+            SERVICES,
+        ]);
         let files = files.map(|name| (name, FileType::RegularFile));
         let all = fifos.chain(sockets).chain(files);
         // What has our name but is of another kind is somebody else's.

@@ -6,19 +6,21 @@ use std::sync::Arc;
 
 use osps_heart::ids::{Epoch, Generation, SlotId};
 use osps_heart::pulse::Limits;
-use osps_heart::segment::layout::SLOTS_MAX;
 use osps_heart::words::Role;
 
 use super::link::{tube_down, tube_up};
 use super::wire::{self, FRAME_SIZE, Frame, FrameKind, PAYLOAD_SIZE};
 use crate::error::Error;
-use crate::policy::graph::Edges;
 use crate::policy::lifecycle::Patience;
-use crate::service::{Manner, Service, WAKE_SIZE, Wake, bind};
+use crate::policy::restart::Rule;
+use crate::service::{Launch, Manner, Needs, Service, WAKE_SIZE, Wake, bind};
 use crate::sys::fifo::Fifo;
 
 /// Most secondaries.
-pub const WORKERS_MAX: usize = SLOTS_MAX - 1;
+pub const WORKERS_MAX: usize = 32;
+
+/// The name of the first server.
+const PRIMARY: &str = "primary";
 
 const _: () = assert!(WAKE_SIZE == FRAME_SIZE, "a wake-up is a frame");
 
@@ -30,6 +32,7 @@ pub fn services(
     workers: usize,
     limits: Limits,
     patience: Patience,
+    rule: &Rule,
 ) -> Result<Vec<Service>, Error> {
     let count = u8::try_from(workers.min(WORKERS_MAX)).unwrap_or(u8::MAX);
     let service = |number: u8| {
@@ -37,22 +40,18 @@ pub fn services(
         if address.port() != 0 {
             address.set_port(address.port() + u16::from(number));
         }
-        let (name, role, restart_with) = match number {
-            0 => ("primary".to_owned(), Role::Primary, Vec::new()),
-            _ => (format!("secondary-{number}"), Role::Secondary, vec![SlotId::FIRST]),
+        let (name, role, with) = match number {
+            0 => (PRIMARY.to_owned(), Role::Primary, Vec::new()),
+            _ => (format!("secondary-{number}"), Role::Secondary, vec![PRIMARY.to_owned()]),
         };
         Ok(Service {
-            socket: Some(bind(address, &name)?),
-            name,
+            sockets: vec![bind(address, &name)?],
             role,
-            command: Vec::new(),
-            limits,
-            patience,
             manner: Manner::built_in(),
-            edges: Edges { depends_on: Vec::new(), restart_with },
+            rule: rule.clone(),
+            needs: Needs { with, ..Needs::default() },
             arbiter: number == 0,
-            wake: None,
-            fifos: Vec::new(),
+            ..Service::program(name, Launch::default(), limits, patience)
         })
     };
     let mut services = (0..=count).map(service).collect::<Result<Vec<_>, Error>>()?;

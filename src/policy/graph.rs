@@ -12,14 +12,16 @@ use osps_heart::ids::SlotId;
 pub struct Edges {
     /// It starts when these are up.
     pub depends_on: Vec<SlotId>,
+    /// It starts when these are done: they end, and need not be there after that.
+    pub after_done: Vec<SlotId>,
     /// It goes down when one of these failed, and starts again once its own death is confirmed.
     pub restart_with: Vec<SlotId>,
 }
 
 impl Edges {
-    /// Every server that it stops before, by either kind.
+    /// Every server that it stops before, by whichever kind.
     pub fn all(&self) -> impl Iterator<Item = SlotId> + '_ {
-        self.depends_on.iter().chain(&self.restart_with).copied()
+        self.depends_on.iter().chain(&self.after_done).chain(&self.restart_with).copied()
     }
 }
 
@@ -40,14 +42,19 @@ impl Graph {
         let count = graph.edges.len();
         for edges in &mut graph.edges {
             edges.depends_on.retain(|slot| slot.index() < count);
+            edges.after_done.retain(|slot| slot.index() < count);
             edges.restart_with.retain(|slot| slot.index() < count);
         }
         graph.cycle().map_or(Ok(graph), Err)
     }
 
-    /// Those that must be up before it starts.
-    pub fn depends_on(&self, slot: SlotId) -> &[SlotId] {
-        self.edges.get(slot.index()).map_or(&[], |edges| &edges.depends_on)
+    /// Gives a server other edges; those of a slot that did not exist are new. Who calls has made
+    /// sure that there is no circle.
+    pub fn set(&mut self, slot: SlotId, edges: Edges) {
+        if self.edges.len() <= slot.index() {
+            self.edges.resize(slot.index() + 1, Edges::default());
+        }
+        self.edges[slot.index()] = edges;
     }
 
     /// Those that stop before it.
@@ -126,6 +133,7 @@ mod tests {
     fn graph(edges: &[(&[u8], &[u8])]) -> Result<Graph, Cycle> {
         let edge = |(depends, restarts): &(&[u8], &[u8])| Edges {
             depends_on: slots(depends),
+            after_done: Vec::new(),
             restart_with: slots(restarts),
         };
         Graph::new(edges.iter().map(edge))
@@ -141,7 +149,6 @@ mod tests {
         assert_eq!(graph.go_with(SlotId(3)), slots(&[4]));
         assert_eq!(graph.go_with(SlotId(9)), []);
         assert_eq!(graph.stop_before(SlotId(0)), slots(&[1, 3]));
-        assert_eq!(graph.depends_on(SlotId(3)), slots(&[0]));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use osps_heart::time::Monotonic;
 use osps_heart::words::State;
+use serde::{Deserialize, Serialize};
 
 /// Where a server stands: a state of the outside world, with the rungs of a stop told apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,8 +33,12 @@ pub enum Stage {
     Unkillable,
     /// No process; waits before the next.
     Backoff,
-    /// No process and never again: too many restarts.
+    /// No process and none by itself: it failed too often, or once where that is enough.
     Failed,
+    /// No process, and none needed any more: it ended with success.
+    Done,
+    /// No process yet: it shall run, and waits for what it depends on.
+    Blocked,
 }
 
 /// What makes a server change.
@@ -41,6 +46,8 @@ pub enum Stage {
 pub enum Trigger {
     /// It may run now.
     Start,
+    /// It shall run, and waits for what it depends on.
+    Await,
     /// It beat.
     Beat,
     /// It has been silent for 60 % of its limit.
@@ -61,6 +68,8 @@ pub enum Trigger {
     Wait,
     /// The same: give up.
     Never,
+    /// The same, and that was a success: no more of it is needed.
+    Finish,
     /// A moment named by the stage has come.
     Timer,
 }
@@ -83,7 +92,7 @@ pub enum Act {
 }
 
 /// How long each rung of a stop lasts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Patience {
     /// Time to leave when asked, by the desired word alone.
     pub ask: Duration,
@@ -109,30 +118,35 @@ const KILL: Cell = Some((Stage::Killing, Some(Act::Kill)));
 const ALRM: Cell = Some((Stage::Unkillable, Some(Act::Alarm)));
 const WAIT: Cell = Some((Stage::Backoff, None));
 const FAIL: Cell = Some((Stage::Failed, None));
+const DONE: Cell = Some((Stage::Done, None));
+const BLKD: Cell = Some((Stage::Blocked, None));
 /// The same stage, looked at.
 const LK_S: Cell = Some((Stage::Starting, Some(Act::Look)));
 const LK_H: Cell = Some((Stage::Held, Some(Act::Look)));
 
-/// The transition table: a row per stage, a column per trigger, in the order of their `ALL`.
+/// The transition table: a row per stage, a column per trigger, in the order of their `ALL`. The
+/// stages are shown by their first letters.
 #[rustfmt::skip]
 const TABLE: [[Cell; Trigger::ALL.len()]; Stage::ALL.len()] = [
-    //                 Start Beat  Late  Hold  Pard. Conv. Cond. Stop  Rest  Wait  Never Timer
-    /* Down        */ [BOOT, STAY, STAY, STAY, STAY, STAY, STAY, STAY, STAY, STAY, STAY, STAY],
-    /* Starting    */ [STAY, GOES, LK_S, HELD, STAY, KILL, KILL, ASK_, DOWN, WAIT, FAIL, STAY],
-    /* Up          */ [STAY, STAY, LATE, HELD, STAY, KILL, KILL, ASK_, DOWN, WAIT, FAIL, STAY],
-    /* Late        */ [STAY, GOES, LATE, HELD, STAY, KILL, KILL, ASK_, DOWN, WAIT, FAIL, STAY],
-    /* Held        */ [STAY, GOES, LK_H, STAY, LAX_, KILL, KILL, ASK_, DOWN, WAIT, FAIL, STAY],
-    /* Asked       */ [STAY, STAY, STAY, STAY, STAY, STAY, KILL, STAY, DOWN, WAIT, FAIL, TERM],
-    /* Terminating */ [STAY, STAY, STAY, STAY, STAY, STAY, KILL, STAY, DOWN, WAIT, FAIL, KILL],
-    /* Killing     */ [STAY, STAY, STAY, STAY, STAY, STAY, STAY, STAY, DOWN, WAIT, FAIL, ALRM],
-    /* Unkillable  */ [STAY, STAY, STAY, STAY, STAY, STAY, STAY, STAY, DOWN, WAIT, FAIL, STAY],
-    /* Backoff     */ [STAY, STAY, STAY, STAY, STAY, STAY, STAY, DOWN, STAY, STAY, STAY, BOOT],
-    /* Failed      */ [STAY, STAY, STAY, STAY, STAY, STAY, STAY, STAY, STAY, STAY, STAY, STAY],
+    //         Start Await Beat  Late  Hold  Pard. Conv. Cond. Stop  Rest  Wait  Never Fin.  Timer
+    /* Down */ [BOOT, BLKD, STAY, STAY, STAY, STAY, STAY, STAY, STAY, STAY, STAY, STAY, STAY, STAY],
+    /* Star */ [STAY, STAY, GOES, LK_S, HELD, STAY, KILL, KILL, ASK_, DOWN, WAIT, FAIL, DONE, STAY],
+    /* Up   */ [STAY, STAY, STAY, LATE, HELD, STAY, KILL, KILL, ASK_, DOWN, WAIT, FAIL, DONE, STAY],
+    /* Late */ [STAY, STAY, GOES, LATE, HELD, STAY, KILL, KILL, ASK_, DOWN, WAIT, FAIL, DONE, STAY],
+    /* Held */ [STAY, STAY, GOES, LK_H, STAY, LAX_, KILL, KILL, ASK_, DOWN, WAIT, FAIL, DONE, STAY],
+    /* Aske */ [STAY, STAY, STAY, STAY, STAY, STAY, STAY, KILL, STAY, DOWN, WAIT, FAIL, DONE, TERM],
+    /* Term */ [STAY, STAY, STAY, STAY, STAY, STAY, STAY, KILL, STAY, DOWN, WAIT, FAIL, DONE, KILL],
+    /* Kill */ [STAY, STAY, STAY, STAY, STAY, STAY, STAY, STAY, STAY, DOWN, WAIT, FAIL, DONE, ALRM],
+    /* Unki */ [STAY, STAY, STAY, STAY, STAY, STAY, STAY, STAY, STAY, DOWN, WAIT, FAIL, DONE, STAY],
+    /* Back */ [BOOT, BLKD, STAY, STAY, STAY, STAY, STAY, STAY, DOWN, STAY, STAY, STAY, STAY, BOOT],
+    /* Fail */ [BOOT, BLKD, STAY, STAY, STAY, STAY, STAY, STAY, STAY, STAY, STAY, STAY, STAY, STAY],
+    /* Done */ [BOOT, BLKD, STAY, STAY, STAY, STAY, STAY, STAY, STAY, STAY, STAY, STAY, STAY, STAY],
+    /* Bloc */ [BOOT, STAY, STAY, STAY, STAY, STAY, STAY, STAY, DOWN, STAY, STAY, STAY, STAY, STAY],
 ];
 
 impl Stage {
     /// All of them, in the order of the table's rows.
-    pub const ALL: [Stage; 11] = [
+    pub const ALL: [Stage; 13] = [
         Stage::Down,
         Stage::Starting,
         Stage::Up,
@@ -144,6 +158,8 @@ impl Stage {
         Stage::Unkillable,
         Stage::Backoff,
         Stage::Failed,
+        Stage::Done,
+        Stage::Blocked,
     ];
 
     /// The transition.
@@ -165,7 +181,9 @@ impl Stage {
             | Stage::Held
             | Stage::Unkillable
             | Stage::Backoff
-            | Stage::Failed => None,
+            | Stage::Failed
+            | Stage::Done
+            | Stage::Blocked => None,
         }
     }
 
@@ -182,6 +200,8 @@ impl Stage {
             }
             Stage::Backoff => State::Backoff,
             Stage::Failed => State::Failed,
+            Stage::Done => State::Done,
+            Stage::Blocked => State::Blocked,
         }
     }
 
@@ -200,15 +220,18 @@ impl Stage {
             | Stage::Killing
             | Stage::Unkillable
             | Stage::Backoff
-            | Stage::Failed => false,
+            | Stage::Failed
+            | Stage::Done
+            | Stage::Blocked => false,
         }
     }
 }
 
 impl Trigger {
     /// All of them, in the order of the table's columns.
-    pub const ALL: [Trigger; 12] = [
+    pub const ALL: [Trigger; 14] = [
         Trigger::Start,
+        Trigger::Await,
         Trigger::Beat,
         Trigger::Late,
         Trigger::Hold,
@@ -219,6 +242,7 @@ impl Trigger {
         Trigger::Rest,
         Trigger::Wait,
         Trigger::Never,
+        Trigger::Finish,
         Trigger::Timer,
     ];
 }
@@ -232,6 +256,8 @@ pub enum Next {
     Wait(Monotonic),
     /// Give up.
     Never,
+    /// It is done.
+    Finish,
 }
 
 impl Next {
@@ -241,6 +267,7 @@ impl Next {
             Next::Rest => Trigger::Rest,
             Next::Wait(_) => Trigger::Wait,
             Next::Never => Trigger::Never,
+            Next::Finish => Trigger::Finish,
         }
     }
 }
@@ -278,7 +305,7 @@ mod tests {
 
     #[test]
     fn only_a_confirmed_death_opens_a_slot() {
-        let deaths = [Trigger::Rest, Trigger::Wait, Trigger::Never];
+        let deaths = [Trigger::Rest, Trigger::Wait, Trigger::Never, Trigger::Finish];
         for stage in Stage::ALL.into_iter().filter(|stage| stage.has_process()) {
             for trigger in Trigger::ALL {
                 let (next, act) = stage.on(trigger);

@@ -8,7 +8,9 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use osps_heart::segment::Death;
 use osps_heart::time::Monotonic;
+use serde::{Deserialize, Serialize};
 
 /// Up this long, it restarts at once. Shorter, and a crash loop takes a whole processor; longer,
 /// and an honest crash costs its clients time.
@@ -36,12 +38,59 @@ pub const LAUNCH_DELAY_MAX: Duration = Duration::from_secs(10);
 pub const INTENSITY_MAX: u32 = 1000;
 
 /// Give up when more than `restarts` happen within `period` (`--max-restarts 10/1m`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Intensity {
     /// Restarts that are still fine.
     pub restarts: u32,
     /// Within this time.
     pub period: Duration,
+}
+
+/// Which deaths are followed by another process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Restart {
+    /// Each.
+    #[default]
+    Always,
+    /// Those that are no success.
+    OnFailure,
+    /// None.
+    Never,
+}
+
+impl Restart {
+    /// All of them, with their words.
+    pub const ALL: [(Restart, &str); 3] = [
+        (Restart::Always, "always"),
+        (Restart::OnFailure, "on-failure"),
+        (Restart::Never, "never"),
+    ];
+}
+
+/// What the death of a server means.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rule {
+    /// Whether another process follows.
+    pub restart: Restart,
+    /// The exit statuses that are a success.
+    pub success: Vec<i32>,
+    /// When to give up.
+    pub intensity: Option<Intensity>,
+    /// Its end is the end of all.
+    pub essential: bool,
+}
+
+impl Default for Rule {
+    fn default() -> Rule {
+        Rule { restart: Restart::Always, success: vec![0], intensity: None, essential: false }
+    }
+}
+
+impl Rule {
+    /// Whether a death is a success: the server went by itself, with a status that says so.
+    pub fn is_success(&self, death: Death) -> bool {
+        matches!(death, Death::Exited(status) if self.success.contains(&status))
+    }
 }
 
 /// What follows a death.
@@ -67,6 +116,11 @@ impl Tally {
     /// A slot with no deaths yet.
     pub fn new(intensity: Option<Intensity>) -> Tally {
         Tally { intensity, deaths: VecDeque::new(), doublings: 0, launches: 0 }
+    }
+
+    /// From now on it is given up at another number of restarts.
+    pub fn set_intensity(&mut self, intensity: Option<Intensity>) {
+        self.intensity = intensity;
     }
 
     /// Counts a launch that failed at `now`: the program never ran, so it is no failure of its own.
@@ -97,7 +151,8 @@ impl Tally {
         if lasted(HEALTHY) {
             self.doublings = 0;
         }
-        let free = self.doublings == 0 && self.within(now, FREE_PERIOD) <= FREE;
+        // A start that came to nothing is never free: whatever is wrong was there from the first.
+        let free = up.is_some() && self.doublings == 0 && self.within(now, FREE_PERIOD) <= FREE;
         if lasted(UP_LONG_ENOUGH) || free {
             return Decision::Again(now);
         }
@@ -141,11 +196,11 @@ mod tests {
     }
 
     #[test]
-    fn three_free_restarts_then_doubling_to_half_a_minute() {
+    fn starts_that_fail_wait_from_the_first_time_doubling_to_half_a_minute() {
         let mut tally = Tally::new(None);
         assert_eq!(
-            delays(&mut tally, 14, 0),
-            [0, 0, 0, 100, 200, 400, 800, 1600, 3200, 6400, 12_800, 25_600, 30_000, 30_000]
+            delays(&mut tally, 11, 0),
+            [100, 200, 400, 800, 1600, 3200, 6400, 12_800, 25_600, 30_000, 30_000]
         );
     }
 
@@ -188,10 +243,11 @@ mod tests {
     #[test]
     fn only_a_healthy_minute_forgives() {
         let mut tally = Tally::new(None);
-        delays(&mut tally, 6, 0);
+        delays(&mut tally, 3, 0);
         assert_eq!(tally.died(at(100_000), None), Decision::Again(at(100_800)));
         assert_eq!(tally.died(at(200_000), Some(HEALTHY)), Decision::Again(at(200_000)));
-        assert_eq!(tally.died(at(200_005), None), Decision::Again(at(200_005)));
+        let young = Some(Duration::from_millis(5));
+        assert_eq!(tally.died(at(200_005), young), Decision::Again(at(200_005)));
     }
 
     #[test]
@@ -199,7 +255,8 @@ mod tests {
         let mut tally = Tally::new(None);
         for i in 0..20 {
             let now = at(i * 4000);
-            assert_eq!(tally.died(now, None), Decision::Again(now), "death {i}");
+            let young = Some(Duration::from_millis(5));
+            assert_eq!(tally.died(now, young), Decision::Again(now), "death {i}");
         }
     }
 

@@ -10,7 +10,8 @@ use osps_heart::pulse::{Counts, Limits, Pulse};
 use osps_heart::time::Monotonic;
 use osps_heart::words::{Cause, HeartSource};
 
-use super::lifecycle::{Patience, Stage};
+use super::group::Spec;
+use super::lifecycle::Stage;
 use super::restart::Tally;
 use super::verdict::DYING_MAX;
 
@@ -133,14 +134,31 @@ pub(super) enum Holding {
     Leaving(Life, Reason),
 }
 
+/// What a server shall do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Goal {
+    /// Run.
+    Run,
+    /// Go, and stay away: somebody asked for that.
+    Rest,
+    /// Go, and come back.
+    Again,
+    /// Go for good: its service is not wanted any more.
+    Leave,
+}
+
 #[derive(Debug)]
 pub(super) struct Server {
-    pub(super) limits: Limits,
-    pub(super) patience: Patience,
-    pub(super) watch: Watch,
+    /// As its process was started.
+    pub(super) spec: Spec,
+    /// As the next one will be, if a reload made it another.
+    pub(super) next: Option<Spec>,
     pub(super) tally: Tally,
-    /// It shall start as soon as what it depends on is up.
-    pub(super) due: bool,
+    pub(super) goal: Goal,
+    /// Nobody has this slot.
+    pub(super) vacant: bool,
+    /// Not judged until then.
+    pub(super) paused_until: Option<Monotonic>,
     pub(super) stage: Stage,
     pub(super) holding: Holding,
     /// When the stage wants [`super::lifecycle::Trigger::Timer`].
@@ -167,6 +185,25 @@ impl Life {
         further.fold(self.own.pulse.deadline(), Monotonic::min)
     }
 
+    fn hearts(&mut self) -> impl Iterator<Item = &mut Heart> {
+        std::iter::once(&mut self.own).chain(self.further.values_mut())
+    }
+
+    /// Nobody judges it before this moment, and every limit runs from then.
+    pub(super) fn excuse(&mut self, until: Monotonic) {
+        for heart in self.hearts() {
+            let limit = heart.pulse.limit();
+            heart.pulse.excuse(until + limit);
+        }
+    }
+
+    /// It is judged again, and every limit runs from now.
+    pub(super) fn resume(&mut self, now: Monotonic) {
+        for heart in self.hearts() {
+            heart.pulse.resume(now);
+        }
+    }
+
     /// Whether it may go on dying: within the time that the kernel may take.
     pub(super) fn may_die(&mut self, now: Monotonic) -> bool {
         now.since(*self.dying_since.get_or_insert(now)) < DYING_MAX
@@ -174,6 +211,31 @@ impl Life {
 }
 
 impl Server {
+    /// One that shall run.
+    pub(super) fn new(spec: Spec) -> Server {
+        Server {
+            tally: Tally::new(spec.rule.intensity),
+            spec,
+            next: None,
+            goal: Goal::Run,
+            vacant: false,
+            paused_until: None,
+            stage: Stage::Down,
+            holding: Holding::Dead(Gone { cause: None, absent_since: None }),
+            timer: None,
+        }
+    }
+
+    /// A free slot.
+    pub(super) fn vacant() -> Server {
+        Server { goal: Goal::Rest, vacant: true, ..Server::new(Spec::default()) }
+    }
+
+    /// What it did before counts no more.
+    pub(super) fn forgive(&mut self) {
+        self.tally = Tally::new(self.spec.rule.intensity);
+    }
+
     /// Who runs in the slot, watched or leaving.
     pub(super) fn life(&self) -> Option<&Life> {
         match &self.holding {
@@ -196,16 +258,21 @@ impl Server {
             Holding::Dead(gone) => gone.absent_since,
             Holding::Alive(life) | Holding::Leaving(life, _) => life.absent_since,
         };
-        self.holding = Holding::Alive(Life {
+        let spec = &self.spec;
+        let mut life = Life {
             spawned_at: now,
             probe_at: now + PROBE,
-            own: Heart::new(Pulse::new(self.limits, now, count).counting(self.watch.counts())),
+            own: Heart::new(Pulse::new(spec.limits, now, count).counting(spec.watch.counts())),
             further: BTreeMap::new(),
-            up_at: self.watch.up_after(self.limits).map(|after| now + after),
+            up_at: spec.watch.up_after(spec.limits).map(|after| now + after),
             up_since: None,
             dying_since: None,
             absent_since,
-        });
+        };
+        if let Some(until) = self.paused_until {
+            life.excuse(until);
+        }
+        self.holding = Holding::Alive(life);
     }
 
     /// Notes why the process has to go, and since when clients have nobody to talk to. Whoever goes

@@ -61,10 +61,27 @@ impl Report {
         Some(String::from_utf8_lossy(&text[..length]).replace(['\r', '\n'], " "))
     }
 
+    /// A whole answer of a process that was started for one: a byte and descriptors; `None` = it
+    /// has not come yet.
+    pub fn answer(&self) -> Option<Result<(u8, Vec<OwnedFd>), Failed>> {
+        let mut ready = [PollFd::new(&self.0, PollFlags::IN)];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        if !poll(&mut ready, Some(&now)).is_ok_and(|ready| ready > 0) {
+            return None;
+        }
+        socket::receive_descriptors(&self.0).transpose()
+    }
+
     /// Says why, from the trampoline: `socket` is the other end of its gate.
     pub fn write(socket: &OwnedFd, text: &str) -> bool {
         let text = text.as_bytes();
         rustix::io::write(socket, &text[..text.len().min(REPORT)]).is_ok()
+    }
+}
+
+impl AsFd for Report {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 
@@ -134,6 +151,45 @@ pub fn launch(args: &[OsString], env: &[(&str, &OsStr)]) -> Result<(Process, Gat
     command.envs(env.iter().copied());
     let process = command.spawn().and_then(hold).map_err(failed)?;
     Ok((process, Gate(ours)))
+}
+
+/// Limits this process, and what it becomes, in a resource by its name in limits.conf(5); `None` =
+/// unlimited.
+pub fn limit(resource: &str, current: Option<u64>, maximum: Option<u64>) -> io::Result<()> {
+    let known = RESOURCES.iter().find(|(name, _)| *name == resource);
+    let (_, resource) = known.ok_or(io::ErrorKind::InvalidInput)?;
+    Ok(setrlimit(*resource, Rlimit { current, maximum })?)
+}
+
+/// What a process may be limited in.
+pub const RESOURCES: [(&str, Resource); 13] = [
+    ("as", Resource::As),
+    ("core", Resource::Core),
+    ("cpu", Resource::Cpu),
+    ("data", Resource::Data),
+    ("fsize", Resource::Fsize),
+    ("memlock", Resource::Memlock),
+    ("msgqueue", Resource::Msgqueue),
+    ("nice", Resource::Nice),
+    ("nofile", Resource::Nofile),
+    ("nproc", Resource::Nproc),
+    ("rtprio", Resource::Rtprio),
+    ("sigpending", Resource::Sigpending),
+    ("stack", Resource::Stack),
+];
+
+/// Gives up the rights of this process for those of a user: `UID GID GROUP...`.
+pub fn become_user(ids: &str) -> io::Result<()> {
+    use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
+    let ids: Option<Vec<u32>> = ids.split(' ').map(|id| id.parse().ok()).collect();
+    let Some([uid, gid, groups @ ..]) = ids.as_deref() else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    let groups: Vec<_> = groups.iter().map(|group| Gid::from_raw(*group)).collect();
+    let (uid, gid) = (Uid::from_raw(*uid), Gid::from_raw(*gid));
+    setgroups(&groups)?;
+    setresgid(gid, gid, gid)?;
+    Ok(setresuid(uid, uid, uid)?)
 }
 
 /// Starts a command in a process group of its own.

@@ -5,10 +5,12 @@ use std::mem::MaybeUninit;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use osps_heart::shown::Shown;
 use rustix::fs::{FileType, Mode, OFlags, fstat, openat};
 use rustix::io::Errno;
 use rustix::net::{
@@ -30,6 +32,29 @@ pub fn listen(address: SocketAddr) -> Result<TcpListener, Failed> {
     let listener = TcpListener::bind(address).map_err(Failed::to("listen on", address))?;
     rustix::net::listen(&listener, BACKLOG).map_err(Failed::to("listen on", address))?;
     listener.set_nonblocking(true).map_err(Failed::to("listen on", address))?;
+    Ok(listener)
+}
+
+/// Binds a unix socket at a path and listens; non-blocking, for everybody who may reach the path. A
+/// socket that a dead program left there is removed first; a living one is in use.
+pub fn listen_path(path: &Path) -> Result<UnixListener, Failed> {
+    let failed = |answer| Failed::to("listen on", Shown(path))(answer);
+    let bound = UnixListener::bind(path).or_else(|error| {
+        let is_socket = path.symlink_metadata().is_ok_and(|meta| meta.file_type().is_socket());
+        if error.kind() != ErrorKind::AddrInUse || !is_socket {
+            return Err(error);
+        }
+        match UnixStream::connect(path) {
+            Err(refused) if refused.kind() == ErrorKind::ConnectionRefused => {
+                std::fs::remove_file(path)?;
+                UnixListener::bind(path)
+            }
+            _ => Err(error),
+        }
+    });
+    let listener = bound.map_err(failed)?;
+    rustix::net::listen(&listener, BACKLOG).map_err(|errno| failed(errno.into()))?;
+    listener.set_nonblocking(true).map_err(failed)?;
     Ok(listener)
 }
 

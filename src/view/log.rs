@@ -42,6 +42,10 @@ pub struct Scene<'a> {
     pub wait_channel: &'a str,
     /// Name of the server that it goes down with, if it goes for that.
     pub failed: &'a str,
+    /// Name of the server that it waits for, if it does.
+    pub other: &'a str,
+    /// How long it lasts, if that is said.
+    pub span: Duration,
     /// What its prober found wrong last; empty = nothing, or it has none.
     pub found: &'a str,
     /// The signal that tells it to leave.
@@ -115,6 +119,7 @@ fn level(what: &What, scene: &Scene<'_>) -> Level {
         | What::Alarm
         | What::LateTurn { .. }
         | What::Spared { .. }
+        | What::Paused { .. }
         | What::Warned { .. } => Level::Warn,
         What::Failed { .. } => Level::Error,
         What::Died { cause: Some(_), .. } | What::Backoff { .. } if by_itself => Level::Warn,
@@ -128,7 +133,12 @@ fn level(what: &What, scene: &Scene<'_>) -> Level {
         | What::WatchdogStarted
         | What::Unwatched
         | What::Watched { .. }
+        | What::Done { .. }
+        | What::Asked { .. }
+        | What::Resumed
+        | What::Removed
         | What::WatchdogStopping => Level::Info,
+        What::Blocked { .. } => Level::Debug,
     }
 }
 
@@ -200,10 +210,27 @@ fn line(what: &What, scene: &Scene<'_>) -> Option<String> {
             let next = "; backs off before the next";
             gone(from, to, Some(cause_of(*death)), scene.note, death, next)
         }
-        What::Failed { death } => {
-            let next = "; restarted too often, giving up";
+        What::Failed { death, once } => {
+            let next =
+                if *once { "; it is not restarted" } else { "; restarted too often, giving up" };
             gone(from, to, Some(cause_of(*death)), scene.note, death, next)
         }
+        What::Done { death } => match scene.note {
+            Note::Death { up, .. } => {
+                format!("{from} -> {to} ({death}, after {} up)", Short(up))
+            }
+            _ => format!("{from} -> {to} ({death})"),
+        },
+        What::Blocked { .. } => format!("{from} -> {to} (waits for {})", scene.other),
+        What::Asked { request, uid } => match uid {
+            0 => format!("{request} asked for by root"),
+            uid => format!("{request} asked for by user {uid}"),
+        },
+        What::Paused { .. } => {
+            format!("paused: not judged for {}", humantime::format_duration(scene.span))
+        }
+        What::Resumed => "resumed: judged again, its limit runs from now".to_owned(),
+        What::Removed => "removed: its service is not in the file any more".to_owned(),
         What::LateTurn { by } => {
             return Some(format!("watchdog was late by {}: every limit runs again", Short(*by)));
         }

@@ -89,6 +89,11 @@ pub struct Server {
     /// Its state. A process that is still recorded may be gone: then it is down.
     #[serde(serialize_with = "state")]
     pub state: Option<State>,
+    /// The server that it waits for, if it is blocked.
+    pub blocked_by: Option<String>,
+    /// For how long it is not judged.
+    #[serde(rename = "paused_ms", serialize_with = "maybe_millis")]
+    pub paused: Option<Duration>,
     /// Where it listens.
     pub listen: Option<String>,
     /// Beats so far, over all generations.
@@ -179,7 +184,9 @@ impl Snapshot {
             false => Pids::Seen,
         };
         let slots = 0..segment.slots().len();
-        let servers: Vec<_> = slots.map(|slot| Server::of(segment, slot, now, pids)).collect();
+        // A page without a name is free: room for what a reload brings.
+        let taken = slots.filter(|slot| get(&segment.slots()[*slot].server.name[0]) != 0);
+        let servers: Vec<_> = taken.map(|slot| Server::of(segment, slot, now, pids)).collect();
         Snapshot {
             name: text::load(&header.name),
             run_dir: run_dir.to_owned(),
@@ -197,7 +204,10 @@ impl Snapshot {
             data: Data {
                 sequence: get(&area.sequence),
                 epoch: owner.epoch.0,
-                owner: owner.slot.and_then(|slot| Some(servers.get(slot.index())?.name.clone())),
+                owner: owner.slot.and_then(|slot| {
+                    let mut servers = servers.iter();
+                    Some(servers.find(|server| server.slot == slot.index())?.name.clone())
+                }),
                 size: segment.geometry().data_size,
                 keys: get(&area.keys),
             },
@@ -220,7 +230,10 @@ impl Snapshot {
     /// How it is.
     pub fn health(&self) -> Health {
         let any_alive = self.servers.iter().any(|server| server.pid.is_some());
-        let up = |server: &Server| server.pid.is_some() && server.state == Some(State::Up);
+        let up = |server: &Server| {
+            server.pid.is_some() && server.state == Some(State::Up)
+                || server.state == Some(State::Done)
+        };
         let all_up = self.servers.iter().all(up);
         match (self.watchdog.alive, any_alive) {
             (false, false) => Health::NotRunning,
@@ -270,6 +283,13 @@ impl Server {
             state: State::from_code(get(&server.state)).map(|state| {
                 if state.has_process() && pid.is_none() { State::Down } else { state }
             }),
+            blocked_by: (get(&server.state) == State::Blocked.code())
+                .then(|| usize::try_from(get(&server.blocked_by)).ok())
+                .flatten()
+                .and_then(|by| segment.slots().get(by.checked_sub(1)?))
+                .map(|by| text::load(&by.server.name)),
+            paused: Some(Monotonic(get(&server.paused_until_ns)).since(now))
+                .filter(|left| !left.is_zero()),
             listen: (!listen.is_empty()).then_some(listen),
             beats: sample.count,
             beat_age: (credible && pid.is_some()).then(|| now.since(sample.stamp)),

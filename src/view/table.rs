@@ -127,7 +127,10 @@ fn doing(server: &Server) -> String {
         }
         _ => None,
     };
-    let said = [beater, server.activity.clone()].into_iter().flatten().collect::<Vec<_>>();
+    let waits = server.blocked_by.as_ref().map(|by| format!("waits for {by}"));
+    let paused = server.paused.map(|left| format!("paused for {} more", ago(left)));
+    let said =
+        [waits, paused, beater, server.activity.clone()].into_iter().flatten().collect::<Vec<_>>();
     if said.is_empty() { "-".to_owned() } else { said.join(", ") }
 }
 

@@ -23,6 +23,8 @@ use crate::view::log::Who;
 #[derive(Debug)]
 pub(super) struct Child {
     pub(super) service: Service,
+    /// What a reload brought; takes its place when its process is gone.
+    pub(super) next: Option<Service>,
     /// The generation that was started last.
     pub(super) generation: Generation,
     /// What its trampoline says if it cannot become the server.
@@ -56,6 +58,7 @@ impl Child {
     pub(super) fn new(service: Service, count: u64) -> Child {
         Child {
             service,
+            next: None,
             generation: Generation::default(),
             report: None,
             process: None,

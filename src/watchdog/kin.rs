@@ -19,6 +19,7 @@ use osps_heart::time::Monotonic;
 use osps_heart::words::env;
 use rustix::process::Signal;
 
+use super::reload::Loading;
 use super::{KIN, Watchdog};
 use crate::policy::group::Input;
 use crate::policy::lifecycle::Stage;
@@ -158,13 +159,13 @@ impl Watchdog {
     /// and some programs leave others behind on purpose.
     fn has_kin(&self, slot: SlotId) -> bool {
         let service = &self.children[slot.index()].service;
-        !service.command.is_empty() && service.manner.kill_mode == KillMode::Tree
+        service.launch.is_program() && service.manner.kill_mode == KillMode::Tree
     }
 
     /// The living kin of a slot's launch, the leader not included.
     pub(super) fn kin(&self, slot: SlotId, all: &[Stat]) -> Vec<Stat> {
         let leaders: Vec<u32> = self.launched().collect();
-        let programs = self.children.iter().filter(|child| !child.service.command.is_empty());
+        let programs = self.children.iter().filter(|child| child.service.launch.is_program());
         let run_dir = self.claim.run_dir.path().as_os_str().as_bytes();
         let mark = [env::RUN_DIR.as_bytes(), b"=", run_dir].concat();
         let marked = |pid| procfs::has_variable(pid, &mark);
@@ -299,7 +300,12 @@ impl Watchdog {
 
     /// The pids of leaders, probers and spares.
     fn launched(&self) -> impl Iterator<Item = u32> {
-        self.children.iter().flat_map(super::Child::pids).chain(self.spares.pids())
+        self.children
+            .iter()
+            .flat_map(super::Child::pids)
+            .chain(self.spares.pids())
+            .chain(self.hooks.pids())
+            .chain(self.loading.as_ref().map(Loading::pid))
     }
 
     /// Whether a pid is one of those.

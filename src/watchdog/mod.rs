@@ -10,18 +10,24 @@
 //! kin       what a launch started besides its leader; claimant: who of them beats
 //! notify    what programs say over their sockets; further: hearts besides the slot's own
 //! probing   who beats for a service with a file or a probe
+//! outfit    what a launch says, as the trampoline reads it;  hooks: commands for happenings
+//! asked     what people ask for;  reload: another list of services
 //! spares    trampolines that wait, for the next restart
 //! evidence  what /proc shows, in the policy's terms
 //! ```
 
+mod asked;
 mod child;
 mod claimant;
 mod evidence;
 mod further;
+mod hooks;
 mod kin;
 mod notify;
+mod outfit;
 mod perform;
 mod probing;
+mod reload;
 mod spares;
 mod start;
 mod turn;
@@ -30,6 +36,7 @@ use std::collections::{HashSet, VecDeque};
 use std::fs::File;
 use std::os::fd::BorrowedFd;
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
@@ -38,7 +45,10 @@ use osps_heart::ids::{Epoch, Generation, SlotId};
 use osps_heart::segment::{CreateOptions, Segment, Times};
 use osps_heart::time::Monotonic;
 
+use self::asked::Waiting;
 use self::child::Child;
+use self::hooks::Hooks;
+use self::reload::Loading;
 use self::spares::Spares;
 use crate::error::{Error, Refusal};
 use crate::instance::claim::Claim;
@@ -46,7 +56,6 @@ use crate::instance::control::Control;
 use crate::instance::place::Place;
 use crate::instance::shim::Shim;
 use crate::policy::group::{Action, Group, Outcome};
-use crate::policy::restart::Intensity;
 use crate::service::Service;
 use crate::sys::poll::Poll;
 use crate::sys::process::{self, Process};
@@ -58,6 +67,7 @@ use crate::sys::{Failed, output, procfs, raw};
 const SIGNALS: u64 = 0;
 const CHILD: u64 = 1;
 const NOTIFY: u64 = 500;
+const LOAD: u64 = 998;
 const KIN: u64 = 999;
 const CONTROL: u64 = 1000;
 
@@ -84,8 +94,10 @@ pub struct Settings {
     pub cell_size: u64,
     /// As the header tells everybody; each service has limits of its own.
     pub times: Times,
-    /// When to give up.
-    pub intensity: Option<Intensity>,
+    /// Slots, at least one for each service.
+    pub slots: usize,
+    /// The file that the services come from, to be read again at a reload.
+    pub file: Option<PathBuf>,
     /// No status lines, and servers of osps's own log less.
     pub quiet: bool,
 }
@@ -177,6 +189,15 @@ struct Watchdog {
     /// The limit of open descriptors before ours was raised: programs get it back.
     descriptors: Option<u64>,
     quiet: bool,
+    /// The file that the services come from.
+    file: Option<PathBuf>,
+    /// One that is being read.
+    loading: Option<Loading>,
+    /// Those who wait until what they asked for is done.
+    waiting: Vec<Waiting>,
+    /// Those who wait for the end of all.
+    stoppers: Vec<u64>,
+    hooks: Hooks,
 }
 
 /// What somebody was asked to give back.

@@ -220,7 +220,7 @@ impl Watchdog {
         let child = &mut self.children[slot.index()];
         let source = child.service.manner.heart.source;
         if !matches!(source, HeartSource::Notify | HeartSource::Auto)
-            || child.service.command.is_empty()
+            || !child.service.launch.is_program()
         {
             return;
         }

@@ -4,6 +4,7 @@
 //! failed action never returns early: it is logged and becomes an input of this turn.
 
 use std::os::fd::AsFd;
+use std::time::Duration;
 
 use osps_heart::ids::{Generation, SlotId};
 use osps_heart::segment::slot::Identity;
@@ -14,8 +15,9 @@ use osps_heart::words::{Cause, Class, Desired, HeartSource, Role, env};
 
 use super::claimant::Claimant;
 use super::evidence::evidence;
+use super::outfit;
 use super::{CHILD, Child, Watchdog};
-use crate::instance::orders::Orders;
+use crate::policy::graph::Edges;
 use crate::policy::group::{Action, Change, Input, Line, Note, cause_of};
 use crate::policy::lifecycle::{Act, Stage};
 use crate::policy::verdict;
@@ -35,6 +37,7 @@ impl Watchdog {
                 Action::Changed(change) => self.record(change),
                 Action::Do { slot, act } => self.act(slot, act),
                 Action::Examine { slot, line } => self.examine(slot, line),
+                Action::Renewed { slot } => self.renew(slot),
                 Action::Told { slot: Some(slot), what } => self.report(slot, what),
                 Action::Told { slot: None, what } => {
                     self.push(None, what);
@@ -44,16 +47,30 @@ impl Watchdog {
         }
     }
 
+    /// The service that a reload brought takes its place.
+    fn renew(&mut self, slot: SlotId) {
+        let child = &mut self.children[slot.index()];
+        if let Some(service) = child.next.take() {
+            child.service = service;
+            self.furnish_anew(slot, self.group.turn().now);
+        }
+    }
+
     /// Writes down what happened to a server without changing its state.
-    pub(super) fn report(&self, slot: SlotId, what: What) {
+    pub(super) fn report(&mut self, slot: SlotId, what: What) {
         let child = &self.children[slot.index()];
         let what = match what {
             What::Watched { .. } => What::Watched { source: child.source(true) },
             what => what,
         };
         self.push(Some(slot), what);
+        let span = match what {
+            What::Paused { until } => until.since(self.clock.now()),
+            _ => Duration::ZERO,
+        };
         let who = Some(child.who());
-        face::tell(&what, &Scene { who, ..Scene::default() });
+        face::tell(&what, &Scene { who, span, ..Scene::default() });
+        self.hook(slot, &what);
     }
 
     /// A death, if there is one: the rest of the process group is killed before the leader is
@@ -94,7 +111,7 @@ impl Watchdog {
         // Before any successor starts: the dead one's ownership ends here.
         self.retire();
         // Whoever it needed may have to know.
-        for other in self.children[slot.index()].service.edges.all() {
+        for other in self.group.edges(slot).into_iter().flat_map(Edges::all) {
             if let Some(child) = self.children.get(other.index()) {
                 child.wake(other);
             }
@@ -128,7 +145,7 @@ impl Watchdog {
                 text::store(&server.last_heart, &self.heart_of(change.note));
             }
             What::Died { cause: Some(cause), .. } if by_itself => goes_for(cause, None),
-            What::Backoff { death, .. } | What::Failed { death } if by_itself => {
+            What::Backoff { death, .. } | What::Failed { death, .. } if by_itself => {
                 goes_for(cause_of(death), None);
             }
             What::Started { after: Some(cause), .. } => {
@@ -147,8 +164,9 @@ impl Watchdog {
                 _ => {}
             }
         }
-        if self.group.is_ending() {
-            self.control.tell(&format!("{}: {to}", self.children[slot.index()].name()));
+        self.tell_askers(slot, to);
+        if !matches!(what, What::Started { .. }) {
+            self.hook(slot, &what);
         }
     }
 
@@ -163,7 +181,12 @@ impl Watchdog {
             heart: &self.heart_of(change.note),
             found: &self.found(change.slot),
             wait_channel,
-            failed: self.failed(child),
+            failed: self.failed(change.slot),
+            other: match change.what {
+                What::Blocked { by } => self.children.get(by.index()).map_or("", Child::name),
+                _ => "",
+            },
+            span: Duration::ZERO,
             stop: child.service.manner.stop_word(),
         };
         face::tell(&change.what, &scene);
@@ -184,8 +207,8 @@ impl Watchdog {
     }
 
     /// The name of whom a server goes down with: of one among them that is not up.
-    fn failed(&self, child: &Child) -> &str {
-        let others = &child.service.edges.restart_with;
+    fn failed(&self, slot: SlotId) -> &str {
+        let others = self.group.edges(slot).map_or(&[][..], |edges| &edges.restart_with);
         let failed = others.iter().find(|slot| self.group.stage(**slot) != Stage::Up);
         let failed = failed.or(others.first()).and_then(|slot| self.children.get(slot.index()));
         failed.map_or("dependency", Child::name)
@@ -244,7 +267,7 @@ impl Watchdog {
                     child.wake(slot);
                     let heeds =
                         self.segment.slots()[slot.index()].activity.heeds.load(Ordering::Relaxed);
-                    let is_program = !child.service.command.is_empty();
+                    let is_program = child.service.launch.is_program();
                     if is_program && heeds != u64::from(child.generation.0) {
                         let now = self.clock.now();
                         self.step(now, Input::Heedless { slot });
@@ -298,7 +321,9 @@ impl Watchdog {
         }
         let limit = child.service.limits.hang.as_micros().to_string();
         let shim = self.shim.as_ref().filter(|_| child.is_looped());
-        if let Some(hearing) = &mut child.hearing {
+        let told =
+            matches!(child.service.manner.heart.source, HeartSource::Notify | HeartSource::Auto);
+        if let Some(hearing) = child.hearing.as_mut().filter(|_| told) {
             hearing.begin();
             env.push(("NOTIFY_SOCKET", hearing.notify.address.as_ref()));
             // Without WATCHDOG_PID: the program may be behind a wrapper (docs/decisions.md).
@@ -312,18 +337,17 @@ impl Watchdog {
                 env.push((env::HEART_PROCESS, process.as_ref()));
             }
         }
-        if self.quiet && child.service.command.is_empty() && std::env::var_os(LEVEL).is_none() {
+        if self.quiet && !child.service.launch.is_program() && std::env::var_os(LEVEL).is_none() {
             env.push((LEVEL, "warn".as_ref()));
         }
-        let command = &child.service.command;
-        let launched = if command.is_empty() {
-            let args = ["__exec".into(), (&place).into(), (&number).into()];
-            process::launch(&args, &env).map(|launched| (launched, None))
-        } else {
-            let env = env.iter().map(|(name, value)| ((*name).into(), (*value).to_owned()));
-            let orders = Orders { env: env.collect(), command: command.clone() };
+        let member = self.claim.run_dir.path().as_os_str();
+        let launched = if child.service.launch.is_program() {
+            let orders = outfit::orders(&child.service.launch, member, &env);
             let packed = orders.pack().map_err(Failed::to("write down", "what to run"));
             packed.and_then(|orders| Ok((self.spares.launch(&self.poll, now)?, Some(orders))))
+        } else {
+            let args = ["__exec".into(), (&place).into(), (&number).into()];
+            process::launch(&args, &env).map(|launched| (launched, None))
         };
         let ((process, gate), orders) = match launched {
             Ok(launched) => launched,
@@ -339,7 +363,7 @@ impl Watchdog {
         page.spawned_ns.store(now.0, Ordering::Relaxed);
         page.baseline.store(count, Ordering::Relaxed);
         page.starts.fetch_add(1, Ordering::Relaxed);
-        if !child.service.command.is_empty() {
+        if child.service.launch.is_program() {
             // What it shows from now on is its own.
             self.segment.slots()[slot.index()].activity.set_text("");
         }
@@ -348,8 +372,8 @@ impl Watchdog {
         if let Err(failed) = self.poll.add(&process, CHILD + u64::from(slot.0), Interest::READ) {
             log::error!("{}: {failed}; deaths are seen within a second only", child.name());
         }
-        let mut given: Vec<_> = child.service.socket.iter().map(AsFd::as_fd).collect();
-        if child.service.command.is_empty() || shim.is_some() {
+        let mut given: Vec<_> = child.service.sockets.iter().map(|socket| socket.as_fd()).collect();
+        if !child.service.launch.is_program() || shim.is_some() {
             given.push(self.segment_file.as_fd());
             given.extend(child.service.fifos.iter().map(|fifo| fifo.as_fd()));
         }
@@ -369,6 +393,7 @@ impl Watchdog {
             }
             self.tell(&change);
             self.push(Some(slot), change.what);
+            self.hook(slot, &change.what);
         }
         self.step(now, Input::Spawned { slot, count });
     }

@@ -34,6 +34,8 @@ const AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_
 #[derive(Debug)]
 pub(super) struct Probing {
     line: u16,
+    /// What is looked at.
+    target: OsString,
     prober: Option<Prober>,
     /// When the next one may start, and the pause after that.
     again: (Monotonic, Duration),
@@ -53,8 +55,8 @@ struct Prober {
 
 impl Probing {
     /// In this line.
-    pub(super) fn new(line: u16, now: Monotonic) -> Probing {
-        Probing { line, prober: None, again: (now, AGAIN.0) }
+    pub(super) fn new(line: u16, target: OsString, now: Monotonic) -> Probing {
+        Probing { line, target, prober: None, again: (now, AGAIN.0) }
     }
 
     pub(super) fn line(&self) -> u16 {
@@ -78,15 +80,40 @@ impl Probing {
 impl Watchdog {
     /// Gives each service that needs one its prober's line, from the end of the table.
     pub(super) fn place_probers(&mut self, now: Monotonic) {
-        let lines = self.segment.hearts().len();
         for slot in self.group.slots() {
-            let child = &mut self.children[slot.index()];
-            let source = child.service.manner.heart.source;
-            if matches!(source, HeartSource::File | HeartSource::Probe) {
-                let line = lines - 1 - slot.index();
-                self.segment.hearts()[line].unclaim(slot);
-                child.probing = u16::try_from(line).ok().map(|line| Probing::new(line, now));
-            }
+            self.place_prober(slot, now);
+        }
+    }
+
+    /// Gives a service its prober's line, if it needs one.
+    pub(super) fn place_prober(&mut self, slot: SlotId, now: Monotonic) {
+        let line = self.segment.hearts().len() - 1 - slot.index();
+        let child = &mut self.children[slot.index()];
+        let heart = &child.service.manner.heart;
+        if matches!(heart.source, HeartSource::File | HeartSource::Probe) {
+            self.segment.hearts()[line].unclaim(slot);
+            let text = heart.text.clone();
+            child.probing = u16::try_from(line).ok().map(|line| Probing::new(line, text, now));
+        }
+    }
+
+    /// The slot's service was exchanged: another prober, if it looks at something else.
+    pub(super) fn replace_prober(&mut self, slot: SlotId, now: Monotonic) {
+        let child = &self.children[slot.index()];
+        let text = &child.service.manner.heart.text;
+        if child.probing.as_ref().is_none_or(|probing| probing.target != *text) {
+            self.end_prober(slot);
+            self.place_prober(slot, now);
+        }
+    }
+
+    /// Ends the prober of one service.
+    pub(super) fn end_prober(&mut self, slot: SlotId) {
+        let Some(probing) = self.children[slot.index()].probing.take() else { return };
+        if let Some(prober) = probing.prober {
+            self.poll.remove(&prober.process);
+            end_session(&prober.process);
+            self.unreaped.push(prober.process);
         }
     }
 
@@ -190,7 +217,7 @@ impl Watchdog {
 
 /// Kills a prober and what it runs: nobody else is in its session. To be called before the prober
 /// is reaped: its zombie keeps the number of its group and session from being reused.
-fn end_session(prober: &Process) {
+pub(super) fn end_session(prober: &Process) {
     if let Err(failed) = prober.kill() {
         log::error!("{failed}");
     }

@@ -78,7 +78,7 @@ impl Watchdog {
 
     /// Spares become programs of the user's; servers of osps's own start in another way.
     fn wants_spares(&self) -> bool {
-        let runs_programs = self.children.iter().any(|child| !child.service.command.is_empty());
+        let runs_programs = self.children.iter().any(|child| child.service.launch.is_program());
         runs_programs && !self.group.is_ending()
     }
 

@@ -13,6 +13,7 @@ use osps_heart::segment::{AttachError, CreateOptions, Geometry, Segment, text};
 use osps_heart::sync::Ordering;
 use osps_heart::time::{Clock, nanos};
 
+use super::hooks::Hooks;
 use super::kin::DYING;
 use super::spares::Spares;
 use super::{Allow, CONTROL, Child, Plan, SIGNALS, Settings, Watchdog};
@@ -101,6 +102,11 @@ impl Watchdog {
             allow: Allow::Running,
             descriptors: None,
             quiet: settings.quiet,
+            file: settings.file.clone(),
+            loading: None,
+            waiting: Vec::new(),
+            stoppers: Vec::new(),
+            hooks: Hooks::default(),
         })
     }
 }
@@ -139,16 +145,21 @@ fn set_up(
     // Its own, and for each server a pidfd, a socket, a report, a claimant, FIFOs, and some for
     // what it leaves behind. A server needs less.
     let fifos: usize = services.iter().map(|service| service.fifos.len()).sum();
-    let (have, need) = (process::descriptor_limit(), 32 + services.len() * 8 + fifos);
+    let slots = settings.slots.max(services.len());
+    let (have, need) = (process::descriptor_limit(), 32 + slots * 8 + fifos);
     if have.is_some_and(|have| have < need as u64) {
         return Err(Refusal::Descriptors { have: have.unwrap_or(0), need }.into());
     }
-    let specs: Vec<_> = services.iter().map(Service::spec).collect();
-    let group = Group::new(clock.now(), settings.intensity, &specs)
-        .map_err(|cycle| named(&cycle, &services))?;
-    let geometry =
-        Geometry::new(services.len(), HEARTS_DEFAULT, settings.data_size, settings.cell_size)
-            .ok_or(Refusal::Sizes)?;
+    let slot_of = |name: &str| {
+        let mut slots = (0u8..).map(SlotId).zip(&services);
+        slots.find(|(_, service)| service.name == name).map(|(slot, _)| slot)
+    };
+    let specs: Vec<_> = services.iter().map(|service| service.spec(slot_of)).collect();
+    let group = Group::new(clock.now(), &specs).map_err(|cycle| named(&cycle, &services))?;
+    // Each server's own, each prober's, and room for further ones.
+    let hearts = HEARTS_DEFAULT.max(slots * 2 + HEARTS_DEFAULT / 4);
+    let geometry = Geometry::new(slots, hearts, settings.data_size, settings.cell_size)
+        .ok_or(Refusal::Sizes)?;
     let pid = std::process::id();
     let options = CreateOptions {
         geometry,
@@ -240,10 +251,12 @@ pub(super) fn furnish_slot(segment: &Segment, slot: SlotId, service: &Service) {
     text::store(&heart.name, &service.name);
     server.role.store(service.role.code(), Ordering::Relaxed);
     server.heart_source.store(service.manner.heart.source.code(), Ordering::Relaxed);
-    let depends = service.edges.all().next().map_or(0, |slot| u64::from(slot.0) + 1);
-    server.depends_on.store(depends, Ordering::Relaxed);
-    if let Some(address) = service.socket.as_ref().and_then(|l| l.local_addr().ok()) {
-        text::store(&server.listen, &address.to_string());
-    }
+    let mut addresses = service.sockets.iter().map(|socket| socket.address().to_string());
+    let listen = match (addresses.next(), addresses.count()) {
+        (Some(first), 0) => first,
+        (Some(first), more) => format!("{first} (+{more})"),
+        (None, _) => String::new(),
+    };
+    text::store(&server.listen, &listen);
     heart.limit_ns.store(nanos(service.limits.hang), Ordering::Relaxed);
 }

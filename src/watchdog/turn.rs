@@ -15,14 +15,15 @@ use osps_heart::sync::Ordering;
 use osps_heart::time::{Clock, Monotonic, nanos};
 use osps_heart::words::Watched;
 
+use super::reload::{Loading, remove_paths};
 use super::start::furnish_slot;
 use super::{Allow, CONTROL, Child, Recall, Watchdog};
 use crate::error::Error;
-use crate::instance::control::{Control, Request};
+use crate::instance::control::Control;
 use crate::instance::place::CONTROL as CONTROL_NAME;
 use crate::policy::group::{Input, Outcome};
 use crate::policy::lifecycle::Stage;
-use crate::service::KillMode;
+use crate::service::{Address, KillMode};
 use crate::sys::poll::Ready;
 use crate::sys::signals::Came;
 use crate::sys::{output, raw};
@@ -45,6 +46,9 @@ impl Watchdog {
             self.open_notify(slot);
         }
         self.place_probers(now);
+        if self.file.is_some() {
+            self.write_services();
+        }
         self.step(now, Input::Boot);
         loop {
             self.perform_all();
@@ -57,9 +61,11 @@ impl Watchdog {
             // Nor for that of a successor whose predecessor's kin still die.
             let blocked = self.children.iter().any(|child| child.left.successor_due);
             let group = group.map(|at| if blocked { at.max(self.clock.now() + REST) } else { at });
+            let loading = self.loading.as_ref().map(Loading::until);
+            let deadlines = [Some(self.check_at), Some(self.beat_at), group, recall];
             let deadlines =
-                [Some(self.check_at), Some(self.beat_at), group, recall, self.spares_due()];
-            let planned = deadlines.into_iter().flatten().min().unwrap_or(now);
+                deadlines.into_iter().chain([self.spares_due(), self.hooks.due(), loading]);
+            let planned = deadlines.flatten().min().unwrap_or(now);
             let ready = self.poll.wait(self.clock.now(), Some(planned)).unwrap_or_else(|failed| {
                 // Cannot happen with a valid set; without this the loop would spin on it.
                 log::error!("{failed}");
@@ -85,6 +91,9 @@ impl Watchdog {
         self.perform_all();
         for came in self.signals.take() {
             match came {
+                Came::Stop("SIGHUP") if self.file.is_some() && self.allow == Allow::Running => {
+                    self.reload_file(now, None, 0);
+                }
                 Came::Stop(signal) => self.stop_requested(now, signal),
                 Came::Ignored(signal) => log::warn!(
                     "{signal}: ignored; INT, TERM, HUP and QUIT stop osps, and a signal for a \
@@ -103,12 +112,11 @@ impl Watchdog {
         for event in ready.iter().filter(|event| event.token >= CONTROL) {
             if event.token == CONTROL {
                 self.control.accept(&self.poll);
-            } else if self.control.read(&self.poll, event.token) == Some(Request::Stop)
-                && self.allow == Allow::Running
-            {
-                self.stop_requested(now, "osps stop");
+            } else if let Some(asked) = self.control.read(&self.poll, event.token) {
+                self.heed_asked(now, asked);
             }
         }
+        self.gather_loading(now);
         // What was decided is written down before anybody compares.
         self.perform_all();
         self.check_segment(now >= self.check_at);
@@ -129,9 +137,13 @@ impl Watchdog {
             self.publish_watched();
         }
         self.step(now, Input::Timers);
+        self.perform_all();
+        self.vacate(now);
+        self.answer();
         if now >= self.check_at {
             self.check(now);
         }
+        self.gather_hooks(now);
         self.fill_spares(now);
     }
 
@@ -146,10 +158,15 @@ impl Watchdog {
             page.watched.store(watched.code(), Ordering::Relaxed);
             let source = self.children[slot.index()].source(watched == Watched::Yes);
             page.heart_source.store(source.code(), Ordering::Relaxed);
+            let waits = self.group.stage(slot) == Stage::Blocked;
+            let by = self.group.blocked_by(slot).filter(|_| waits);
+            page.blocked_by.store(by.map_or(0, |by| u64::from(by.0) + 1), Ordering::Relaxed);
+            let paused = self.group.paused_until(slot).map_or(0, |until| until.0);
+            page.paused_until_ns.store(paused, Ordering::Relaxed);
         }
     }
 
-    fn stop_requested(&mut self, now: Monotonic, who: &'static str) {
+    pub(super) fn stop_requested(&mut self, now: Monotonic, who: &'static str) {
         self.rebuild = false;
         match self.allow {
             // `timeout` and service managers send the same signal to a process and to its group;
@@ -328,14 +345,18 @@ impl Watchdog {
 
     /// Tells the end and removes everything that osps made.
     pub(super) fn finish(mut self, outcome: Outcome) {
+        self.end_hooks();
         self.end_probers();
         self.end_spares();
         let mut left: Vec<_> = self.children.iter().filter_map(Child::undying).collect();
-        self.control.tell(match outcome {
+        let end = match outcome {
             Outcome::Clean => "stopped",
             Outcome::Forced => "stopped by force",
             Outcome::GaveUp => "gave up",
-        });
+        };
+        for token in &self.stoppers {
+            self.control.tell(*token, end);
+        }
         if !left.is_empty() {
             left.sort();
             log::error!(
@@ -356,6 +377,12 @@ impl Watchdog {
         } else {
             log::warn!("not ended, since nobody knows whose they are: {}", strangers.join(", "));
         }
+        let listening = self.children.iter().flat_map(|child| &child.service.launch.listen);
+        let paths = listening.filter_map(|address| match address {
+            Address::Unix(path) => Some(path.clone()),
+            Address::Tcp(_) => None,
+        });
+        remove_paths(paths.collect());
         drop(self.segment);
         self.claim.remove();
         match outcome {

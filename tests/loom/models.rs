@@ -452,7 +452,7 @@ fn server() -> ServerCells {
         last_cause: Word::new(0),
         last_class: Word::new(0),
         last_silence_ns: Word::new(0),
-        depends_on: Word::new(0),
+        blocked_by: Word::new(0),
         heart_source: Word::new(0),
         watched: Word::new(0),
         last_heart: zeros(),

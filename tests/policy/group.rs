@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use osps::policy::group::{Action, Group, Input, Watch};
+use osps::policy::group::{Action, Goal, Group, Input, Watch};
 use osps::policy::lifecycle::{Act, Stage};
-use osps::policy::restart::Intensity;
+use osps::policy::restart::{Intensity, Restart};
 use osps::policy::verdict::DYING_MAX;
 use osps_heart::ids::SlotId;
 use osps_heart::pulse::Sample;
@@ -19,7 +19,7 @@ use super::draw::{BOOT, CHECK, Stamp, any_moment, config, limits, ms, roomy, sta
 use super::kernel::{GOOD, Habit, beating, blind};
 use super::reference::{EXTENSIONS, SPARED, slack};
 use super::rules::stage_after;
-use super::script::{Step, Trouble, class, span, specs, step};
+use super::script::{Step, Trouble, class, span, specs, step, wish};
 use super::world::World;
 
 /// How a story ends.
@@ -69,6 +69,60 @@ proptest! {
         world.check_end()?;
         if matches!(end, End::ForceStop) {
             prop_assert!(world.group.outcome().is_some(), "waits for what a kill does not end");
+        }
+    }
+
+    /// Whatever is asked for between faults: what rests was told to, what is paused is not judged,
+    /// a stop of some takes nobody else, and in the end everybody is where its rule and those that
+    /// it needs let it be.
+    #[test]
+    fn a_group_does_what_it_is_asked_for(
+        mut specs in specs(limits()),
+        rules in vec((select(Restart::ALL.to_vec()), any::<bool>()), 4),
+        script in vec(prop_oneof![
+            2 => step(), 1 => wish(), 1 => (0..4_usize).prop_map(Step::Succeed)
+        ], 1..60),
+        stop in any::<bool>(),
+    ) {
+        for (spec, ((restart, _), done)) in specs.iter_mut().zip(rules) {
+            spec.rule.restart = restart;
+            if done {
+                // Those that it needs to be up have to be done instead.
+                spec.edges.after_done = std::mem::take(&mut spec.edges.depends_on);
+            }
+        }
+        let mut world = World::ruled(specs, GOOD);
+        world.feed(Input::Boot)?;
+        for step in &script {
+            world.play(step)?;
+        }
+        if stop {
+            world.feed(Input::Stop)?;
+        }
+        if world.group.is_ending() {
+            return world.check_end();
+        }
+        world.heal();
+        let slots: Vec<_> = world.group.slots().collect();
+        for slot in &slots {
+            world.feed(Input::Resume { slot: *slot })?;
+            world.feed(Input::Start { slot: *slot })?;
+        }
+        world.settle(world.time_to_heal() * 2)?;
+        let stages = world.stages();
+        for slot in slots {
+            prop_assert_eq!(world.group.goal(slot), Goal::Run);
+            let rule = &world.specs[slot.index()].rule;
+            match stages[slot.index()] {
+                Stage::Up => {}
+                Stage::Done => prop_assert_ne!(rule.restart, Restart::Always),
+                Stage::Failed => prop_assert_eq!(rule.restart, Restart::Never),
+                Stage::Blocked => {
+                    let by = world.group.blocked_by(slot);
+                    prop_assert!(by.is_some_and(|by| stages[by.index()] != Stage::Down));
+                }
+                stage => prop_assert!(false, "{} is {:?}: {:?}", slot, stage, stages),
+            }
         }
     }
 
@@ -200,7 +254,7 @@ proptest! {
         for (spec, (source, warn)) in specs.iter_mut().zip(watches) {
             spec.watch = Watch { source, warn };
         }
-        let mut group = Group::new(BOOT, None, &specs).expect("no circle");
+        let mut group = Group::new(BOOT, &specs).expect("no circle");
         for (now, input) in inputs {
             let before: Vec<_> = group.slots().map(|slot| group.stage(slot)).collect();
             let mut stages = before.clone();
@@ -218,7 +272,7 @@ proptest! {
                         let died = matches!(input, Input::Died { .. });
                         prop_assert!((act == Act::Spawn) <= (first || died), "a second process");
                     }
-                    Action::Examine { .. } | Action::Told { .. } => {}
+                    Action::Examine { .. } | Action::Told { .. } | Action::Renewed { .. } => {}
                 }
             }
             let now: Vec<_> = group.slots().map(|slot| group.stage(slot)).collect();

@@ -19,12 +19,14 @@ pub fn height(stage: Stage) -> u8 {
         | Stage::Late
         | Stage::Held
         | Stage::Backoff
-        | Stage::Failed => 0,
+        | Stage::Failed
+        | Stage::Done
+        | Stage::Blocked => 0,
     }
 }
 
 fn is_death(trigger: Trigger) -> bool {
-    matches!(trigger, Trigger::Rest | Trigger::Wait | Trigger::Never)
+    matches!(trigger, Trigger::Rest | Trigger::Wait | Trigger::Never | Trigger::Finish)
 }
 
 /// The table once more, by trigger; `None` = it cannot happen in this stage. A heart is judged
@@ -32,7 +34,8 @@ fn is_death(trigger: Trigger) -> bool {
 fn expected(stage: Stage, trigger: Trigger) -> Option<(Stage, Option<Act>)> {
     let watched = stage.is_watched();
     let (possible, to, act) = match trigger {
-        Trigger::Start => (stage == Stage::Down, Stage::Starting, Some(Act::Spawn)),
+        Trigger::Start => (!stage.has_process(), Stage::Starting, Some(Act::Spawn)),
+        Trigger::Await => (!stage.has_process() && stage != Stage::Blocked, Stage::Blocked, None),
         // Whoever is up beats and stays so.
         Trigger::Beat => (watched && stage != Stage::Up, Stage::Up, None),
         // Who never beat, or is held, is looked at where it stands.
@@ -47,11 +50,14 @@ fn expected(stage: Stage, trigger: Trigger) -> Option<(Stage, Option<Act>)> {
             (stage.has_process() && height(stage) < 3, Stage::Killing, Some(Act::Kill))
         }
         // A stop calls the next process off as well.
-        Trigger::Stop if stage == Stage::Backoff => (true, Stage::Down, None),
+        Trigger::Stop if matches!(stage, Stage::Backoff | Stage::Blocked) => {
+            (true, Stage::Down, None)
+        }
         Trigger::Stop => (watched, Stage::Asked, Some(Act::Ask)),
         Trigger::Rest => (stage.has_process(), Stage::Down, None),
         Trigger::Wait => (stage.has_process(), Stage::Backoff, None),
         Trigger::Never => (stage.has_process(), Stage::Failed, None),
+        Trigger::Finish => (stage.has_process(), Stage::Done, None),
         Trigger::Timer => match stage {
             Stage::Asked => (true, Stage::Terminating, Some(Act::Terminate)),
             Stage::Terminating => (true, Stage::Killing, Some(Act::Kill)),
@@ -100,13 +106,15 @@ fn every_pair_of_stage_and_trigger_is_sound() {
                 assert_eq!(height(to), (height(stage) + 1).min(4), "rung by rung: {name}");
                 assert!(to.lasts(&PATIENCE).is_none_or(|lasts| !lasts.is_zero()), "{name}");
             }
-            if stage == Stage::Failed {
-                assert_eq!((to, act), (stage, None), "{name}");
+            if matches!(stage, Stage::Failed | Stage::Done) {
+                // It leaves only because somebody asked for it.
+                let asked = matches!(trigger, Trigger::Start | Trigger::Await);
+                assert!(asked || (to, act) == (stage, None), "{name}");
             }
             assert!(!(to.is_watched() && to.lasts(&PATIENCE).is_some()), "{name}");
         }
     }
-    assert_eq!(pairs, 11 * 12);
+    assert_eq!(pairs, 13 * 14);
 }
 
 /// The table has a cell for every pair: it says what it shall, and impossible ones stay.

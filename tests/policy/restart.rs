@@ -65,12 +65,14 @@ proptest! {
                 young_at_once.push(now);
                 prop_assert_eq!(last_delay, None, "a free restart within an unhealthy streak");
                 prop_assert!(recent(&young_at_once, FREE_PERIOD) <= FREE);
+                prop_assert!(beaten.is_some(), "a start that came to nothing is never free");
             } else {
                 // One ladder for all; who has beaten waits on it up to its own limit.
                 let rung = last_delay.map_or(DELAY_MIN, |delay| (delay * 2).min(DELAY_MAX));
                 let most = if beaten.is_some() { DELAY_UP_MAX } else { DELAY_MAX };
                 prop_assert_eq!(delay, rung.min(most));
-                prop_assert!(recent(&deaths, FREE_PERIOD) > FREE || last_delay.is_some());
+                let free = recent(&deaths, FREE_PERIOD) <= FREE && last_delay.is_none();
+                prop_assert!(!free || beaten.is_none());
                 if rung < most {
                     last_delay = Some(rung);
                 }

@@ -1,6 +1,6 @@
 //! What must hold after every step of a group.
 
-use osps::policy::group::{Action, Change, Input, Note, Outcome, cause_of};
+use osps::policy::group::{Action, Change, Goal, Input, Note, Outcome, cause_of};
 use osps::policy::lifecycle::{Act, Stage};
 use osps_heart::ids::SlotId;
 use osps_heart::segment::What;
@@ -21,7 +21,7 @@ pub fn stage_after(change: &Change) -> Result<Stage, TestCaseError> {
         What::Late { .. } | What::Pardoned => Stage::Late,
         What::Held { .. } | What::Warned { .. } => Stage::Held,
         // A stop calls off who waits for its start, and asks the others.
-        What::StopOrder if change.from == State::Backoff => Stage::Down,
+        What::StopOrder if matches!(change.from, State::Backoff | State::Blocked) => Stage::Down,
         What::StopOrder => Stage::Asked,
         What::Pressed { press: Press::Terminate } => Stage::Terminating,
         What::Pressed { press: Press::Kill } | What::Verdict { .. } => Stage::Killing,
@@ -29,9 +29,15 @@ pub fn stage_after(change: &Change) -> Result<Stage, TestCaseError> {
         What::Died { .. } => Stage::Down,
         What::Backoff { .. } => Stage::Backoff,
         What::Failed { .. } => Stage::Failed,
+        What::Done { .. } => Stage::Done,
+        What::Blocked { .. } => Stage::Blocked,
         What::LateTurn { .. }
         | What::Spared { .. }
         | What::Watched { .. }
+        | What::Asked { .. }
+        | What::Paused { .. }
+        | What::Resumed
+        | What::Removed
         | What::WatchdogStarted
         | What::WatchdogStopping => {
             return Err(TestCaseError::fail(format!("no change of a state: {change:?}")));
@@ -72,13 +78,16 @@ impl World {
                 Action::Do { slot, act: Act::Spawn } => {
                     prop_assert!(!self.group.is_ending(), "spawned {} while stopping", slot);
                     prop_assert_eq!(stages[slot.index()], Stage::Starting);
-                    self.check_start(slot)?;
+                    self.check_start(slot, &stages)?;
                 }
                 Action::Do { slot, act: Act::Ask } => {
                     let needed = self.needed_by(slot, &stages);
                     prop_assert_eq!(needed, None, "{} was told to stop before that", slot);
                 }
-                Action::Do { .. } | Action::Examine { .. } => {}
+                Action::Do { .. }
+                | Action::Examine { .. }
+                | Action::Renewed { .. }
+                | Action::Told { what: What::Paused { .. } | What::Resumed, .. } => {}
                 Action::Told { slot: None, what: What::LateTurn { by } } => {
                     prop_assert_eq!(by, self.turn.lateness);
                 }
@@ -119,12 +128,16 @@ impl World {
                 prop_assert!(needed.is_some(), "{} was not told to stop: {:?}", slot, stages);
             }
         } else if self.booted {
-            // Whoever waits for nobody any more was started at once.
-            let down = |slot: &SlotId| stages[slot.index()] == Stage::Down;
-            for slot in self.group.slots().filter(down) {
-                let mut on = self.specs[slot.index()].edges.depends_on.iter();
-                let waits = on.any(|on| !stages[on.index()].is_watched() || !self.has_beaten(*on));
-                prop_assert!(waits, "{} waits for nobody: {:?}", slot, stages);
+            // Whoever waits for nobody any more was started at once; who rests was told to.
+            for slot in self.group.slots() {
+                match stages[slot.index()] {
+                    Stage::Blocked => {
+                        let waits = self.missing(slot, &stages).is_some();
+                        prop_assert!(waits, "{} waits for nobody: {:?}", slot, stages);
+                    }
+                    Stage::Down => prop_assert_eq!(self.group.goal(slot), Goal::Rest),
+                    _ => {}
+                }
             }
         }
         Ok(())
@@ -133,9 +146,23 @@ impl World {
     /// Who keeps a server from being told to stop: a process that may still die needs it.
     fn needed_by(&self, slot: SlotId, stages: &[Stage]) -> Option<SlotId> {
         let leaves = |stage: Stage| stage.has_process() && stage != Stage::Unkillable;
-        self.group.slots().find(|other| {
+        let goes = |other: &SlotId| self.group.is_ending() || self.group.goal(*other) != Goal::Run;
+        self.group.slots().filter(goes).find(|other| {
             leaves(stages[other.index()]) && needs(&self.specs[other.index()].edges, slot)
         })
+    }
+
+    /// Whom a server still waits for.
+    fn missing(&self, slot: SlotId, stages: &[Stage]) -> Option<SlotId> {
+        let edges = &self.specs[slot.index()].edges;
+        let is_done = |on: &&SlotId| stages[on.index()] == Stage::Done;
+        let is_up = |on: &&SlotId| {
+            stages[on.index()].is_watched()
+                && self.has_beaten(**on)
+                && self.group.goal(**on) == Goal::Run
+        };
+        let up = edges.depends_on.iter().find(|on| !is_done(on) && !is_up(on));
+        up.or(edges.after_done.iter().find(|on| !is_done(on))).copied()
     }
 
     /// Whether the group heard a beat of the process in this slot.
@@ -143,14 +170,14 @@ impl World {
         self.processes[slot.index()].as_ref().is_some_and(|process| process.beaten)
     }
 
-    /// The first process of a slot waits for all that it depends on; its successors for nobody.
-    fn check_start(&self, slot: SlotId) -> TestCaseResult {
-        if self.acts.contains(&(slot, Act::Spawn)) {
-            return Ok(());
-        }
+    /// The first process of a slot waits for all that it depends on, and so does one that comes
+    /// back after others; one whose predecessor failed by itself waits for nobody.
+    fn check_start(&self, slot: SlotId, stages: &[Stage]) -> TestCaseResult {
         prop_assert!(self.booted, "{} started by itself", slot);
-        for on in &self.specs[slot.index()].edges.depends_on {
-            prop_assert!(self.has_beaten(*on), "{} started before {}", slot, on);
+        let first = !self.acts.contains(&(slot, Act::Spawn));
+        if first || self.reasons[slot.index()] == Some(Cause::Dependency) {
+            let missing = self.missing(slot, stages);
+            prop_assert_eq!(missing, None, "{} started before that", slot);
         }
         Ok(())
     }
@@ -172,7 +199,15 @@ impl World {
             }
             _ => None,
         };
-        let own = |slot: &SlotId| self.reasons[slot.index()] != Some(Cause::Dependency);
+        // Nobody failed who goes for another's sake, was told to go, or ended with success.
+        let own = |slot: &SlotId| {
+            let told = matches!(self.before_death[slot.index()], Some((Goal::Run, false)));
+            let done = actions.iter().any(|action| {
+                matches!(action, Action::Changed(Change { slot: of, what: What::Done { .. }, .. })
+                    if of == slot)
+            });
+            self.reasons[slot.index()] != Some(Cause::Dependency) && told && !done
+        };
         let failed = died.filter(own).filter(|_| !self.group.is_ending());
         let goes = |slot: &SlotId| {
             before[slot.index()].is_watched()
@@ -250,7 +285,7 @@ impl World {
                 let expected = self.reasons[slot.index()].or(itself);
                 prop_assert_eq!(cause, expected, "{:?}", change);
             }
-            What::Backoff { .. } | What::Failed { .. } => {
+            What::Backoff { .. } | What::Failed { .. } | What::Done { .. } => {
                 let reason = self.reasons[slot.index()];
                 let own = !matches!(reason, Some(Cause::Dependency | Cause::Requested));
                 prop_assert!(own, "counted for another's fault: {:?}", change);
@@ -266,7 +301,7 @@ impl World {
 fn check_note(change: &Change) -> TestCaseResult {
     let fits = match change.what {
         What::Late { .. } | What::Verdict { .. } => matches!(change.note, Note::Limit(_)),
-        What::Died { .. } | What::Backoff { .. } | What::Failed { .. } => {
+        What::Died { .. } | What::Backoff { .. } | What::Failed { .. } | What::Done { .. } => {
             matches!(change.note, Note::Death { .. })
         }
         _ => change.note == Note::Nothing,

@@ -55,8 +55,33 @@ pub enum Step {
     Unkillable(usize),
     Habit(usize, Habit),
     Stray(Stray),
+    /// It ends with success.
+    Succeed(usize),
+    Ask(Wish),
     Stop,
     ForceStop,
+}
+
+/// What somebody asks for, of which server.
+#[derive(Clone, Copy, Debug)]
+pub enum Wish {
+    Start(u8),
+    Rest(u8),
+    Restart(u8),
+    Pause(u8, Duration),
+    Resume(u8),
+}
+
+pub fn wish() -> impl Strategy<Value = Step> {
+    let slot = 0..5_u8;
+    prop_oneof![
+        slot.clone().prop_map(Wish::Start),
+        slot.clone().prop_map(Wish::Rest),
+        slot.clone().prop_map(Wish::Restart),
+        (slot.clone(), span()).prop_map(|(slot, span)| Wish::Pause(slot, span)),
+        slot.prop_map(Wish::Resume),
+    ]
+    .prop_map(Step::Ask)
 }
 
 /// Inputs that the performer would not send, or not now.
@@ -134,7 +159,7 @@ pub fn specs(limits: impl Strategy<Value = Limits>) -> impl Strategy<Value = Vec
     (vec((limits, patience), 1..=4), order, needs).prop_map(|(servers, order, needs)| {
         let spec = |(limits, patience)| {
             let (edges, watch) = (Edges::default(), Watch::default());
-            Spec { edges, limits, patience, watch }
+            Spec { edges, limits, patience, watch, ..Spec::default() }
         };
         let mut specs: Vec<_> = servers.into_iter().map(spec).collect();
         let pairs = (1..4).flat_map(|later| (0..later).map(move |earlier| (later, earlier)));
@@ -202,6 +227,20 @@ impl World {
                 }
             }
             Step::Stray(stray) => self.stray(stray)?,
+            Step::Succeed(slot) => {
+                if let Some(process) = self.process(slot)
+                    && !process.unkillable
+                {
+                    process.dies = Some((now + ms(1), Death::Exited(0)));
+                }
+            }
+            Step::Ask(wish) => self.feed(match wish {
+                Wish::Start(slot) => Input::Start { slot: SlotId(slot) },
+                Wish::Rest(slot) => Input::Rest { slot: SlotId(slot) },
+                Wish::Restart(slot) => Input::Restart { slot: SlotId(slot) },
+                Wish::Pause(slot, span) => Input::Pause { slot: SlotId(slot), until: now + span },
+                Wish::Resume(slot) => Input::Resume { slot: SlotId(slot) },
+            })?,
             Step::Stop => self.feed(Input::Stop)?,
             Step::ForceStop => self.feed(Input::ForceStop)?,
         }

@@ -43,8 +43,9 @@ impl Story {
             limits: Limits { hang: ms(1000), start: ms(5000) },
             patience: Patience { ask: ms(1000), term: ms(4000), kill: ms(1000) },
             watch: Watch { source, warn },
+            ..Spec::default()
         };
-        let group = Group::new(at(0), None, &[spec]).expect("no circle");
+        let group = Group::new(at(0), &[spec]).expect("no circle");
         let mut story = Story {
             group,
             now: 0,
@@ -68,6 +69,7 @@ impl Story {
             match action {
                 Action::Changed(change) => self.told.push((self.now, change.what, change.note)),
                 Action::Told { what, .. } => self.told.push((self.now, what, Note::Nothing)),
+                Action::Renewed { .. } => {}
                 Action::Do { act, .. } => self.acts.push((self.now, act)),
                 Action::Examine { slot, line } => {
                     let seen = self.seen(line);

@@ -3,9 +3,9 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use osps::policy::group::{Action, Change, Group, Input, Outcome, Spec};
+use osps::policy::group::{Action, Change, Goal, Group, Input, Outcome, Spec};
 use osps::policy::lifecycle::{Act, Stage};
-use osps::policy::restart::{DELAY_MAX, Intensity};
+use osps::policy::restart::{DELAY_MAX, Intensity, Rule};
 use osps_heart::ids::SlotId;
 use osps_heart::pulse::{Sample, Turn};
 use osps_heart::segment::{Death, What};
@@ -46,6 +46,9 @@ pub struct World {
     /// Why the process in each slot has to go, or the last one went; `None` = it was told to, or
     /// nobody said so.
     pub reasons: Vec<Option<Cause>>,
+    /// Of the death that is being fed: what the server was to do then, and whether it was on its
+    /// way because it was told to.
+    pub before_death: Vec<Option<(Goal, bool)>>,
     /// Everything shall run.
     pub booted: bool,
     /// The last turn.
@@ -60,18 +63,26 @@ pub struct World {
 
 impl World {
     pub fn new(intensity: Option<Intensity>, specs: Vec<Spec>, habit: Habit) -> World {
+        let rule = Rule { intensity, essential: true, ..Rule::default() };
+        let with_rule = |spec| Spec { rule: rule.clone(), ..spec };
+        World::ruled(specs.into_iter().map(with_rule).collect(), habit)
+    }
+
+    /// One with rules of their own.
+    pub fn ruled(specs: Vec<Spec>, habit: Habit) -> World {
         let count = specs.len();
         // Every count wraps soon.
         let heart = Sample { count: u64::MAX - 2, stamp: Monotonic(0) };
         World {
             now: BOOT,
-            group: Group::new(BOOT, intensity, &specs).expect("no circle"),
+            group: Group::new(BOOT, &specs).expect("no circle"),
             specs,
             habits: vec![habit; count],
             hearts: vec![heart; count],
             processes: vec![None; count],
             refused: vec![false; count],
             reasons: vec![None; count],
+            before_death: vec![None; count],
             booted: false,
             turn: Turn { now: BOOT, previous: BOOT, lateness: Duration::ZERO },
             spins: 0,
@@ -173,6 +184,13 @@ impl World {
         let mut inputs = VecDeque::from([input]);
         while let Some(input) = inputs.pop_front() {
             let before = self.stages();
+            self.before_death.fill(None);
+            if let Input::Died { slot, .. } = input
+                && let Some(known) = self.before_death.get_mut(slot.index())
+            {
+                let told = matches!(before[slot.index()], Stage::Asked | Stage::Terminating);
+                *known = Some((self.group.goal(slot), told));
+            }
             let ended = self.group.is_ending();
             if let Input::Died { slot, .. } = input
                 && let Some(refused) = self.refused.get_mut(slot.index())
@@ -230,6 +248,7 @@ impl World {
                 let class = class.unwrap_or(Class::Blocked);
                 return Ok(Some(Input::Examined { slot, line, seen: *heart, class }));
             }
+            Action::Renewed { .. } => return Ok(None),
             Action::Told { slot, what } => {
                 let spared = slot.filter(|_| matches!(what, What::Spared { .. }));
                 if let Some(slot) = spared

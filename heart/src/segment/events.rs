@@ -12,7 +12,7 @@ use super::layout::{EVENTS, EventCells, RingCells};
 use crate::ids::{Generation, SlotId};
 use crate::sync::{Ordering, fence};
 use crate::time::{Monotonic, nanos};
-use crate::words::{Cause, Class, DeathKind, Event, HeartSource, Press};
+use crate::words::{Cause, Class, DeathKind, Event, HeartSource, Press, Request};
 
 /// One happening.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,11 +94,39 @@ pub enum What {
         /// Not before this moment.
         until: Monotonic,
     },
-    /// Its death is confirmed; restarted too often, so there is no next one.
+    /// Its death is confirmed, and no next one starts by itself.
     Failed {
         /// How it died.
         death: Death,
+        /// Once is enough (`restart` is `never`); else it was restarted too often.
+        once: bool,
     },
+    /// Its death is confirmed; that was a success, and no more of it is needed.
+    Done {
+        /// How it ended.
+        death: Death,
+    },
+    /// It shall run, and waits for another.
+    Blocked {
+        /// For this one.
+        by: SlotId,
+    },
+    /// Somebody asked for something.
+    Asked {
+        /// For this.
+        request: Request,
+        /// Who: a user id.
+        uid: u32,
+    },
+    /// It is not judged for a while.
+    Paused {
+        /// Until then.
+        until: Monotonic,
+    },
+    /// It is judged again.
+    Resumed,
+    /// Its service is not in the file any more.
+    Removed,
     /// The watchdog itself was late: every silent server's limit runs again.
     LateTurn {
         /// By this much.
@@ -213,10 +241,19 @@ impl What {
                 let (kind, value) = death.encode();
                 (Event::Backoff, [until.0, kind.code(), value])
             }
-            What::Failed { death } => {
+            What::Failed { death, once } => {
                 let (kind, value) = death.encode();
-                (Event::Failed, [kind.code(), value, 0])
+                (Event::Failed, [kind.code(), value, u64::from(once)])
             }
+            What::Done { death } => {
+                let (kind, value) = death.encode();
+                (Event::Done, [kind.code(), value, 0])
+            }
+            What::Blocked { by } => (Event::Blocked, [u64::from(by.0) + 1, 0, 0]),
+            What::Asked { request, uid } => (Event::Asked, [request.code(), u64::from(uid), 0]),
+            What::Paused { until } => (Event::Paused, [until.0, 0, 0]),
+            What::Resumed => (Event::Resumed, [0; 3]),
+            What::Removed => (Event::Removed, [0; 3]),
             What::LateTurn { by } => (Event::LateTurn, [nanos(by), 0, 0]),
             What::Spared { silence } => (Event::Spared, [nanos(silence), 0, 0]),
             What::Warned { class, silence } => (Event::Warned, [class.code(), nanos(silence), 0]),
@@ -254,7 +291,17 @@ impl What {
             Event::Alarm => What::Alarm,
             Event::Died => What::Died { death: Death::decode(a, b)?, cause: cause(c)? },
             Event::Backoff => What::Backoff { until: Monotonic(a), death: Death::decode(b, c)? },
-            Event::Failed => What::Failed { death: Death::decode(a, b)? },
+            Event::Failed => What::Failed { death: Death::decode(a, b)?, once: c == 1 },
+            Event::Done => What::Done { death: Death::decode(a, b)? },
+            Event::Blocked => {
+                What::Blocked { by: SlotId(a.checked_sub(1).and_then(|a| u8::try_from(a).ok())?) }
+            }
+            Event::Asked => {
+                What::Asked { request: Request::from_code(a)?, uid: u32::try_from(b).ok()? }
+            }
+            Event::Paused => What::Paused { until: Monotonic(a) },
+            Event::Resumed => What::Resumed,
+            Event::Removed => What::Removed,
             Event::LateTurn => What::LateTurn { by: span(a) },
             Event::Spared => What::Spared { silence: span(a) },
             Event::Warned => What::Warned { class: Class::from_code(a)?, silence: span(b) },
@@ -365,7 +412,12 @@ mod tests {
             (death(), cause()).prop_map(|(death, cause)| What::Died { death, cause }),
             (death(), any::<u64>())
                 .prop_map(|(death, at)| What::Backoff { death, until: Monotonic(at) }),
-            death().prop_map(|death| What::Failed { death }),
+            (death(), any::<bool>()).prop_map(|(death, once)| What::Failed { death, once }),
+            death().prop_map(|death| What::Done { death }),
+            (0..254_u8).prop_map(|by| What::Blocked { by: SlotId(by) }),
+            (one_of(&Request::ALL), any::<u32>())
+                .prop_map(|(request, uid)| What::Asked { request, uid }),
+            any::<u64>().prop_map(|until| What::Paused { until: Monotonic(until) }),
             span().prop_map(|by| What::LateTurn { by }),
             span().prop_map(|silence| What::Spared { silence }),
             (one_of(&Class::ALL), span())
@@ -378,6 +430,8 @@ mod tests {
                 What::WatchdogStarted,
                 What::WatchdogStopping,
                 What::Unwatched,
+                What::Resumed,
+                What::Removed,
             ]),
         ]
     }
@@ -390,7 +444,7 @@ mod tests {
         }
 
         #[test]
-        fn scribbled_words_are_a_record_or_nothing(event in 0u64..20, words: [u64; 3]) {
+        fn scribbled_words_are_a_record_or_nothing(event in 0u64..30, words: [u64; 3]) {
             if let Some(what) = What::decode(event, words) {
                 prop_assert_eq!(what.event().code(), event);
             }

@@ -13,8 +13,9 @@ pub const MAGIC: u64 = u64::from_le_bytes(*b"OSPSSEG1");
 pub const VERSION: u64 = 3;
 /// Sections start on page boundaries, so that a reader may map a part.
 pub const PAGE: usize = 4096;
-/// Most slots of an instance: an arbiter and 32 others.
-pub const SLOTS_MAX: usize = 33;
+/// Most slots of an instance: their numbers have a byte in the words that name an owner or a
+/// claimant, and "nobody" and the watchdog need one each.
+pub const SLOTS_MAX: usize = 254;
 /// Most heart lines of an instance; bounds what a damaged header can make a reader map.
 pub const HEARTS_MAX: usize = 1 << 16;
 /// Heart lines of an ordinary instance: each server's own, and room for named further ones.
@@ -168,16 +169,18 @@ pub struct ServerCells {
     pub last_class: Word,
     /// Silence when the last verdict fell, ns.
     pub last_silence_ns: Word,
-    /// Slot number + 1 of the server it depends on, 0 = none.
-    pub depends_on: Word,
+    /// Slot number + 1 of the server that a blocked one waits for, 0 = none.
+    pub blocked_by: Word,
     /// Who beats for it, see `words::HeartSource`; 0 = not known.
     pub heart_source: Word,
     /// Whether its silence convicts it now, see `words::Watched`; 0 = not known.
     pub watched: Word,
     /// Name of the heart that the last verdict was about, UTF-8, zero-padded; empty = its own.
     pub last_heart: [Word; 4],
+    /// Until when it is not judged, monotonic ns; 0 = it is judged.
+    pub paused_until_ns: Word,
     /// Room for later fields.
-    pub reserved: [Word; 217],
+    pub reserved: [Word; 216],
 }
 
 /// What the server in the slot says of itself.
@@ -369,7 +372,7 @@ mod tests {
     fn sizes_out_of_bounds_are_refused() {
         for (slots, hearts, data, cell) in [
             (0, 1, 1, 1),
-            (34, 128, 1, 1),
+            (SLOTS_MAX + 1, HEARTS_MAX, 1, 1),
             (2, 1, 1, 1),
             (1, HEARTS_MAX + 1, 1, 1),
             (1, 1, 0, 0),

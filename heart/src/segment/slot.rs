@@ -60,6 +60,19 @@ impl ServerCells {
         None
     }
 
+    /// Forgets all about the service that had the slot. Watchdog only, with nobody in the slot.
+    pub fn forget(&self) {
+        self.clear_identity();
+        let words = [&self.generation, &self.since_ns, &self.spawned_ns, &self.baseline];
+        let words = words.into_iter().chain([&self.starts, &self.last_cause, &self.last_class]);
+        let words = words.chain([&self.last_silence_ns, &self.blocked_by, &self.paused_until_ns]);
+        for word in words.chain(&self.restarts) {
+            word.store(0, Ordering::Relaxed);
+        }
+        text::store(&self.listen, "");
+        text::store(&self.last_heart, "");
+    }
+
     /// The generation that the watchdog last published.
     pub fn current_generation(&self) -> Generation {
         Generation(u32::try_from(self.generation.load(Ordering::Acquire)).unwrap_or(0))

@@ -1,0 +1,248 @@
+//! What people ask for over the control socket, and what they are told of it.
+//!
+//! Everything goes through the policy and is written down with who asked. Whoever asked gets a
+//! line for each change of those that are concerned, and at the end one that begins with `ok` or
+//! `error`. Tested in tests/services.rs.
+
+use osps_heart::ids::{Generation, SlotId};
+use osps_heart::segment::What;
+use osps_heart::time::Monotonic;
+use osps_heart::words::{Request, State};
+
+use super::{Allow, Watchdog};
+use crate::instance::control::{Asked, Wish};
+use crate::policy::group::{Goal, Input};
+use crate::policy::lifecycle::Stage;
+
+/// Somebody who waits until what was asked for is done.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    /// Whom to answer; `None` = a signal asked.
+    pub(super) token: Option<u64>,
+    pub(super) request: Request,
+    /// Who is concerned, and which process was there when it was asked.
+    pub(super) slots: Vec<(SlotId, Generation)>,
+    /// What the answer begins with.
+    pub(super) summary: String,
+}
+
+impl Watchdog {
+    /// Does what somebody asks for, or begins to.
+    pub(super) fn heed_asked(&mut self, now: Monotonic, asked: Asked) {
+        let Asked { token, uid, wish } = asked;
+        match wish {
+            Wish::StopAll => {
+                self.control.tell(token, "ok stopping");
+                self.stoppers.push(token);
+                if self.allow == Allow::Running {
+                    self.stop_requested(now, "osps stop");
+                }
+            }
+            _ if self.allow != Allow::Running => {
+                self.control.close(&self.poll, token, "error osps is stopping");
+            }
+            Wish::ReloadFile => self.reload_file(now, Some(token), uid),
+            Wish::Some { request, span, names } => match self.find(&names) {
+                Err(why) => self.control.close(&self.poll, token, &format!("error {why}")),
+                Ok(slots) => {
+                    for slot in &slots {
+                        self.report(*slot, What::Asked { request, uid });
+                    }
+                    let seen = |slot: &SlotId| (*slot, self.children[slot.index()].generation);
+                    let known = slots.iter().map(seen).collect();
+                    let summary = match request {
+                        Request::Reload => match self.reload_those(&slots) {
+                            Ok(()) => "reload begun",
+                            Err(why) => {
+                                self.control.close(&self.poll, token, &format!("error {why}"));
+                                return;
+                            }
+                        },
+                        Request::Stop => "stopped",
+                        Request::Start => "up",
+                        Request::Restart => "restarted",
+                        Request::Pause => "paused",
+                        Request::Resume => "judged again",
+                    };
+                    for slot in slots {
+                        let input = match request {
+                            Request::Stop => Input::Rest { slot },
+                            Request::Start => Input::Start { slot },
+                            Request::Restart => Input::Restart { slot },
+                            Request::Pause => Input::Pause { slot, until: now + span },
+                            Request::Resume => Input::Resume { slot },
+                            Request::Reload => continue,
+                        };
+                        self.step(now, input);
+                    }
+                    let (token, summary) = (Some(token), summary.to_owned());
+                    self.waiting.push(Waiting { token, request, slots: known, summary });
+                }
+            },
+        }
+    }
+
+    /// Each service by its own way to take up a new configuration.
+    fn reload_those(&mut self, slots: &[SlotId]) -> Result<(), String> {
+        let has_none = |slot: &&SlotId| self.children[slot.index()].service.reload.is_none();
+        if let Some(slot) = slots.iter().find(has_none) {
+            let name = self.children[slot.index()].name();
+            return Err(format!(
+                "{name} has no reload of its own (key `reload`); `osps restart {name}` restarts it"
+            ));
+        }
+        for slot in slots {
+            self.reload_own(*slot);
+        }
+        Ok(())
+    }
+
+    /// The slots of those with these names, of a service or of one instance of it; first those that
+    /// others of them need.
+    fn find(&self, names: &[String]) -> Result<Vec<SlotId>, String> {
+        let mut found: Vec<SlotId> = Vec::new();
+        for name in names {
+            let service = |slot: &SlotId| &self.children[slot.index()].service;
+            let exact = self.group.slots().filter(|slot| service(slot).name == *name);
+            let family = self.group.slots().filter(|slot| service(slot).family == *name);
+            let mut slots: Vec<_> = exact.collect();
+            if slots.is_empty() {
+                slots = family.collect();
+            }
+            if slots.is_empty() {
+                let mut known: Vec<_> =
+                    self.group.slots().map(|slot| service(&slot).family.as_str()).collect();
+                known.dedup();
+                return Err(format!("there is no service {name}; there is {}", known.join(", ")));
+            }
+            found.extend(slots);
+        }
+        found.sort_unstable();
+        found.dedup();
+        // Few, and without circles: each round finds one at least.
+        let mut ordered: Vec<SlotId> = Vec::new();
+        while !found.is_empty() {
+            let free = |slot: &SlotId| {
+                let edges = self.group.edges(*slot);
+                !edges.is_some_and(|edges| edges.all().any(|on| found.contains(&on)))
+            };
+            let next = found.iter().copied().find(free).unwrap_or(found[0]);
+            found.retain(|slot| *slot != next);
+            ordered.push(next);
+        }
+        Ok(ordered)
+    }
+
+    /// A server changed: whoever waits for it is told.
+    pub(super) fn tell_askers(&self, slot: SlotId, state: State) {
+        let line = format!("{}: {state}", self.children[slot.index()].name());
+        for token in &self.stoppers {
+            self.control.tell(*token, &line);
+        }
+        for waiting in &self.waiting {
+            let concerns = waiting.slots.iter().any(|(of, _)| *of == slot);
+            if let Some(token) = waiting.token.filter(|_| concerns) {
+                self.control.tell(token, &line);
+            }
+        }
+    }
+
+    /// Once a turn: answers those whose wish is done.
+    pub(super) fn answer(&mut self) {
+        let mut waiting = std::mem::take(&mut self.waiting);
+        waiting.retain(|waiting| {
+            let Some(answer) = self.answer_to(waiting) else { return true };
+            match waiting.token {
+                Some(token) => self.control.close(&self.poll, token, &answer),
+                None => log::info!("{answer}"),
+            }
+            false
+        });
+        self.waiting.extend(waiting);
+    }
+
+    /// The last line for somebody who waits; `None` = it is not done yet.
+    fn answer_to(&self, waiting: &Waiting) -> Option<String> {
+        if waiting.request == Request::Reload && self.group.is_editing() {
+            return None;
+        }
+        let mut troubles = Vec::new();
+        for (slot, before) in &waiting.slots {
+            if self.group.is_vacant(*slot) {
+                continue;
+            }
+            let trouble = match waiting.request {
+                Request::Pause | Request::Resume => None,
+                Request::Stop => self.is_down(*slot)?,
+                Request::Start | Request::Restart | Request::Reload => {
+                    let same = self.children[slot.index()].generation == *before;
+                    match self.is_settled(*slot)? {
+                        None if same && waiting.request == Request::Restart => {
+                            Some("was left as it was".to_owned())
+                        }
+                        trouble => trouble,
+                    }
+                }
+            };
+            let name = self.children[slot.index()].name();
+            troubles.extend(trouble.map(|trouble| format!("{name} {trouble}")));
+        }
+        Some(if troubles.is_empty() {
+            format!("ok {}", waiting.summary)
+        } else {
+            format!("error {}", troubles.join("; "))
+        })
+    }
+
+    /// Whether nothing of a server runs any more, or why that will not be; `None` = not yet.
+    #[allow(clippy::option_option, reason = "not yet, done, and done badly")]
+    fn is_down(&self, slot: SlotId) -> Option<Option<String>> {
+        let stage = self.group.stage(slot);
+        let gone = !stage.has_process() && self.children[slot.index()].left.is_empty();
+        match stage {
+            Stage::Unkillable => Some(Some("does not die".to_owned())),
+            // Somebody else wants it back.
+            _ if self.group.goal(slot) == Goal::Run => Some(Some("was started again".to_owned())),
+            _ => gone.then_some(None),
+        }
+    }
+
+    /// Whether a server that shall run does, or why that will take longer; `None` = not yet.
+    #[allow(clippy::option_option, reason = "not yet, done, and done badly")]
+    fn is_settled(&self, slot: SlotId) -> Option<Option<String>> {
+        if self.group.is_rolling(slot) || self.group.goal(slot) == Goal::Again {
+            return None;
+        }
+        let state = |slot: SlotId| self.group.stage(slot).state();
+        match self.group.stage(slot) {
+            Stage::Up | Stage::Late | Stage::Held | Stage::Done => Some(None),
+            Stage::Unkillable => Some(Some("does not die".to_owned())),
+            Stage::Starting | Stage::Asked | Stage::Terminating | Stage::Killing => None,
+            Stage::Blocked => {
+                let mut by = self.group.blocked_by(slot)?;
+                // To the one at the root; there are no circles.
+                while self.group.stage(by) == Stage::Blocked {
+                    by = self.group.blocked_by(by)?;
+                }
+                let waits = match self.group.stage(by) {
+                    Stage::Backoff | Stage::Failed | Stage::Down => true,
+                    Stage::Starting
+                    | Stage::Up
+                    | Stage::Late
+                    | Stage::Held
+                    | Stage::Asked
+                    | Stage::Terminating
+                    | Stage::Killing
+                    | Stage::Unkillable
+                    | Stage::Done
+                    | Stage::Blocked => false,
+                };
+                let name = self.children[by.index()].name();
+                waits.then(|| Some(format!("waits for {name}, which is {}", state(by))))
+            }
+            Stage::Down | Stage::Backoff | Stage::Failed => {
+                Some(Some(format!("is {}: see the log", state(slot))))
+            }
+        }
+    }
+}
