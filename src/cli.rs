@@ -9,10 +9,11 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use nix::sys::signal::Signal;
 use osps_heart::shown::Shown;
 
+use crate::config::texts::{duration, intensity, signal};
 use crate::config::{Config, Programs};
 use crate::error::Invalid;
 use crate::policy::restart::Intensity;
-use crate::service::manner::{self, HeartChoice, KillMode, Manner};
+use crate::service::manner::{HeartChoice, KillMode, Manner};
 
 const ABOUT: &str = "A supervisor that can tell frozen from alive.";
 
@@ -392,30 +393,9 @@ impl Cli {
     }
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
-    if text.parse::<f64>().is_ok() {
-        return Err(format!("a unit is missing: did you mean `{text}s` or `{text}ms`?"));
-    }
-    humantime::parse_duration(text).map_err(|error| format!("{error}; write it like 4s or 500ms"))
-}
-
 fn address(text: &str) -> Result<SocketAddr, String> {
     let hint = "write it like 127.0.0.1:2222 or [::1]:2222, port 0 for any free one";
     text.parse().map_err(|_| hint.to_owned())
-}
-
-fn intensity(text: &str) -> Result<Intensity, String> {
-    let hint = "write it like 10/1m: at most 10 restarts within a minute";
-    let (restarts, period) = text.split_once('/').ok_or(hint)?;
-    let restarts = restarts.parse().map_err(|_| hint.to_owned())?;
-    let period = duration(period).map_err(|error| format!("{error}; {hint}"))?;
-    Ok(Intensity { restarts, period })
-}
-
-fn signal(text: &str) -> Result<Signal, String> {
-    let known = manner::signal(text);
-    let known = known.filter(|signal| !matches!(signal, Signal::SIGKILL | Signal::SIGSTOP));
-    known.ok_or_else(|| "write it like TERM, QUIT, SIGINT or 15; KILL comes by itself".to_owned())
 }
 
 fn size(text: &str) -> Result<u64, String> {

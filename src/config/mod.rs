@@ -2,7 +2,17 @@
 //!
 //! Texts become numbers in `cli`; numbers become limits here, and a list of services. Every default
 //! stands in [`Config::default`]. Every refusal names the option, the value, why it cannot work and
-//! what would.
+//! what would. A file of services (`osps.toml`) is read by `file`, after the table in `keys`.
+
+pub mod check;
+pub mod file;
+pub mod keys;
+pub mod look;
+pub mod problem;
+pub mod schema;
+pub mod texts;
+mod value;
+mod variables;
 
 use std::ffi::{OsStr, OsString};
 use std::net::SocketAddr;
@@ -150,16 +160,9 @@ impl Config {
         let limits = Limits { hang: self.hang_timeout, start: self.start_timeout };
         // Nothing else runs beside it: its end is the end of all.
         let rule = Rule { intensity: self.intensity, essential: true, ..Rule::default() };
-        let patience = |ask, term| Patience {
-            ask,
-            term,
-            // How long the kernel may take; memory is freed at some 20 GiB a second.
-            kill: self.hang_timeout.clamp(Duration::from_secs(1), Duration::from_secs(5)),
-        };
         match &self.programs {
             Programs::Own { command, name, listen, manner } => {
-                // A program may not know of its desired word: TERM follows soon.
-                let patience = patience(PROGRAM_ASK.min(self.stop_timeout), self.stop_timeout);
+                let patience = programs_patience(self.hang_timeout, self.stop_timeout);
                 let named = command.first().map_or(OsStr::new(""), OsString::as_os_str);
                 let name = name.clone().unwrap_or_else(|| program_name(named));
                 let launch = Launch { command: command.clone(), ..Launch::default() };
@@ -177,7 +180,7 @@ impl Config {
                 Ok(vec![service])
             }
             Programs::Pair { workers, listen } => {
-                let patience = patience(self.stop_timeout, TERM_GRACE);
+                let patience = patience(self.stop_timeout, TERM_GRACE, self.hang_timeout);
                 plan::services(dir, *listen, *workers, limits, patience, &rule)
             }
         }
@@ -294,13 +297,31 @@ impl Config {
     }
 }
 
+fn patience(ask: Duration, term: Duration, hang: Duration) -> Patience {
+    // How long the kernel may take; memory is freed at some 20 GiB a second.
+    Patience { ask, term, kill: hang.clamp(Duration::from_secs(1), Duration::from_secs(5)) }
+}
+
+/// How long a program of the user's is waited for. It may not know of its desired word: TERM
+/// follows soon.
+fn programs_patience(hang: Duration, stop: Duration) -> Patience {
+    patience(PROGRAM_ASK.min(stop), stop, hang)
+}
+
 fn name_is_valid(option: &'static str, name: &str, most: usize) -> Result<(), Invalid> {
-    let sound = (1..=most).contains(&name.len())
+    if is_name(name, most) { Ok(()) } else { Err(refuse(option, name, name_rule(most))) }
+}
+
+/// Whether something may be called that.
+fn is_name(name: &str, most: usize) -> bool {
+    (1..=most).contains(&name.len())
         && !name.starts_with('.')
-        && name.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c));
-    let why =
-        || format!("1 to {most} letters, digits, dots, dashes or underscores, no dot in front");
-    if sound { Ok(()) } else { Err(refuse(option, name, why())) }
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
+}
+
+/// What a name is made of.
+fn name_rule(most: usize) -> String {
+    format!("1 to {most} letters, digits, dots, dashes or underscores, no dot in front")
 }
 
 /// Why a port that osps holds is not probed by connecting.

@@ -54,6 +54,21 @@ const LOOK: (Duration, Duration) = (Duration::from_millis(20), Duration::from_se
 /// The least that a probe may take; else it has half of the limit.
 const ALLOWANCE: Duration = Duration::from_millis(100);
 
+/// Time between two looks at a file, by the service's limit.
+pub fn look_period(limit: Duration) -> Duration {
+    (limit / 8).clamp(LOOK.0, LOOK.1)
+}
+
+/// Time between the starts of two probes.
+pub fn probe_period(limit: Duration) -> Duration {
+    (limit / 4).clamp(PERIOD.0, PERIOD.1)
+}
+
+/// How long one probe may take.
+pub fn probe_allowance(limit: Duration) -> Duration {
+    (limit / 2).max(ALLOWANCE)
+}
+
 /// What is waited for.
 const WATCHDOG: u64 = 0;
 const PROBE: u64 = 1;
@@ -249,14 +264,14 @@ impl Prober {
         let limit = self.limit();
         self.rest = None;
         if let Target::File(path) = &self.target {
-            self.round.due = now + (limit / 8).clamp(LOOK.0, LOOK.1);
+            self.round.due = now + look_period(limit);
             let look = self.round.file.look(path);
             let look = look.map_err(|error| Failure::answer_on(&Shown(path), &error));
             self.settle_file(look, limit);
             return Ok(());
         }
-        self.round.due = now + (limit / 4).clamp(PERIOD.0, PERIOD.1);
-        let allowance = (limit / 2).max(ALLOWANCE);
+        self.round.due = now + probe_period(limit);
+        let allowance = probe_allowance(limit);
         match self.open(now, now + allowance) {
             Ok(way) => {
                 match &way {

@@ -1,0 +1,51 @@
+//! Files of variables: `NAME=VALUE` a line, quoted as a shell has it, and nothing expanded.
+
+use std::collections::BTreeMap;
+
+/// Variables by name: sorted, each once.
+pub(super) type Variables = BTreeMap<String, String>;
+
+/// Adds the variables of a file's text. What is wrong is told with its line, and never with a
+/// value: it may be a secret.
+pub(super) fn read(text: &str, into: &mut Variables) -> Vec<(usize, String)> {
+    let mut wrong = Vec::new();
+    for (number, line) in (1..).zip(text.lines()) {
+        match variable(line) {
+            Ok(None) => {}
+            Ok(Some((name, value))) => {
+                into.insert(name.to_owned(), value);
+            }
+            Err(why) => wrong.push((number, why)),
+        }
+    }
+    wrong
+}
+
+/// The variable of a line; `None` = it has none.
+fn variable(line: &str) -> Result<Option<(&str, String)>, String> {
+    let line = line.trim_start();
+    if line.is_empty() || line.starts_with('#') {
+        return Ok(None);
+    }
+    let assignment = match line.strip_prefix("export") {
+        Some(rest) if rest.starts_with([' ', '\t']) => rest.trim_start(),
+        _ => line,
+    };
+    let (name, value) = assignment.split_once('=').ok_or("there is no `=`; write NAME=VALUE")?;
+    let starts = |c: char| c.is_ascii_alphabetic() || c == '_';
+    if !name.starts_with(starts) || !name.chars().all(|c| starts(c) || c.is_ascii_digit()) {
+        let rule = "before the `=` stands a name of letters, digits and underscores, without blanks";
+        return Err(rule.to_owned());
+    }
+    if value.contains('\0') {
+        return Err(format!("{name} has a zero byte"));
+    }
+    // Behind a blank a shell sees another word, also where `#` stands first.
+    let blank = value.starts_with([' ', '\t']);
+    let words = shell_words::split(value).map_err(|_| format!("{name}: a quote stands open"))?;
+    match <[String; 1]>::try_from(words) {
+        Ok([value]) if !blank => Ok(Some((name, value))),
+        Err(words) if words.is_empty() => Ok(Some((name, String::new()))),
+        Ok(_) | Err(_) => Err(format!("{name}: a value with blanks stands in quotes")),
+    }
+}
