@@ -170,12 +170,7 @@ pub const KEYS: [Key; 33] = [
         COMMAND,
         "the program and its arguments; there is no shell",
     ),
-    key(
-        "directory",
-        (Both, Path, Absent("where osps was started")),
-        "a path",
-        "where it starts",
-    ),
+    key("directory", (Both, Path, Absent("where osps was started")), "a path", "where it starts"),
     key(
         "env",
         (Both, Variables, Absent("nothing")),
@@ -237,12 +232,7 @@ pub const KEYS: [Key; 33] = [
         TIME,
         "silent for so long, it is frozen",
     ),
-    key(
-        "start-timeout",
-        (Both, Time(ms(100)), Value("\"10s\"")),
-        TIME,
-        "time to its first beat",
-    ),
+    key("start-timeout", (Both, Time(ms(100)), Value("\"10s\"")), TIME, "time to its first beat"),
     key(
         "stop-timeout",
         (Both, Time(Duration::ZERO), Value("\"5s\"")),

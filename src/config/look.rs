@@ -10,7 +10,7 @@ use nix::unistd;
 use crate::service::launch::User;
 
 /// A user or a group, as a file names it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Who {
     /// By name.
     Name(String),

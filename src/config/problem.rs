@@ -77,6 +77,16 @@ impl Notes {
         self.0.is_empty()
     }
 
+    /// Keeps those that stand at such an offset.
+    pub(super) fn retain(&mut self, keep: impl Fn(usize) -> bool) {
+        self.0.retain(|(at, ..)| keep(*at));
+    }
+
+    /// Adds all of another list.
+    pub(super) fn append(&mut self, more: Notes) {
+        self.0.extend(more.0);
+    }
+
     /// How many were found so far.
     pub(super) fn count(&self) -> usize {
         self.0.len()
@@ -134,10 +144,7 @@ pub(super) fn quoted(text: &str) -> String {
 const NEAR_MAX: usize = 64;
 
 /// The nearest of some names, if it is near.
-pub(super) fn nearest<'a>(
-    name: &str,
-    known: impl IntoIterator<Item = &'a str>,
-) -> Option<&'a str> {
+pub(super) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let distance = |known: &'a str| (strsim::damerau_levenshtein(name, known), known);
     let plain = |known: &&str| known.len() <= NEAR_MAX;
     let known = known.into_iter().filter(|_| name.len() <= NEAR_MAX).filter(plain);

@@ -34,18 +34,17 @@ fn variable(line: &str) -> Result<Option<(&str, String)>, String> {
     let (name, value) = assignment.split_once('=').ok_or("there is no `=`; write NAME=VALUE")?;
     let starts = |c: char| c.is_ascii_alphabetic() || c == '_';
     if !name.starts_with(starts) || !name.chars().all(|c| starts(c) || c.is_ascii_digit()) {
-        let rule = "before the `=` stands a name of letters, digits and underscores, without blanks";
+        let rule =
+            "before the `=` stands a name of letters, digits and underscores, without blanks";
         return Err(rule.to_owned());
     }
     if value.contains('\0') {
         return Err(format!("{name} has a zero byte"));
     }
-    // Behind a blank a shell sees another word, also where `#` stands first.
-    let blank = value.starts_with([' ', '\t']);
-    let words = shell_words::split(value).map_err(|_| format!("{name}: a quote stands open"))?;
-    match <[String; 1]>::try_from(words) {
-        Ok([value]) if !blank => Ok(Some((name, value))),
-        Err(words) if words.is_empty() => Ok(Some((name, String::new()))),
-        Ok(_) | Err(_) => Err(format!("{name}: a value with blanks stands in quotes")),
+    // With its `=`, since a word that begins with `#` would be a comment.
+    let words = shell_words::split(&assignment[name.len()..]);
+    match words.map_err(|_| format!("{name}: a quote stands open"))?.as_slice() {
+        [value] => Ok(Some((name, value.get(1..).unwrap_or_default().to_owned()))),
+        _ => Err(format!("{name}: a value with blanks stands in quotes")),
     }
 }

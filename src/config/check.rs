@@ -1,0 +1,1 @@
+//! What `osps check` tells.
