@@ -113,8 +113,8 @@ pub fn load(path: &Path, look: &dyn Look) -> Result<File, Problems> {
     let bytes = look.read(path, FILE_MAX as u64).map_err(|error| whole(answer(&error)))?;
     let text = String::from_utf8(bytes).map_err(|error| {
         let good = error.utf8_error().valid_up_to();
-        let line = error.as_bytes()[..good].iter().filter(|byte| **byte == b'\n').count() + 1;
-        whole(format!("it is no UTF-8 text, see line {line}"))
+        let good = String::from_utf8_lossy(&error.as_bytes()[..good]);
+        whole(format!("it is no UTF-8 text, see line {}", good.matches('\n').count() + 1))
     })?;
     parse(path, &text, look)
 }
@@ -210,14 +210,14 @@ impl Said {
         let mut top = Table::new();
         let mut defaults = Table::new();
         let mut drafts = Vec::new();
-        for (name, value) in document.iter() {
+        for (name, value) in document {
             let at = value.span().start;
             match (name.get_ref().as_ref(), value.get_ref()) {
                 (DEFAULTS, DeValue::Table(table)) => {
                     read_table(table, DEFAULTS, Room::Defaults, reader, &mut defaults);
                 }
                 (SERVICE, DeValue::Table(table)) => {
-                    for (name, value) in table.iter() {
+                    for (name, value) in table {
                         drafts.extend(Draft::read(name, value, reader));
                     }
                 }
@@ -270,7 +270,7 @@ fn read_table(
     reader: &mut Reader<'_>,
     into: &mut Table,
 ) {
-    for (name, value) in table.iter() {
+    for (name, value) in table {
         read_key(name, value, path, room, reader, into);
     }
 }
@@ -301,6 +301,7 @@ fn read_key(
         }
         (Room::Defaults, Stands::Service(why)) => format!("not in [defaults]: {why}"),
         _ => {
+            let at = value.span().start;
             let value = reader.value(key, &path, value);
             into.insert(key.name, Placed { value, at });
             return;

@@ -129,7 +129,6 @@ const COMMAND: &str = "an array of strings, or a string that is split as a shell
 const ONCE: &str = "two services cannot listen to one address";
 const ITSELF: &str = "a service would wait for itself";
 const LIMIT: Duration = osps_heart::pulse::LIMIT_MIN;
-const ROOM: usize = crate::service::NAME_MAX;
 
 /// All keys, in the order in which they are told.
 pub const KEYS: [Key; 33] = [

@@ -247,7 +247,7 @@ impl Reader<'_> {
             }
             Kind::Statuses => {
                 let mut statuses = Vec::new();
-                for item in value.as_array()?.iter() {
+                for item in value.as_array()? {
                     let number = item.get_ref().as_integer().and_then(integer);
                     match number.and_then(|number| u8::try_from(number).ok()) {
                         Some(status) => statuses.push(i32::from(status)),
@@ -339,7 +339,7 @@ impl Reader<'_> {
             _ => return None,
         };
         let mut parts = Vec::new();
-        for item in array.iter() {
+        for item in array {
             match item.get_ref() {
                 DeValue::String(text) if text.contains('\0') => {
                     self.notes.add(item.span().start, path, "a zero byte cannot be in it");
@@ -402,7 +402,7 @@ impl Reader<'_> {
 
     fn variables(&mut self, path: &str, table: &DeTable<'_>) -> Variables {
         let mut variables = Variables::new();
-        for (name, value) in table.iter() {
+        for (name, value) in table {
             let path = format!("{path}.{}", name.get_ref());
             let wrong = match value.get_ref() {
                 _ if name.get_ref().is_empty() || name.get_ref().contains(['=', '\0']) => {
@@ -425,7 +425,7 @@ impl Reader<'_> {
 
     fn limits(&mut self, path: &str, table: &DeTable<'_>) -> Vec<Limit> {
         let mut limits = Vec::new();
-        for (name, value) in table.iter() {
+        for (name, value) in table {
             let path = format!("{path}.{}", name.get_ref());
             let Some(resource) =
                 Resource::ALL.into_iter().find(|known| known.word() == name.get_ref())
