@@ -144,8 +144,12 @@ pub fn parse(path: &Path, text: &str, look: &dyn Look) -> Result<File, Problems>
     let mut read = Notes::default();
     let reader = &mut Reader { base: &base, notes: &mut read };
     let said = Said::read(document.get_ref(), reader, text.len());
-    // A line that is no TOML has been told.
-    read.retain(|at| !broken.contains(&lines.line(at)));
+    // A line that is no TOML has been told, and what follows it may seem to stand at the top.
+    read.retain(|at, key| {
+        let line = lines.line(at);
+        let in_table = key.contains('.') || broken.first().is_none_or(|first| line < *first);
+        !broken.contains(&line) && in_table
+    });
     notes.append(read);
     // What is missing or wrong as a whole may stand where the text is broken.
     if !errors.is_empty() {
@@ -229,7 +233,10 @@ impl Said {
             }
         }
         drafts.sort_by_key(|draft| draft.at);
-        let services_refused = document.iter().any(|(name, _)| name.get_ref() == SERVICE);
+        let is_more = |value: &DeValue<'_>| value.as_table().is_none_or(|all| !all.is_empty());
+        let services_refused = document
+            .iter()
+            .any(|(name, value)| name.get_ref() == SERVICE && is_more(value.get_ref()));
         Said { top, defaults, presets: presets(), drafts, end, services_refused }
     }
 }

@@ -77,9 +77,9 @@ impl Notes {
         self.0.is_empty()
     }
 
-    /// Keeps those that stand at such an offset.
-    pub(super) fn retain(&mut self, keep: impl Fn(usize) -> bool) {
-        self.0.retain(|(at, ..)| keep(*at));
+    /// Keeps some, by their offsets and keys.
+    pub(super) fn retain(&mut self, keep: impl Fn(usize, &str) -> bool) {
+        self.0.retain(|(at, key, _)| keep(*at, key));
     }
 
     /// Adds all of another list.

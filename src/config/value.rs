@@ -164,14 +164,14 @@ impl Reader<'_> {
         // What says no more is of another type or form.
         if read.is_none() && self.notes.count() == before {
             let mut text = format!("found {}, expected {}", found(value.get_ref()), key.expected);
-            text += &self.meant(key, value.get_ref());
+            text += &Self::meant(key, value.get_ref());
             self.notes.add(at, path, text);
         }
         read.filter(|_| self.notes.count() == before)
     }
 
     /// What somebody may have meant.
-    fn meant(&self, key: &Key, value: &DeValue<'_>) -> String {
+    fn meant(key: &Key, value: &DeValue<'_>) -> String {
         let text = match value {
             DeValue::String(text) => text.to_string(),
             DeValue::Integer(number) => number.as_str().to_owned(),
@@ -358,23 +358,17 @@ impl Reader<'_> {
         value: &DeValue<'_>,
         expected: &str,
     ) -> Option<Vec<OsString>> {
-        let words: Vec<_> = match value {
-            DeValue::String(line) => match shell_words::split(line) {
-                Ok(words) => words,
-                Err(_) => {
-                    self.notes.add(at, path, "a quote stands open");
-                    return None;
-                }
-            },
-            _ => {
-                let before = self.notes.count();
-                let parts = self.parts((path, at), value, expected)?;
-                if self.notes.count() > before {
-                    return None;
-                }
-                parts.into_iter().map(|(_, word)| word).collect()
-            }
+        let before = self.notes.count();
+        let words = if let DeValue::String(line) = value {
+            let words = shell_words::split(line);
+            words.map_err(|_| self.notes.add(at, path, "a quote stands open")).ok()?
+        } else {
+            let parts = self.parts((path, at), value, expected)?;
+            parts.into_iter().map(|(_, word)| word).collect()
         };
+        if self.notes.count() > before {
+            return None;
+        }
         if words.first().is_none_or(String::is_empty) {
             self.notes.add(at, path, "it is empty: a program to run is needed");
         }
