@@ -230,6 +230,11 @@ fn tables() {
     run("table");
 }
 
+#[test]
+fn files_of_services() {
+    run("config");
+}
+
 /// A target that nobody runs would be forgotten.
 #[test]
 fn every_target_is_run_here_and_by_the_fuzzer() {

@@ -138,8 +138,14 @@ pub fn parse(path: &Path, text: &str, look: &dyn Look) -> Result<File, Problems>
     let mut broken = BTreeSet::new();
     for error in &errors {
         let span = error.span().unwrap_or_default();
-        broken.insert(lines.line(span.start));
-        notes.add(span.start, "", syntax(error.message(), text.get(span).unwrap_or_default()));
+        // One slip a line: the rest follows from the first. So does every line within an array or
+        // a table that somebody forgot to close.
+        let inside = ["in array", "array elements", "in inline table", "table elements"];
+        let follows = inside.iter().any(|words| error.message().contains(words));
+        if broken.insert(lines.line(span.start)) && !(follows && broken.len() > 1) {
+            let about = text.get(span.clone()).unwrap_or_default();
+            notes.add(span.start, "", syntax(error.message(), about));
+        }
     }
     let mut read = Notes::default();
     let reader = &mut Reader { base: &base, notes: &mut read };

@@ -149,7 +149,9 @@ pub(super) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) 
     let plain = |known: &&str| known.len() <= NEAR_MAX;
     let known = known.into_iter().filter(|_| name.len() <= NEAR_MAX).filter(plain);
     let (far, nearest) = known.map(distance).min()?;
-    (far <= (name.chars().count() / 3).max(1)).then_some(nearest)
+    // Of one letter, any other is as near.
+    let length = name.chars().count();
+    (far <= (length / 3).max(1) && far < length).then_some(nearest)
 }
 
 /// ` (did you mean ...?)` where there is something near.

@@ -23,7 +23,7 @@ pub(super) fn read(text: &str, into: &mut Variables) -> Vec<(usize, String)> {
 
 /// The variable of a line; `None` = it has none.
 fn variable(line: &str) -> Result<Option<(&str, String)>, String> {
-    let line = line.trim_start();
+    let line = line.strip_suffix('\r').unwrap_or(line).trim_start();
     if line.is_empty() || line.starts_with('#') {
         return Ok(None);
     }

@@ -5,11 +5,14 @@
 //! tests/hostile.rs, where `cargo test` runs the same for a moment and bounds memory and time.
 
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use osps::config::check;
+use osps::config::file::load;
+use osps::config::look::{Look, Who};
 use osps::pair::client::{self, read_reply};
 use osps::pair::dispatch::{Dispatcher, Expected, JobProgress, JobType};
 use osps::pair::link::{announced, announcement};
@@ -17,6 +20,7 @@ use osps::pair::store::commands::{self, Command, glob_match};
 use osps::pair::store::execute;
 use osps::pair::store::resp::{self, Decoded, MAX_REQUEST, MAX_WORDS};
 use osps::pair::wire::{self, FRAME_SIZE, Frame};
+use osps::service::launch::User;
 use osps::view::snapshot::Snapshot;
 use osps::view::{json, table};
 use osps_heart::ids::{Epoch, Generation, Owner, SlotId};
@@ -38,8 +42,14 @@ use osps_heart::words::Cause;
 pub(crate) type Target = fn(&[u8]);
 
 /// Every target by its name.
-pub(crate) const TARGETS: [(&str, Target); 5] =
-    [("frame", frame), ("resp", resp), ("reply", reply), ("attach", attach), ("table", table)];
+pub(crate) const TARGETS: [(&str, Target); 6] = [
+    ("frame", frame),
+    ("resp", resp),
+    ("reply", reply),
+    ("attach", attach),
+    ("table", table),
+    ("config", config),
+];
 
 /// A moment that is as good as any.
 const NOW: Monotonic = Monotonic(1_000_000_000_000);
@@ -539,5 +549,48 @@ fn use_area(area: Area<'_>, cell_size: usize) {
         ("DBSIZE", "1\n"),
     ] {
         assert_eq!(ask(request), expected, "{request}");
+    }
+}
+
+// ---- The file of services ----
+
+/// The bytes are `osps.toml`, and every file that it names: it is sound, or what is wrong is told.
+pub(crate) fn config(bytes: &[u8]) {
+    match load(Path::new("osps.toml"), &Paper(bytes)) {
+        Ok(file) => {
+            assert!((1..=254).contains(&file.services.len()));
+            assert!(file.services.iter().all(|service| service.launch.is_program()));
+            assert!(check::render(&file, &[]).contains("start order"));
+        }
+        Err(problems) => {
+            let told = problems.to_string();
+            assert!(told.starts_with("osps.toml:"), "{told}");
+            assert!(told.chars().all(|c| c == '\n' || !c.is_control()), "{told:?}");
+        }
+    }
+}
+
+/// A machine whose files are all the same.
+struct Paper<'a>(&'a [u8]);
+
+impl Look for Paper<'_> {
+    fn read(&self, _: &Path, most: u64) -> io::Result<Vec<u8>> {
+        Ok(self.0.iter().copied().take(usize::try_from(most).unwrap_or(usize::MAX)).collect())
+    }
+
+    fn user(&self, who: &Who) -> io::Result<Option<User>> {
+        Ok((*who == Who::Number(0)).then(User::default))
+    }
+
+    fn group(&self, name: &str) -> io::Result<Option<u32>> {
+        Ok((name == "root").then_some(0))
+    }
+
+    fn is_root(&self) -> bool {
+        self.0.len().is_multiple_of(2)
+    }
+
+    fn here(&self) -> PathBuf {
+        PathBuf::from("/etc")
     }
 }
