@@ -927,8 +927,7 @@ fn no_text_takes_long() {
         let took = began.elapsed();
         assert!(problems.lines().count() <= PROBLEMS_MAX + 1, "{what}");
         assert!(problems.len() < 1 << 21, "{what}: {} bytes", problems.len());
-        assert!(took < Duration::from_secs(20), "{what}: {took:?}");
-        println!("{what}: {took:?}");
+        assert!(took < Duration::from_secs(10), "{what}: {took:?}");
     }
 }
 
@@ -1023,7 +1022,6 @@ fn two_hundred_services_are_checked_soon() {
     let shown = check::render(&file, &check::findings(&file));
     let took = began.elapsed();
     assert!(shown.lines().count() > 200 * 20);
-    println!("200 services: {took:?}");
     // In release it is 50 ms.
     assert!(took < if cfg!(debug_assertions) { SECOND * 5 } else { SECOND / 4 }, "{took:?}");
 }

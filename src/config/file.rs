@@ -20,7 +20,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::keys::{KEYS, Key, Kind, Preset, SLOTS, SLOTS_MAX, Stands};
 use super::look::{Look, Who};
-use super::problem::{Lines, Notes, Problems, hint, nearest};
+use super::problem::{Lines, Notes, Problems, quoted};
 use super::value::{Part, Reader, Value};
 use super::variables::{self, Variables};
 use super::{HELD, is_name, name_rule, programs_patience};
@@ -302,7 +302,7 @@ fn read_key(
         let may = |key: &&Key| key.is_services() != (room == Room::Top);
         let tables = [SERVICE, DEFAULTS].into_iter().filter(|_| room == Room::Top);
         let known = KEYS.iter().filter(may).map(|key| key.name).chain(tables);
-        let near = hint(nearest(name, known));
+        let near = reader.notes.hint(name, known);
         reader.notes.add(at, path, format!("no such key{near}"));
         return;
     };
@@ -757,10 +757,8 @@ impl<'a> Whole<'a> {
                     let (name, condition) =
                         text.split_once(':').map_or((text.as_str(), None), |(n, c)| (n, Some(c)));
                     let Some((index, names)) = known.get(name) else {
-                        let few = self.notes.count() < super::problem::PROBLEMS_MAX;
-                        let names = known.keys().map(String::as_str).filter(|_| few);
-                        let near = hint(nearest(name, names));
-                        let name = super::problem::quoted(name);
+                        let near = self.notes.hint(name, known.keys().map(String::as_str));
+                        let name = quoted(name);
                         self.notes.add(at, path.as_str(), format!("no service {name}{near}"));
                         continue;
                     };

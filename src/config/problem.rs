@@ -87,6 +87,12 @@ impl Notes {
         self.0.extend(more.0);
     }
 
+    /// ` (did you mean ...?)` where there is something near, as long as anybody reads it.
+    pub(super) fn hint<'a>(&self, name: &str, known: impl IntoIterator<Item = &'a str>) -> String {
+        let near = (self.0.len() < PROBLEMS_MAX).then(|| nearest(name, known)).flatten();
+        near.map(|near| format!(" (did you mean `{near}`?)")).unwrap_or_default()
+    }
+
     /// How many were found so far.
     pub(super) fn count(&self) -> usize {
         self.0.len()
@@ -144,7 +150,7 @@ pub(super) fn quoted(text: &str) -> String {
 const NEAR_MAX: usize = 64;
 
 /// The nearest of some names, if it is near.
-pub(super) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let distance = |known: &'a str| (strsim::damerau_levenshtein(name, known), known);
     let plain = |known: &&str| known.len() <= NEAR_MAX;
     let known = known.into_iter().filter(|_| name.len() <= NEAR_MAX).filter(plain);
@@ -152,9 +158,4 @@ pub(super) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) 
     // Of one letter, any other is as near.
     let length = name.chars().count();
     (far <= (length / 3).max(1) && far < length).then_some(nearest)
-}
-
-/// ` (did you mean ...?)` where there is something near.
-pub(super) fn hint(near: Option<&str>) -> String {
-    near.map(|near| format!(" (did you mean `{near}`?)")).unwrap_or_default()
 }

@@ -12,7 +12,7 @@ use toml::de::{DeInteger, DeTable, DeValue};
 
 use super::keys::{Key, Kind};
 use super::look::Who;
-use super::problem::{Notes, hint, nearest, quoted};
+use super::problem::{Notes, quoted};
 use super::variables::Variables;
 use super::{is_name, name_rule, texts, time};
 use crate::policy::restart::{INTENSITY_MAX, Intensity};
@@ -164,14 +164,14 @@ impl Reader<'_> {
         // What says no more is of another type or form.
         if read.is_none() && self.notes.count() == before {
             let mut text = format!("found {}, expected {}", found(value.get_ref()), key.expected);
-            text += &Self::meant(key, value.get_ref());
+            text += &self.meant(key, value.get_ref());
             self.notes.add(at, path, text);
         }
         read.filter(|_| self.notes.count() == before)
     }
 
     /// What somebody may have meant.
-    fn meant(key: &Key, value: &DeValue<'_>) -> String {
+    fn meant(&self, key: &Key, value: &DeValue<'_>) -> String {
         let text = match value {
             DeValue::String(text) => text.to_string(),
             DeValue::Integer(number) => number.as_str().to_owned(),
@@ -183,10 +183,10 @@ impl Reader<'_> {
             Kind::Time(_) if numeric && text.len() < 20 => {
                 format!(" (did you mean \"{text}s\"?)")
             }
-            Kind::Choice(words) => hint(nearest(&text, words.iter().copied())),
+            Kind::Choice(words) => self.notes.hint(&text, words.iter().copied()),
             Kind::Heart => {
                 let words = HeartSource::ALL.map(HeartSource::word);
-                hint(nearest(&text, words))
+                self.notes.hint(&text, words)
             }
             _ => String::new(),
         }
@@ -425,7 +425,7 @@ impl Reader<'_> {
                 Resource::ALL.into_iter().find(|known| known.word() == name.get_ref())
             else {
                 let words = Resource::ALL.map(Resource::word);
-                let near = hint(nearest(name.get_ref(), words));
+                let near = self.notes.hint(name.get_ref(), words);
                 let text = format!("no such resource{near}; known are {}", words.join(", "));
                 self.notes.add(name.span().start, path, text);
                 continue;
