@@ -23,7 +23,7 @@ use super::look::{Look, Who};
 use super::problem::{Lines, Notes, Problems, quoted};
 use super::value::{Part, Reader, Value};
 use super::variables::{self, Variables};
-use super::{HELD, is_name, name_rule, programs_patience};
+use super::{is_name, name_rule, programs_patience};
 use crate::policy::restart::{Restart, Rule};
 use crate::prober::target::Target;
 use crate::service::launch::{Limit, User};
@@ -699,7 +699,10 @@ impl<'a> Whole<'a> {
                      say notify, loop, probe or file"
                 }
                 HeartSource::Probe => match Target::parse(&heart.text) {
-                    Ok(Target::Tcp { port, .. }) if held(port) => HELD,
+                    Ok(Target::Tcp { port, .. }) if held(port) => {
+                        "osps itself listens there for the service, so a connection is made \
+                         whoever is frozen: probe with http:// or a command"
+                    }
                     _ => "",
                 },
                 _ => "",
