@@ -419,6 +419,7 @@ fn secrets_are_not_told() {
     let machine = Paper::default().with("/etc/osps/x.env", &format!("A=a {secret}\nB='{secret}\n"));
     for text in [
         one("env-file = 'x.env'"),
+        one(&format!("env = 'A={secret}'")),
         one("env = { A = 41414141 }").replace("41414141", "[\"tops3cret\"]"),
         one(&format!("env = {{ A = \"{secret}\\u0000\" }}")),
     ] {

@@ -163,7 +163,12 @@ impl Reader<'_> {
         let read = self.read(key, path, value);
         // What says no more is of another type or form.
         if read.is_none() && self.notes.count() == before {
-            let mut text = format!("found {}, expected {}", found(value.get_ref()), key.expected);
+            // Variables may be secrets, also where they are no table.
+            let found = match key.kind {
+                Kind::Variables => kind(value.get_ref()).to_owned(),
+                _ => found(value.get_ref()),
+            };
+            let mut text = format!("found {found}, expected {}", key.expected);
             text += &self.meant(key, value.get_ref());
             self.notes.add(at, path, text);
         }
