@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use nix::sys::signal::Signal;
 use osps_heart::shown::Shown;
 
+use crate::config::load::FILE;
 use crate::config::texts::{duration, intensity, signal};
 use crate::config::{Config, Programs};
 use crate::error::Invalid;
@@ -55,6 +56,43 @@ word), and KILL after the stop timeout.
 
 Exit codes: 0 clean, 1 failure, 2 usage, 3 gave up (--max-restarts).";
 
+const UP_EXAMPLES: &str = "\
+Examples:
+  osps up                                 the services of osps.toml
+  osps up shop.toml --name shop
+  osps check && osps reload               after a change of the file
+
+Exit codes: 0 clean, 1 failure, 2 mistakes in the file, 3 an essential service failed for good.";
+
+const CHECK_EXAMPLES: &str = "\
+Examples:
+  osps check
+  osps check shop.toml
+
+Exit codes: 0 it can run, 1 something of it cannot, 2 mistakes in the file.";
+
+const RELOAD_EXAMPLES: &str = "\
+Examples:
+  osps reload                             the file of `osps up`, as it is now
+  osps reload web                         web's own way to take up its configuration
+
+Exit codes: 0 done, 1 nothing was changed, or something does not come up.";
+
+const PAUSE_EXAMPLES: &str = "\
+Examples:
+  osps pause web --for 10m                while somebody looks at it with a debugger
+  osps resume web
+
+A pause ends by itself. Exit codes: 0 done, 1 refused.";
+
+const LOGS_EXAMPLES: &str = "\
+Examples:
+  osps logs
+  osps logs web db --follow
+  osps logs -n 100 web-1
+
+Only services with a `log` have one. Exit codes: 0 shown, 1 there is nothing to show.";
+
 const STATUS_EXAMPLES: &str = "\
 Examples:
   osps status
@@ -75,6 +113,7 @@ const STOP_EXAMPLES: &str = "\
 Examples:
   osps stop
   osps stop --name web
+  osps stop mail                          one service; `osps start mail` brings it back
 
 Exit codes: 0 stopped and gone, 1 not running, frozen, or something is left.";
 
@@ -116,18 +155,20 @@ pub struct Cli {
 #[derive(Args, Clone, Debug)]
 pub struct Instance {
     /// Name of the instance; several run side by side under different names
-    #[arg(
-        long,
-        global = true,
-        help_heading = "Which instance",
-        default_value = "default",
-        value_name = "NAME"
-    )]
-    pub name: String,
+    /// [default: what a file of services says, else default]
+    #[arg(long, global = true, help_heading = "Which instance", value_name = "NAME")]
+    pub name: Option<String>,
     /// Run directory, itself on a tmpfs; created if absent
     /// [default: $RUNTIME_DIRECTORY/NAME, else /dev/shm/osps-UID/NAME]
     #[arg(long, global = true, help_heading = "Which instance", value_name = "DIR")]
     pub run_dir: Option<PathBuf>,
+}
+
+impl Instance {
+    /// Its name, where nobody said one.
+    pub fn name(&self) -> &str {
+        self.name.as_deref().unwrap_or("default")
+    }
 }
 
 /// Options of the watchdog.
@@ -197,6 +238,61 @@ pub enum Command {
     /// segment (docs/your-program.md).
     #[command(after_help = RUN_EXAMPLES)]
     Run(Run),
+    /// Run the services of a file
+    ///
+    /// The file names programs, what each needs of the others, and what their deaths mean
+    /// (docs/services.md). HUP and `osps reload` read it again: what did not change stays.
+    #[command(after_help = UP_EXAMPLES)]
+    Up {
+        /// The file
+        #[arg(default_value = FILE, value_name = "FILE")]
+        file: PathBuf,
+        /// No status lines, and of the log only warnings and errors (RUST_LOG still decides if set)
+        #[arg(long, short)]
+        quiet: bool,
+    },
+    /// Say what a file of services means, and what is wrong with it; starts nothing
+    #[command(after_help = CHECK_EXAMPLES)]
+    Check {
+        /// The file
+        #[arg(default_value = FILE, value_name = "FILE")]
+        file: PathBuf,
+    },
+    /// Read the file of services again: what did not change stays
+    ///
+    /// With names, those services take up their own configuration instead, in the way that their
+    /// key `reload` says.
+    #[command(after_help = RELOAD_EXAMPLES)]
+    Reload(Those),
+    /// Start services that were stopped or gave up
+    Start(These),
+    /// Restart services, one after the other, each as soon as the last one is up
+    Restart(These),
+    /// Judge nobody of these for a while; a death is noticed all the same
+    #[command(after_help = PAUSE_EXAMPLES)]
+    Pause {
+        /// Which services, or instances of them
+        #[command(flatten)]
+        these: These,
+        /// For how long
+        #[arg(long = "for", value_name = "TIME", value_parser = duration)]
+        span: Duration,
+    },
+    /// Judge these again: their limits run from now
+    Resume(These),
+    /// Show what services wrote into their logs, each line with its service
+    #[command(after_help = LOGS_EXAMPLES)]
+    Logs {
+        /// Which services, or instances of them [default: all that have a log]
+        #[arg(value_name = "SERVICE")]
+        services: Vec<String>,
+        /// Go on with what comes
+        #[arg(long, short)]
+        follow: bool,
+        /// So many of the last lines of each
+        #[arg(long, short = 'n', value_name = "N", default_value_t = 20)]
+        lines: usize,
+    },
     /// Show who runs, and when each server last beat
     #[command(after_help = STATUS_EXAMPLES)]
     Status {
@@ -214,13 +310,9 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Stop everything in order; returns when all is gone
+    /// Stop everything in order, or some services; returns when all that is gone
     #[command(after_help = STOP_EXAMPLES)]
-    Stop {
-        /// No progress, only what went wrong
-        #[arg(long, short)]
-        quiet: bool,
-    },
+    Stop(Those),
     /// Beat once: for a script that runs under `osps run`
     #[command(after_help = BEAT_EXAMPLES)]
     Beat {
@@ -248,6 +340,28 @@ pub enum Command {
         #[arg(required = true, allow_negative_numbers = true, value_name = "WORD")]
         words: Vec<OsString>,
     },
+}
+
+/// Services that something is asked for.
+#[derive(Args, Clone, Debug)]
+pub struct These {
+    /// Which services, or instances of them
+    #[arg(required = true, value_name = "SERVICE")]
+    pub services: Vec<String>,
+    /// No progress, only what went wrong
+    #[arg(long, short)]
+    pub quiet: bool,
+}
+
+/// All, or services that something is asked for.
+#[derive(Args, Clone, Debug)]
+pub struct Those {
+    /// Which services, or instances of them [default: all]
+    #[arg(value_name = "SERVICE")]
+    pub services: Vec<String>,
+    /// No progress, only what went wrong
+    #[arg(long, short)]
+    pub quiet: bool,
 }
 
 /// Options of `osps run`.
@@ -333,7 +447,7 @@ impl Cli {
             (&self.watch, programs)
         };
         let config = Config {
-            name: self.instance.name.clone(),
+            name: self.instance.name().to_owned(),
             run_dir: self.instance.run_dir.clone(),
             hang_timeout: watch.hang_timeout.unwrap_or(standard.hang_timeout),
             check_interval: watch.check_interval.unwrap_or(standard.check_interval),
@@ -358,8 +472,19 @@ impl Cli {
         match &self.command {
             None => self.watch.quiet,
             Some(Command::Run(run)) => run.watch.quiet,
-            Some(Command::Status { quiet, .. } | Command::Stop { quiet }) => *quiet,
-            Some(Command::Beat { .. } | Command::Client { .. } | Command::List { .. }) => false,
+            Some(Command::Status { quiet, .. } | Command::Up { quiet, .. }) => *quiet,
+            Some(Command::Stop(these) | Command::Reload(these)) => these.quiet,
+            Some(Command::Start(these) | Command::Restart(these) | Command::Resume(these)) => {
+                these.quiet
+            }
+            Some(Command::Pause { these, .. }) => these.quiet,
+            Some(
+                Command::Beat { .. }
+                | Command::Client { .. }
+                | Command::List { .. }
+                | Command::Check { .. }
+                | Command::Logs { .. },
+            ) => false,
         }
     }
 
@@ -371,7 +496,7 @@ impl Cli {
         // A script beats in its own instance. Its further hearts are --named.
         let beats = matches!(self.command, Some(Command::Beat { .. }));
         [
-            ("--name", beats && self.instance.name != "default"),
+            ("--name", beats && self.instance.name.is_some()),
             ("--run-dir", beats && self.instance.run_dir.is_some()),
             ("--hang-timeout", watch.hang_timeout.is_some()),
             ("--check-interval", watch.check_interval.is_some()),

@@ -45,6 +45,9 @@ pub enum Error {
     /// The state of the machine forbids it.
     #[error(transparent)]
     Refused(#[from] Refusal),
+    /// A file of services with mistakes, a line each.
+    #[error("{0}")]
+    Problems(String),
     /// There is no heart to beat.
     #[error(transparent)]
     Heart(#[from] HeartError),
@@ -312,6 +315,9 @@ pub enum Refusal {
         /// For which server.
         name: String,
     },
+    /// More new sockets at a reload than travel in one message.
+    #[error("a reload can add {0} listening sockets at once: add some now, and the rest later")]
+    Sockets(usize),
     /// This program cannot be run.
     #[error("cannot run {}: {why}", Shown(program))]
     NoProgram {
@@ -350,6 +356,24 @@ pub enum Refusal {
         /// Their run directories.
         paths: Vec<PathBuf>,
     },
+    /// It runs, but not from a file of services.
+    #[error(
+        "osps in {} was not started from a file of services (`osps up`), so there are no logs of \
+         theirs: its output holds all",
+        Shown(.0)
+    )]
+    NoServices(PathBuf),
+    /// Nobody has this name.
+    #[error("there is no service {name}; there is {}", .known.join(", "))]
+    NoService {
+        /// The name.
+        name: String,
+        /// Those that there are.
+        known: Vec<String>,
+    },
+    /// Nobody writes into a file.
+    #[error("none of the services has a `log`: their output goes where that of osps goes")]
+    NoLogs,
     /// Somebody else listens there.
     #[error("{} is listened to by user {owner}, whose directory it is not in", Shown(path))]
     ForeignSocket {

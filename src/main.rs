@@ -3,19 +3,24 @@
 use std::io::Write;
 use std::os::fd::BorrowedFd;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 use env_logger::{Builder, Env, Target};
-use osps::cli::{Cli, Command};
+use osps::cli::{Cli, Command, Instance, These, Those};
+use osps::config::Config;
+use osps::config::load::{self, Over};
 use osps::error::Error;
+use osps::instance::control::Wish;
 use osps::instance::place::Place;
 use osps::instance::{ask, beat, exec};
 use osps::pair::{client, plan, server};
 use osps::prober;
 use osps::sys::output;
-use osps::view::{list, status};
+use osps::view::{list, logs, status};
 use osps::watchdog;
+use osps_heart::words::Request;
 
 fn main() -> ExitCode {
     let args: Vec<_> = std::env::args_os().collect();
@@ -30,9 +35,12 @@ fn main() -> ExitCode {
     } else if way_in == Some("__probe") {
         start_log(Style::Service, false);
         finish(prober::main(&args[2..]))
+    } else if way_in == Some("__load") {
+        start_log(Style::Service, false);
+        finish(load::main(&args[2..]))
     } else {
         let cli = Cli::parse_from(args);
-        let asks = !matches!(cli.command, None | Some(Command::Run(_)));
+        let asks = !matches!(cli.command, None | Some(Command::Run(_) | Command::Up { .. }));
         start_log(if asks { Style::Question } else { Style::Service }, cli.is_quiet());
         run(&cli)
     };
@@ -47,12 +55,50 @@ fn run(cli: &Cli) -> ExitCode {
         let _ = Cli::command().error(ErrorKind::ArgumentConflict, text).print();
         return ExitCode::from(USAGE);
     }
-    let place = || Place::asked(&cli.instance.name, cli.instance.run_dir.as_deref());
+    let place = || Place::asked(cli.instance.name(), cli.instance.run_dir.as_deref());
     let asked = |ask: &dyn Fn(&Place) -> Result<ExitCode, Error>| ask(&place()?);
+    let wish = |request, span, names: &Vec<String>, quiet| {
+        asked(&|place| {
+            let names = names.clone();
+            ask::ask(place, &Wish::Some { request, span, names }, quiet)
+        })
+    };
     finish(match &cli.command {
         Some(Command::Status { json, quiet }) => status::main(place(), *json, *quiet),
         Some(Command::List { json }) => list::main(*json),
-        Some(Command::Stop { quiet }) => asked(&|place| ask::stop(place, *quiet)),
+        Some(Command::Stop(Those { services, quiet })) if services.is_empty() => {
+            asked(&|place| ask::stop(place, *quiet))
+        }
+        Some(Command::Reload(Those { services, quiet })) if services.is_empty() => {
+            asked(&|place| ask::ask(place, &Wish::ReloadFile, *quiet))
+        }
+        Some(Command::Stop(Those { services, quiet })) => {
+            wish(Request::Stop, Duration::ZERO, services, *quiet)
+        }
+        Some(Command::Reload(Those { services, quiet })) => {
+            wish(Request::Reload, Duration::ZERO, services, *quiet)
+        }
+        Some(Command::Start(These { services, quiet })) => {
+            wish(Request::Start, Duration::ZERO, services, *quiet)
+        }
+        Some(Command::Restart(These { services, quiet })) => {
+            wish(Request::Restart, Duration::ZERO, services, *quiet)
+        }
+        Some(Command::Resume(These { services, quiet })) => {
+            wish(Request::Resume, Duration::ZERO, services, *quiet)
+        }
+        Some(Command::Pause { these: These { services, quiet }, span }) => {
+            wish(Request::Pause, *span, services, *quiet)
+        }
+        Some(Command::Logs { services, follow, lines }) => {
+            asked(&|place| logs::main(place, services, *follow, *lines))
+        }
+        Some(Command::Check { file }) => load::check(file),
+        Some(Command::Up { file, quiet }) => {
+            let Instance { name, run_dir } = cli.instance.clone();
+            load::config(file, &Over { name, run_dir, quiet: *quiet })
+                .and_then(|config| supervise(&config))
+        }
         Some(Command::Beat { named, activity }) => {
             beat::main(named.as_deref(), activity.as_deref())
         }
@@ -60,11 +106,15 @@ fn run(cli: &Cli) -> ExitCode {
             let (address, timeout, words) = (*addr, *timeout, words.clone());
             client::main(place, &client::Request { address, timeout, words })
         }),
-        None | Some(Command::Run(_)) => cli.config().map_err(Error::from).and_then(|config| {
-            let plan = |dir: BorrowedFd<'_>| config.services(dir);
-            watchdog::main(&config.settings(), plan::fifos(), &plan)
-        }),
+        None | Some(Command::Run(_)) => {
+            cli.config().map_err(Error::from).and_then(|config| supervise(&config))
+        }
     })
+}
+
+fn supervise(config: &Config) -> Result<ExitCode, Error> {
+    let plan = |dir: BorrowedFd<'_>| config.services(dir);
+    watchdog::main(&config.settings(), plan::fifos(), &plan)
 }
 
 /// Exit code of a wish that cannot work, the same as clap's.
@@ -74,7 +124,7 @@ fn finish(result: Result<ExitCode, Error>) -> ExitCode {
     result.unwrap_or_else(|error| {
         log::error!("{error}");
         match error {
-            Error::Invalid(_) => ExitCode::from(USAGE),
+            Error::Invalid(_) | Error::Problems(_) => ExitCode::from(USAGE),
             _ => ExitCode::FAILURE,
         }
     })

@@ -171,9 +171,9 @@ fn what_cannot_claim_counts_and_is_shown_as_unclaimed() {
 fn beats_under_an_earlier_generations_claim_are_silence() {
     let osps = Launch::own(&PATIENT, &["sleep", "3600"]).spawn();
     let line = Segment::open(osps.run_dir(), Access::ReadWrite).unwrap();
-    // By somebody who lives.
-    let left_over = Claim::of(SlotId(0), Generation(0), std::process::id(), 0);
     let first = osps.process(0);
+    // By somebody who lives, and whom osps launched.
+    let left_over = Claim::of(SlotId(0), Generation(0), first.pid(), 0);
     let heart = &line.hearts()[0];
     let beat = || {
         heart.beat(now());
@@ -197,10 +197,11 @@ fn a_scribbled_claim_is_put_back_and_convicts_nobody() {
     let osps = launch("beats");
     let line = Segment::open(osps.run_dir(), Access::ReadWrite).unwrap();
     let claim = &line.hearts()[0].claim;
-    // The last one as if an earlier generation's, by nobody: it convicted, and once in a while a
-    // random word is one.
-    let nobodys = Claim::of(SlotId(0), Generation(0), std::process::id(), 1).pack();
-    for word in [u64::MAX, 0, 77, nobodys] {
+    // The last ones as if an earlier generation's, by nobody, and by somebody who lives but was not
+    // launched here: they convicted, and once in a while a random word is one.
+    let earlier = |pid, start| Claim::of(SlotId(0), Generation(0), pid, start).pack();
+    let own = std::process::id();
+    for word in [u64::MAX, 0, 77, earlier(own, 1), earlier(own, 0), earlier(1, 0)] {
         claim.store(word, Ordering::Relaxed);
         osps.wait("the line of slot 0", || {
             let claim = line.hearts()[0].claimed();

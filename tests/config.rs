@@ -950,7 +950,7 @@ fn check_tells_who_said_what_the_order_and_the_latency() {
         "service web (2 instances: web-1 to web-2)",
         "  command        ./web and 2 arguments                    osps.toml:25",
         "  hang-timeout   2s                                       [defaults] osps.toml:10",
-        "  start-timeout  10s                                      default",
+        "  start-timeout  10s",
         "  start-timeout  3s                                       osps.toml:36",
         "  1. db",
         "  2. migrate after db",
@@ -1030,7 +1030,7 @@ fn two_hundred_services_are_checked_soon() {
     let file = read(&text);
     let shown = check::render(&file, &check::findings(&file));
     let took = SystemClock.now().since(began);
-    assert!(shown.lines().count() > 200 * 20);
+    assert!(shown.lines().count() > 200 * 5);
     // In release it is 50 ms.
     assert!(took < if cfg!(debug_assertions) { SECOND * 5 } else { SECOND / 4 }, "{took:?}");
 }

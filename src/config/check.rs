@@ -39,15 +39,25 @@ fn tell(text: &mut String, file: &File, findings: &[Finding]) -> fmt::Result {
         let Some(service) = file.services.get(family.first) else { continue };
         writeln!(text, "service {}{}", family.name, instances(family))?;
         for Entry { key, shown: value, origin } in &family.entries {
-            write!(text, "  {key:<14} {:<40} ", Shown(value).to_string())?;
-            match origin {
-                Origin::Service(line) => writeln!(text, "{shown}:{line}")?,
-                Origin::Defaults(line) => writeln!(text, "[defaults] {shown}:{line}")?,
-                Origin::Default => writeln!(text, "default")?,
-            }
+            let origin = match origin {
+                Origin::Service(line) => format!("{shown}:{line}"),
+                Origin::Defaults(line) => format!("[defaults] {shown}:{line}"),
+                Origin::Default => continue,
+            };
+            writeln!(text, "  {key:<14} {:<40} {origin}", Shown(value).to_string())?;
         }
         writeln!(text, "  a freeze       {}\n", latency(service))?;
     }
+    // Said once: what nobody says is the same for all.
+    writeln!(text, "default, where a service above does not say it")?;
+    let entries = || file.families.iter().flat_map(|family| &family.entries);
+    for key in super::keys::KEYS.iter().filter(|key| key.is_services()) {
+        let unsaid = |entry: &&Entry| entry.key == key.name && entry.origin == Origin::Default;
+        if let Some(Entry { key, shown: value, .. }) = entries().find(unsaid) {
+            writeln!(text, "  {key:<14} {}", Shown(value))?;
+        }
+    }
+    writeln!(text)?;
     writeln!(text, "start order")?;
     for (number, level) in (1..).zip(levels(&file.families)) {
         for index in level {

@@ -7,6 +7,7 @@
 pub mod check;
 pub mod file;
 pub mod keys;
+pub mod load;
 pub mod look;
 pub mod problem;
 pub mod schema;
@@ -41,7 +42,7 @@ pub const CELL_MIN: u64 = 128;
 pub const CELL_MAX: u64 = 64 << 10;
 
 /// What runs in the slots.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Programs {
     /// The built-in primary and so many secondaries.
     Pair {
@@ -49,6 +50,15 @@ pub enum Programs {
         workers: usize,
         /// Address of the primary; secondaries take the ports after it.
         listen: SocketAddr,
+    },
+    /// The services of a file.
+    Listed {
+        /// One for each slot that is taken at first.
+        services: Vec<Service>,
+        /// Room for so many.
+        slots: usize,
+        /// The file.
+        file: PathBuf,
     },
     /// One program of the user's.
     Own {
@@ -64,7 +74,7 @@ pub enum Programs {
 }
 
 /// A whole, consistent wish.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Config {
     /// Name of the instance.
     pub name: String,
@@ -149,8 +159,14 @@ impl Config {
                 stop_timeout: self.stop_timeout,
                 orphan_timeout: self.orphan_timeout,
             },
-            slots: 0,
-            file: None,
+            slots: match &self.programs {
+                Programs::Listed { slots, .. } => *slots,
+                Programs::Pair { .. } | Programs::Own { .. } => 0,
+            },
+            file: match &self.programs {
+                Programs::Listed { file, .. } => Some(file.clone()),
+                Programs::Pair { .. } | Programs::Own { .. } => None,
+            },
             quiet: self.quiet,
         }
     }
@@ -178,6 +194,12 @@ impl Config {
                     service.sockets.push(bind(*address, &service.name)?);
                 }
                 Ok(vec![service])
+            }
+            Programs::Listed { services, .. } => {
+                let mut services = services.clone();
+                load::warn(&services);
+                load::bind(&mut services)?;
+                Ok(services)
             }
             Programs::Pair { workers, listen } => {
                 let patience = patience(self.stop_timeout, TERM_GRACE, self.hang_timeout);
@@ -242,6 +264,8 @@ impl Config {
             return Err(refuse("--max-restarts", value, why));
         }
         match &self.programs {
+            // Whoever read the file has seen to that.
+            Programs::Listed { .. } => {}
             Programs::Pair { workers, listen } => {
                 if !(1..=WORKERS_MAX).contains(workers) {
                     let why = format!("from 1 to {WORKERS_MAX} secondaries");

@@ -25,7 +25,7 @@ use super::outside;
 use super::place::{RunDir, SHIM};
 use crate::error::{Error, Refusal};
 use crate::sys::process::{self, Report};
-use crate::sys::{Failed, procfs, raw, signals, socket};
+use crate::sys::{Failed, limits, procfs, raw, signals, socket};
 
 /// Descriptors that osps keeps in a foreign program lie above those that the program may expect.
 const HIGH: i32 = 100;
@@ -201,7 +201,7 @@ fn settle(orders: &Orders) -> Result<(), Failed> {
         let resource = words.next().unwrap_or_default();
         let mut number = || words.next().and_then(|number| number.parse().ok());
         let (soft, hard) = (number(), number());
-        process::limit(resource, soft, hard).map_err(Failed::to(
+        limits::set(resource, soft, hard).map_err(Failed::to(
             "set limit",
             format!("{resource} (hard limits are raised by root)"),
         ))?;

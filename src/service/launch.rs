@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use osps_heart::shown::Shown;
 use serde::{Deserialize, Serialize};
 
+pub use crate::sys::limits::Resource;
+
 /// One launch, as the user said it. A server of osps's own has an empty command, and the rest at
 /// its defaults.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,10 +69,10 @@ pub struct User {
 pub const UNLIMITED: &str = "unlimited";
 
 /// A limit of a resource, soft and hard; `None` = unlimited.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limit {
-    /// Of what: a name of [`crate::sys::process::RESOURCES`].
-    pub resource: String,
+    /// Of what.
+    pub resource: Resource,
     /// What the process has.
     pub soft: Option<u64>,
     /// How far it may raise that.

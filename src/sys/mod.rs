@@ -5,6 +5,7 @@
 //! the segment nor the policy. `raw` holds the calls that have no safe wrapper.
 
 pub mod fifo;
+pub mod limits;
 pub mod notify;
 pub mod output;
 pub mod poll;

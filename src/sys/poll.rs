@@ -100,9 +100,14 @@ const PAUSE: Duration = Duration::from_millis(10);
 
 /// A short wait between two tries of something that nothing announces.
 pub fn pause() {
+    sleep(PAUSE);
+}
+
+/// Waits for so long, and for nothing else.
+pub fn sleep(span: Duration) {
     let now = SystemClock.now();
     if let Ok(poll) = Poll::new() {
-        let _ = poll.wait(now, Some(now + PAUSE));
+        let _ = poll.wait(now, Some(now + span));
     }
 }
 

@@ -153,31 +153,6 @@ pub fn launch(args: &[OsString], env: &[(&str, &OsStr)]) -> Result<(Process, Gat
     Ok((process, Gate(ours)))
 }
 
-/// Limits this process, and what it becomes, in a resource by its name in limits.conf(5); `None` =
-/// unlimited.
-pub fn limit(resource: &str, current: Option<u64>, maximum: Option<u64>) -> io::Result<()> {
-    let known = RESOURCES.iter().find(|(name, _)| *name == resource);
-    let (_, resource) = known.ok_or(io::ErrorKind::InvalidInput)?;
-    Ok(setrlimit(*resource, Rlimit { current, maximum })?)
-}
-
-/// What a process may be limited in.
-pub const RESOURCES: [(&str, Resource); 13] = [
-    ("as", Resource::As),
-    ("core", Resource::Core),
-    ("cpu", Resource::Cpu),
-    ("data", Resource::Data),
-    ("fsize", Resource::Fsize),
-    ("memlock", Resource::Memlock),
-    ("msgqueue", Resource::Msgqueue),
-    ("nice", Resource::Nice),
-    ("nofile", Resource::Nofile),
-    ("nproc", Resource::Nproc),
-    ("rtprio", Resource::Rtprio),
-    ("sigpending", Resource::Sigpending),
-    ("stack", Resource::Stack),
-];
-
 /// Gives up the rights of this process for those of a user: `UID GID GROUP...`.
 pub fn become_user(ids: &str) -> io::Result<()> {
     use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};

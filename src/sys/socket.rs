@@ -179,6 +179,11 @@ pub fn peer(stream: &UnixStream) -> Result<(u32, Option<u32>), Failed> {
 
 /// Sends one byte and, with it, descriptors.
 pub fn send_descriptors(to: &UnixStream, byte: u8, fds: &[BorrowedFd<'_>]) -> Result<(), Failed> {
+    send_descriptors_to(to, byte, fds)
+}
+
+/// The same, through whatever descriptor the socket has.
+pub fn send_descriptors_to(to: impl AsFd, byte: u8, fds: &[BorrowedFd<'_>]) -> Result<(), Failed> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     let failed = |errno| Failed::to("send descriptors to", "server")(errno);

@@ -13,6 +13,7 @@
 pub mod json;
 pub mod list;
 pub mod log;
+pub mod logs;
 pub mod snapshot;
 pub mod status;
 pub mod table;

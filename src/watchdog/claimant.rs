@@ -107,10 +107,12 @@ impl Watchdog {
         let child = &self.children[slot.index()];
         let (name, generation) = (child.name(), child.generation);
         let mut process = None;
-        // One of an earlier generation by nobody who lives is no left-over's.
-        let is_there = |stat: procfs::Stat| claim.started_at(stat.start_time);
+        // One of an earlier generation by nobody whom we launched is no left-over's: any number may
+        // be scribbled, and some of them are pids.
+        let is_there =
+            |stat: &procfs::Stat| stat.pid == claim.pid && claim.started_at(stat.start_time);
         let is_earlier = claim.pid != 0 && !claim.is_of(slot, generation);
-        let is_nobodys = is_earlier && !procfs::stat(claim.pid).is_some_and(is_there);
+        let is_nobodys = is_earlier && !procfs::tree(std::process::id()).iter().any(is_there);
         if claim.slot != Some(slot) || is_nobodys {
             log::warn!("{name} gen={generation}: somebody scribbled over the owner of its heart");
             line.exchange_claim(claim, Claim::unclaimed(slot));

@@ -14,7 +14,7 @@ pub(super) fn orders(launch: &Launch, member: &OsStr, own: &[(&str, &OsStr)]) ->
     for limit in &launch.limits {
         let number = |limit: Option<u64>| limit.map_or("-".to_owned(), |limit| limit.to_string());
         let (soft, hard) = (number(limit.soft), number(limit.hard));
-        set(setting::LIMIT, format!("{} {soft} {hard}", limit.resource).into());
+        set(setting::LIMIT, format!("{} {soft} {hard}", limit.resource.word()).into());
     }
     if let Some(mask) = launch.umask {
         set(setting::UMASK, format!("{mask:o}").into());

@@ -128,7 +128,7 @@ impl Watchdog {
 
     /// Writes a transition down: slot page, event ring, log, and those who asked for a stop.
     fn record(&mut self, change: Change) {
-        let Change { slot, to, what, .. } = change;
+        let Change { slot, from, to, what, .. } = change;
         let now = self.clock.now();
         let server = &self.segment.slots()[slot.index()].server;
         server.state.store(to.code(), Ordering::Relaxed);
@@ -164,7 +164,9 @@ impl Watchdog {
                 _ => {}
             }
         }
-        self.tell_askers(slot, to);
+        if from != to {
+            self.tell_askers(slot, to);
+        }
         if !matches!(what, What::Started { .. }) {
             self.hook(slot, &what);
         }

@@ -1,0 +1,162 @@
+//! Files of services on the running machine: what `osps up` starts, what `osps check` shows, and
+//! the process that reads a file again while an instance runs.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{BufReader, Seek, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use rustix::fs::{MemfdFlags, memfd_create};
+
+use super::check;
+use super::file::{self, Instance};
+use super::look::Machine;
+use super::{Config, Programs};
+use crate::error::{Error, Refusal};
+use crate::service::{Held, Listener, Loaded, Service};
+use crate::sys::{Failed, output, socket};
+
+/// The file that is meant if none is named.
+pub const FILE: &str = "osps.toml";
+/// The byte of an answer that is a text of what is wrong.
+const WRONG: u8 = b'e';
+
+/// What the command line says of an instance over what its file says.
+#[derive(Clone, Debug, Default)]
+pub struct Over {
+    /// Its name.
+    pub name: Option<String>,
+    /// Its run directory.
+    pub run_dir: Option<PathBuf>,
+    /// Whether to tell only what went wrong.
+    pub quiet: bool,
+}
+
+/// What a file wants to run.
+pub fn config(path: &Path, over: &Over) -> Result<Config, Error> {
+    let file = load(path)?;
+    let Instance { name, run_dir, check_interval, orphan_timeout, quiet, slots } = file.instance;
+    let standard = Config::default();
+    let config = Config {
+        name: over.name.clone().or(name).unwrap_or(standard.name),
+        run_dir: over.run_dir.clone().or(run_dir),
+        check_interval: check_interval.unwrap_or(standard.check_interval),
+        orphan_timeout: orphan_timeout.unwrap_or(standard.orphan_timeout),
+        quiet: over.quiet || quiet.unwrap_or(false),
+        // Nobody but the pair has data to share: the least that a segment has.
+        data_size: standard.cell_size * 16,
+        programs: Programs::Listed { services: file.services, slots, file: path.to_owned() },
+        ..Config::default()
+    };
+    config.validate()?;
+    Ok(config)
+}
+
+fn load(path: &Path) -> Result<file::File, Error> {
+    file::load(path, &Machine).map_err(|problems| Error::Problems(problems.to_string()))
+}
+
+/// `osps check`: what a file means, and what would go wrong.
+pub fn check(path: &Path) -> Result<ExitCode, Error> {
+    let file = load(path)?;
+    let findings = check::findings(&file);
+    output::print(check::render(&file, &findings).as_bytes());
+    let fatal = findings.iter().any(|finding| finding.fatal);
+    Ok(if fatal { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// Binds the sockets of services that are about to start; instances of one share them.
+pub(super) fn bind(services: &mut [Service]) -> Result<(), Error> {
+    let mut bound: Vec<(Held, Arc<Listener>)> = Vec::new();
+    for service in services {
+        for address in service.launch.listen.clone() {
+            let wanted = Held { family: service.family.clone(), address };
+            let listener = match bound.iter().find(|(held, _)| *held == wanted) {
+                Some((_, listener)) => Arc::clone(listener),
+                None => Arc::new(Listener::bind(&wanted.address, &service.family)?),
+            };
+            service.sockets.push(Arc::clone(&listener));
+            bound.push((wanted, listener));
+        }
+    }
+    Ok(())
+}
+
+/// Says what is known to go wrong with services that are about to start. They are started all the
+/// same: the others do not suffer for it.
+pub(super) fn warn(services: &[Service]) {
+    let mut seen: Vec<&str> = Vec::new();
+    for service in services {
+        if seen.contains(&service.family.as_str()) {
+            continue;
+        }
+        seen.push(&service.family);
+        match service.look() {
+            Ok(None) => {}
+            Ok(Some(warning)) => log::warn!("{}: {warning}", service.family),
+            Err(error) => log::error!("{}: {error}", service.family),
+        }
+    }
+}
+
+/// Reads a file for a watchdog that runs (`osps __load FILE`): it gets the sockets that are held
+/// already through its gate, and answers there.
+pub fn main(args: &[OsString]) -> Result<ExitCode, Error> {
+    let [path] = args else { return Err(Refusal::NotForPeople("__load").into()) };
+    let Some((_, mut handed)) = socket::receive_descriptors(std::io::stdin())? else {
+        return Ok(ExitCode::SUCCESS);
+    };
+    let held = handed.pop().and_then(|memory| {
+        serde_json::from_reader::<_, Vec<Held>>(BufReader::new(File::from(memory))).ok()
+    });
+    let held = held.ok_or(Refusal::NotForPeople("__load"))?;
+    let (kind, bytes, sockets) = match again(path.as_ref(), &held) {
+        Ok((loaded, sockets)) => {
+            let bytes = serde_json::to_vec(&loaded);
+            let bytes = bytes.map_err(|error| Failed::to("write down", "services")(error))?;
+            (Loaded::WORD, bytes, sockets)
+        }
+        Err(error) => (WRONG, error.to_string().into_bytes(), Vec::new()),
+    };
+    let memory = pack(&bytes).map_err(Failed::to("write down", "services"))?;
+    let fds: Vec<BorrowedFd<'_>> =
+        [memory.as_fd()].into_iter().chain(sockets.iter().map(AsFd::as_fd)).collect();
+    socket::send_descriptors_to(std::io::stdin(), kind, &fds)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn pack(bytes: &[u8]) -> std::io::Result<OwnedFd> {
+    let mut file = File::from(memfd_create("osps services", MemfdFlags::CLOEXEC)?);
+    file.write_all(bytes)?;
+    file.rewind()?;
+    Ok(file.into())
+}
+
+/// The file as it is now, and sockets for the addresses that nobody holds yet.
+fn again(path: &Path, held: &[Held]) -> Result<(Loaded, Vec<Listener>), Error> {
+    let services = load(path)?.services;
+    let mut loaded = Loaded { services, bound: Vec::new() };
+    let mut sockets = Vec::new();
+    for service in &loaded.services {
+        for address in &service.launch.listen {
+            let wanted = Held { family: service.family.clone(), address: address.clone() };
+            // What one service gave up another one may take over.
+            let is_there = |known: &Held| {
+                *known == wanted || known.address == wanted.address && !wanted.address.is_any()
+            };
+            if held.iter().chain(&loaded.bound).any(is_there) {
+                continue;
+            }
+            if sockets.len() + 1 >= socket::FDS_MAX {
+                return Err(Refusal::Sockets(socket::FDS_MAX - 1).into());
+            }
+            sockets.push(Listener::bind(&wanted.address, &service.family)?);
+            loaded.bound.push(wanted);
+        }
+    }
+    warn(&loaded.services);
+    Ok((loaded, sockets))
+}

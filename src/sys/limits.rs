@@ -1,0 +1,54 @@
+//! Limits of resources: their names, and how this process gets one.
+
+use std::io;
+
+use rustix::process::{Rlimit, setrlimit};
+use serde::{Deserialize, Serialize};
+
+/// Declares the resources with their words, the same as in limits.conf(5).
+macro_rules! resources {
+    ($($variant:ident = $word:literal, $kernel:ident;)+) => {
+        /// What a process may be limited in.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+        pub enum Resource {
+            $(#[doc = $word] $variant,)+
+        }
+
+        impl Resource {
+            /// All of them.
+            pub const ALL: [Resource; [$($word),+].len()] = [$(Resource::$variant),+];
+
+            /// Its name.
+            pub fn word(self) -> &'static str {
+                match self { $(Resource::$variant => $word,)+ }
+            }
+
+            fn kernel(self) -> rustix::process::Resource {
+                match self { $(Resource::$variant => rustix::process::Resource::$kernel,)+ }
+            }
+        }
+    };
+}
+
+resources! {
+    AddressSpace = "as", As;
+    Core = "core", Core;
+    Cpu = "cpu", Cpu;
+    Data = "data", Data;
+    FileSize = "fsize", Fsize;
+    Locked = "memlock", Memlock;
+    Queues = "msgqueue", Msgqueue;
+    Nice = "nice", Nice;
+    Files = "nofile", Nofile;
+    Processes = "nproc", Nproc;
+    Priority = "rtprio", Rtprio;
+    Signals = "sigpending", Sigpending;
+    Stack = "stack", Stack;
+}
+
+/// Limits this process, and what it becomes, in the resource of this name; `None` = unlimited.
+pub fn set(name: &str, current: Option<u64>, maximum: Option<u64>) -> io::Result<()> {
+    let known = Resource::ALL.into_iter().find(|resource| resource.word() == name);
+    let resource = known.ok_or(io::ErrorKind::InvalidInput)?;
+    Ok(setrlimit(resource.kernel(), Rlimit { current, maximum })?)
+}
