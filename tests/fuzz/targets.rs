@@ -367,7 +367,7 @@ fn look(segment: &Segment) {
         if json {
             serde_json::from_str::<serde_json::Value>(&shown).unwrap();
         } else {
-            assert_eq!(shown.lines().count(), segment.slots().len() + 3, "{shown}");
+            assert_eq!(shown.lines().count(), snapshot.servers.len() + 3, "{shown}");
             assert!(shown.chars().all(|c| c == '\n' || !c.is_control()), "{shown:?}");
         }
     }
