@@ -7,7 +7,8 @@
 //! starts, kills and loses processes that beat, freeze or exit as the `script` says, stops them all
 //! together with the watchdog, and knows of each how long it was silent in truth. `world` joins
 //! group and kernel, `rules` is what must hold after every step, `stories` are scripts that
-//! somebody wrote, `watches` the ones on who beats and from when on that counts.
+//! somebody wrote, `watches` the ones on who beats and from when on that counts. `edits` is another
+//! list of services while the old one runs, beside a model of that.
 //!
 //! What it cannot show: that the performer does what the actions say, in that order and in time
 //! (tests/supervise.rs), and that a real `/proc` tells the classes apart. Every limit is a sane
@@ -16,6 +17,7 @@
 
 mod draw;
 mod edges;
+mod edits;
 mod group;
 mod kernel;
 mod lifecycle;
