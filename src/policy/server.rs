@@ -84,6 +84,8 @@ impl Heart {
 #[derive(Clone, Debug)]
 pub(super) struct Life {
     pub(super) spawned_at: Monotonic,
+    /// There is a process; until then what its heart shows is its predecessor's.
+    pub(super) spawned: bool,
     /// When to look for the first beat.
     pub(super) probe_at: Monotonic,
     /// The slot's own heart.
@@ -253,7 +255,7 @@ impl Server {
     }
 
     /// A process begins its life in place of one that is gone.
-    pub(super) fn begin(&mut self, now: Monotonic, count: u64) {
+    pub(super) fn begin(&mut self, now: Monotonic, count: u64, spawned: bool) {
         let absent_since = match &self.holding {
             Holding::Dead(gone) => gone.absent_since,
             Holding::Alive(life) | Holding::Leaving(life, _) => life.absent_since,
@@ -261,6 +263,7 @@ impl Server {
         let spec = &self.spec;
         let mut life = Life {
             spawned_at: now,
+            spawned,
             probe_at: now + PROBE,
             own: Heart::new(Pulse::new(spec.limits, now, count).counting(spec.watch.counts())),
             further: BTreeMap::new(),

@@ -164,7 +164,7 @@ impl Group {
     /// The first of those that it needs to be up (or done) and that is not.
     pub fn blocked_by(&self, slot: SlotId) -> Option<SlotId> {
         let server = self.servers.get(slot.index())?;
-        let edges = &server.next.as_ref().unwrap_or(&server.spec).edges;
+        let edges = &server.spec.edges;
         let is_done = |of: SlotId| self.is_vacant(of) || self.stage(of) == Stage::Done;
         let up = edges.depends_on.iter().copied().filter(|of| !is_done(*of) && !self.is_up(*of));
         let done = edges.after_done.iter().copied().filter(|of| !is_done(*of));

@@ -332,7 +332,7 @@ impl Group {
             }
             Input::Spawned { slot, count } => {
                 if let Some(server) = self.watched(slot) {
-                    server.begin(now, count);
+                    server.begin(now, count, true);
                 }
             }
             Input::Died { slot, death } => self.died(slot, death, now, out),
@@ -468,12 +468,14 @@ impl Group {
         self.servers.get_mut(slot.index()).filter(|server| server.stage.is_watched())
     }
 
-    /// The limits, the watch and the life of a server whose heart is judged.
+    /// The limits, the watch and the life of a server whose heart is judged: one that was started.
     fn alive(&mut self, slot: SlotId) -> Option<(Limits, Watch, &mut Life)> {
         let server = self.watched(slot)?;
         match &mut server.holding {
-            Holding::Alive(life) => Some((server.spec.limits, server.spec.watch, life)),
-            Holding::Dead(_) | Holding::Leaving(..) => None,
+            Holding::Alive(life) if life.spawned => {
+                Some((server.spec.limits, server.spec.watch, life))
+            }
+            Holding::Alive(_) | Holding::Dead(_) | Holding::Leaving(..) => None,
         }
     }
 
@@ -497,7 +499,7 @@ impl Group {
             out.push(Action::Changed(Change { slot, from, to, what, note }));
         }
         if act == Some(Act::Spawn) {
-            server.begin(now, 0);
+            server.begin(now, 0, false);
         }
         out.extend(act.map(|act| Action::Do { slot, act }));
     }

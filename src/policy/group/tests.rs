@@ -313,6 +313,22 @@ fn a_server_starts_when_all_that_it_depends_on_are_up() {
     assert_eq!(acts(&first_beat(&mut group, 30, SlotId(3))), []);
 }
 
+/// One that waited for another was started in the turn in which the other came up; what its heart
+/// showed then was its predecessor's, and it was up before it ran.
+#[test]
+fn a_heart_is_not_heard_before_its_process_is_started() {
+    let mut group = chain();
+    group.step(at(0), Input::Boot);
+    assert_eq!(acts(&first_beat(&mut group, 10, SlotId(0))), [(1, Act::Spawn)]);
+    let (slot, seen) = (SlotId(1), Sample { count: 7, stamp: at(9) });
+    assert_eq!(group.step(at(10), Input::Sample { slot, seen }), []);
+    assert_eq!(group.step(at(10), Input::Ready { slot }), []);
+    assert_eq!(group.stage(slot), Stage::Starting);
+    group.step(at(12), Input::Spawned { slot, count: 7 });
+    assert_eq!(group.step(at(12), Input::Sample { slot, seen }), []);
+    assert_eq!(group.stage(slot), Stage::Starting);
+}
+
 #[test]
 fn a_server_that_has_to_go_is_not_up_for_those_that_wait() {
     let mut group = group(None, &[spec(&[], &[]), spec(&[], &[]), spec(&[0, 1], &[])]);
