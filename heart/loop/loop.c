@@ -48,6 +48,8 @@
 #define WAITS 3
 /* And so long a rest in one, in ns: who sets itself up seldom waits for longer. */
 #define REST 100000000u
+/* Rest after which a wait in epoll is one of the loop, in nanoseconds: no set-up rests for so long. */
+#define SETTLED 1000000000u
 /* Descriptors that may be event loops. They are made early, and so have low numbers. */
 #define LOOPS_MAX 1024
 /* A wait from so many bytes deeper in the stack than the loop's is made by one of its callbacks. Less
@@ -611,6 +613,7 @@ struct wait {
     const sigset_t *mask;
     struct line *line; /* where it beats; NULL = that is not known yet */
     struct loop *loop; /* loops: its descriptor */
+    char *depth;       /* where on its stack the caller stands */
 };
 
 /* loop: whether a wait of the main thread on this epoll descriptor is one of its event loop. */
@@ -662,9 +665,10 @@ static inline int enter(struct wait *wait, int is_epoll, uint64_t span) {
         wait->line = __atomic_load_n(&wait->loop->line, __ATOMIC_RELAXED);
     } else {
         if (!me.is_main) return 0;
+        wait->depth = __builtin_frame_address(0);
         if (me.epolls < WAITS)
             me.epolls += is_epoll != 0;
-        else if (!is_epoll || !is_of_loop(wait->epoll, __builtin_frame_address(0)))
+        else if (!is_epoll || !is_of_loop(wait->epoll, wait->depth))
             return 0;
         wait->line = own_line;
     }
@@ -721,7 +725,7 @@ static int slices(struct wait *wait, uint64_t span, struct sets *sets) {
     uint64_t limit = get(&own_line->limit);
     uint64_t slice = limit >= LIMIT_MIN && limit <= LIMIT_MAX ? limit / 4 : LIMIT_MIN;
     uint64_t begun = span == FOREVER ? 0 : clock_ns(CLOCK_MONOTONIC);
-    uint64_t left = span, passed;
+    uint64_t left = span, passed, rested = 0;
     int is_beating = wait->line && is_ours(wait->line), is_refused = 0;
     sigset_t all, before;
     memset(&all, 0xff, sizeof all);
@@ -734,6 +738,12 @@ static int slices(struct wait *wait, uint64_t span, struct sets *sets) {
         int is_last = left <= next;
         result = once(wait, is_last ? left : next, mask);
         if (result != 0 || is_last) break;
+        /* Whoever rests for long in epoll has come to its loop, however few its waits were: its
+         * first callback may be the one that blocks. */
+        rested += next;
+        if (wait->depth && rested >= SETTLED && me.epolls < WAITS && wait->kind <= EPOLL2 &&
+            is_of_loop(wait->epoll, wait->depth))
+            me.epolls = WAITS;
         /* It rests here: an event loop, if nobody else is the one. */
         if (!is_beating) is_beating = take(wait);
         is_beating = is_beating && is_ours(wait->line);

@@ -230,11 +230,12 @@ impl Prober {
     /// Goes on with the probe under way.
     fn pursue(&mut self, ready: bool, now: Monotonic) -> Result<(), Error> {
         let Some(probe) = &mut self.round.probe else { return Ok(()) };
+        let allowance = brief(probe.allowance);
+        let too_late = || Some(Err(Failure::new(format!("no answer within {allowance}"))));
         let outcome = if now >= probe.until {
             // Also if an answer lies there: it came at a time that nobody knows, when we were
             // stopped ourselves.
-            let allowance = brief(probe.allowance);
-            Some(Err(Failure::new(format!("no answer within {allowance}"))))
+            too_late()
         } else {
             match &mut probe.way {
                 Way::Command(command) => command.outcome(),
@@ -252,7 +253,9 @@ impl Prober {
                 },
             }
         };
-        if let Some(outcome) = outcome {
+        // Nor does one count that was taken after a stop since the clock was read.
+        let late = matches!(outcome, Some(Ok(()))) && SystemClock.now() >= probe.until;
+        if let Some(outcome) = if late { too_late() } else { outcome } {
             self.settle(outcome);
             self.give_up();
         }

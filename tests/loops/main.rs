@@ -249,6 +249,23 @@ fn only_the_named_process_beats() {
     assert!(text(&refused).contains("say --heart loop"), "{}", text(&refused));
 }
 
+/// An idle Node had waited twice when its first request blocked it by a synchronous child, and the
+/// waits for that were taken for the loop's: it was never found.
+#[test]
+fn a_first_request_that_blocks_is_found() {
+    if !is_there("node") {
+        return;
+    }
+    let port = free_port();
+    let osps = quick(&["loop"], &["node", &file("server.js"), &port.to_string()]).start();
+    // It rests in its loop, and has done nothing else.
+    pass(ms(2500));
+    let mut stuck = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stuck.write_all(b"GET /child HTTP/1.0\r\n\r\n").unwrap();
+    osps.wait_log(&["gen=1 ", "-> frozen (blocked in "]);
+    osps.wait("its successor", || TcpStream::connect(("127.0.0.1", port)).ok());
+}
+
 /// A master that never waits for events, and workers that come and go.
 #[test]
 fn a_worker_that_retires_convicts_nobody() {
