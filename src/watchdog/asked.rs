@@ -64,6 +64,11 @@ impl Watchdog {
                         Request::Pause => "paused",
                         Request::Resume => "judged again",
                     };
+                    // Whoever needs another goes before it.
+                    let slots = match request {
+                        Request::Stop => slots.into_iter().rev().collect(),
+                        _ => slots,
+                    };
                     for slot in slots {
                         let input = match request {
                             Request::Stop => Input::Rest { slot },
