@@ -91,9 +91,11 @@ impl Watchdog {
         self.perform_all();
         for came in self.signals.take() {
             match came {
-                Came::Stop("SIGHUP") if self.file.is_some() && self.allow == Allow::Running => {
-                    self.reload_file(now, None, 0);
-                }
+                Came::Stop("SIGHUP") if self.file.is_some() => match self.allow {
+                    Allow::Running => self.reload_file(now, None, 0),
+                    // Nobody who wants a reload means to kill.
+                    Allow::Stopping { .. } => log::warn!("SIGHUP: osps is stopping"),
+                },
                 Came::Stop(signal) => self.stop_requested(now, signal),
                 Came::Ignored(signal) => log::warn!(
                     "{signal}: ignored; INT, TERM, HUP and QUIT stop osps, and a signal for a \
