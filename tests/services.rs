@@ -17,10 +17,8 @@ use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::Path;
 use std::time::Duration;
 
-use osps_heart::sync::Ordering;
 use osps_heart::words::{Cause, Event, State};
 
 use common::services::{act, of, slot_in, state_of, who_serves};
@@ -51,8 +49,7 @@ fn a_service_starts_when_all_that_it_needs_are_up_whatever_their_order_in_the_fi
     )
     .spawn();
     osps.wait_up(&["top", "left", "right", "base", "alone"]);
-    for (later, earlier) in
-        [("top", "left"), ("top", "right"), ("left", "base"), ("right", "base")]
+    for (later, earlier) in [("top", "left"), ("top", "right"), ("left", "base"), ("right", "base")]
     {
         assert_after(&osps, later, earlier);
     }
@@ -477,6 +474,9 @@ fn a_paused_program_that_beats_in_memory_is_judged_when_the_pause_is_over() {
 
 #[test]
 fn a_paused_event_loop_is_judged_when_the_pause_is_over() {
+    if !has("python3") {
+        return skip("python3, for an event loop");
+    }
     assert_paused("@LOOP@", false);
 }
 
@@ -533,8 +533,8 @@ fn a_program_that_does_not_look_gets_its_stop_signal_at_once() {
 fn who_does_not_leave_in_time_is_killed_with_all_that_it_started() {
     let mut osps = Launch::up(
         "[service.web]\nheart = 'none'\nstop-timeout = '700ms'\n\
-         command = ['sh', '-c', 'trap \"\" TERM; sh -c \"echo \\\\$\\\\$ >> @DIR@/pids; \
-         exec sleep 1000\" & sleep 1000 & echo $! >> @DIR@/pids; wait; wait']\n",
+         command = ['sh', '-c', 'trap \"\" TERM; for i in 1 2; do sleep 1000 & \
+         echo $! >> @DIR@/pids; done; wait; wait']\n",
     )
     .spawn();
     osps.wait_up(&["web"]);
@@ -708,9 +708,8 @@ fn assert_only_it_suffers(launch: Launch, cause: &[&str]) -> Osps {
 
 #[test]
 fn a_directory_that_is_gone_is_the_affair_of_one_service() {
-    let launch = Launch::up(
-        "[service.good]\n@BEAT@\n[service.bad]\n@BEAT@\ndirectory = '@DIR@/sub'\n",
-    );
+    let launch =
+        Launch::up("[service.good]\n@BEAT@\n[service.bad]\n@BEAT@\ndirectory = '@DIR@/sub'\n");
     let dir = launch.dir().join("sub");
     let osps = assert_only_it_suffers(launch, &["cannot be started: enter ", "sub"]);
     fs::create_dir(dir).unwrap();
@@ -719,9 +718,8 @@ fn a_directory_that_is_gone_is_the_affair_of_one_service() {
 
 #[test]
 fn a_log_whose_directory_is_gone_is_the_affair_of_one_service() {
-    let launch = Launch::up(
-        "[service.good]\n@BEAT@\n[service.bad]\n@BEAT@\nlog = '@DIR@/sub/bad.log'\n",
-    );
+    let launch =
+        Launch::up("[service.good]\n@BEAT@\n[service.bad]\n@BEAT@\nlog = '@DIR@/sub/bad.log'\n");
     let dir = launch.dir().join("sub");
     let osps = assert_only_it_suffers(launch, &["cannot be started: open log ", "sub/bad.log"]);
     fs::create_dir(dir).unwrap();
@@ -734,7 +732,7 @@ fn a_command_that_is_missing_is_the_affair_of_one_service() {
     let path = launch.dir().join("bad");
     let osps = assert_only_it_suffers(launch, &["cannot be started: run ", "No such file"]);
     std::os::unix::fs::symlink("/bin/cat", path).unwrap();
-    osps.wait_happened("bad", Event::Died, 1);
+    osps.wait_log(&["bad", "starting -> exited (status 0"]);
 }
 
 #[test]
@@ -882,6 +880,4 @@ fn what_is_asked_while_osps_stops_is_refused_and_does_not_hasten_it() {
         let said = rest(stream);
         assert!(said.starts_with("ok stopping\n") && said.ends_with("stopped\n"), "{said}");
     }
-    assert_eq!(segment.slots()[0].server.state.load(Ordering::Relaxed), State::Down.code());
-    let _: &Path = osps.dir();
 }

@@ -22,6 +22,11 @@ fn short(part: &str, heart: &str) -> String {
     format!("command = [@THIS@]\nenv = {{ {PART} = \"{part}\" }}\nheart = \"{heart}\"\n")
 }
 
+/// An event loop in the main thread, which that of a test binary is not.
+const LOOP: &str = r#"command = ["python3", "-c", "import select\nwhile True: select.poll().poll(20)"]
+heart = "loop"
+"#;
+
 /// The first inherited socket becomes standard input: no number of a descriptor has to be believed.
 const SERVE: &str = r#"command = ["sh", "-c", "exec \"$@\" <&3 3<&-", "sh", @THIS@]
 env = { OSPS_TEST_PART = "serve" }
@@ -37,7 +42,7 @@ pub fn expand(text: &str, dir: &Path) -> String {
     let words: Vec<_> = [exe.to_str().unwrap()].into_iter().chain(AS_PROGRAM).collect();
     text.replace("@BEAT@", &short("beat", "memory"))
         .replace("@SLOW@", &short("slow", "memory"))
-        .replace("@LOOP@", &short("loop", "loop"))
+        .replace("@LOOP@", LOOP)
         .replace("@SERVE@", SERVE)
         .replace("@SLEEP@", "command = [\"sleep\", \"1000\"]\nheart = \"none\"\n")
         .replace("@THIS@", format!("{words:?}").trim_matches(['[', ']']))
@@ -51,10 +56,6 @@ pub fn act() {
         "beat" => beat(Duration::ZERO),
         // It takes its time, to come and to go.
         "slow" => beat(ms(300)),
-        "loop" => loop {
-            let span = rustix::event::Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
-            rustix::event::poll(&mut [], Some(&span)).unwrap();
-        },
         "serve" => serve(),
         _ => panic!("{part}"),
     }
