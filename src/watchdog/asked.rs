@@ -179,6 +179,8 @@ impl Watchdog {
             let trouble = match waiting.request {
                 Request::Pause | Request::Resume => None,
                 Request::Stop => self.is_down(*slot)?,
+                // Somebody stopped it, and no reload means to start it.
+                Request::Reload if self.group.goal(*slot) == Goal::Rest => None,
                 Request::Start | Request::Restart | Request::Reload => {
                     let same = self.children[slot.index()].generation == *before;
                     match self.is_settled(*slot)? {
