@@ -51,7 +51,8 @@ impl Watchdog {
     fn renew(&mut self, slot: SlotId) {
         let child = &mut self.children[slot.index()];
         if let Some(service) = child.next.take() {
-            child.service = service;
+            let old = std::mem::replace(&mut child.service, service);
+            self.remove_sockets(&old.launch.listen);
             self.furnish_anew(slot, self.group.turn().now);
         }
     }
