@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use osps_heart::Heart;
@@ -12,26 +13,24 @@ use osps_heart::segment::{Record, Segment, text};
 use osps_heart::time::Monotonic;
 use osps_heart::words::{Event, State};
 
-use super::{AS_PROGRAM, Osps, SOON, events, ms};
+use super::{AS_PROGRAM, BINARY, Guest, Osps, SOON, events, ms, run, wait_until};
 
 /// What this test binary does as a program of a service.
 pub const PART: &str = "OSPS_TEST_PART";
 
 /// What a short word stands for in a file of services.
 fn short(part: &str, heart: &str) -> String {
-    format!("command = [@THIS@]\nenv = {{ {PART} = \"{part}\" }}\nheart = \"{heart}\"\n")
+    format!("command = [@THIS@]\nenv = {{ {PART} = \"{part}\" }}\nheart = \"{heart}\"")
 }
 
 /// An event loop in the main thread, which that of a test binary is not.
 const LOOP: &str = r#"command = ["python3", "-c", "import select\nwhile True: select.poll().poll(20)"]
-heart = "loop"
-"#;
+heart = "loop""#;
 
 /// The first inherited socket becomes standard input: no number of a descriptor has to be believed.
 const SERVE: &str = r#"command = ["sh", "-c", "exec \"$@\" <&3 3<&-", "sh", @THIS@]
 env = { OSPS_TEST_PART = "serve" }
-heart = "memory"
-"#;
+heart = "memory""#;
 
 /// A text with its short words spelled out.
 ///
@@ -44,7 +43,7 @@ pub fn expand(text: &str, dir: &Path) -> String {
         .replace("@SLOW@", &short("slow", "memory"))
         .replace("@LOOP@", LOOP)
         .replace("@SERVE@", SERVE)
-        .replace("@SLEEP@", "command = [\"sleep\", \"1000\"]\nheart = \"none\"\n")
+        .replace("@SLEEP@", "command = [\"sleep\", \"1000\"]\nheart = \"none\"")
         .replace("@THIS@", format!("{words:?}").trim_matches(['[', ']']))
         .replace("@DIR@", dir.to_str().unwrap())
 }
@@ -111,6 +110,16 @@ pub fn state_of(osps: &Osps, name: &str) -> Option<State> {
     slot_in(&osps.segment(), name).and_then(|slot| osps.state(slot))
 }
 
+/// Somebody who waits for an answer.
+pub struct Asking(Guest);
+
+impl Asking {
+    /// How that ended.
+    pub fn wait(&mut self) -> ExitStatus {
+        wait_until("the answer", SOON, || self.0.0.try_wait().unwrap())
+    }
+}
+
 impl Osps {
     /// The slot of a service, waiting for it.
     pub fn slot(&self, name: &str) -> usize {
@@ -159,12 +168,22 @@ impl Osps {
 
     /// Asks for something; exit code and everything that was said.
     pub fn ask_for(&self, words: &[&str]) -> (i32, String) {
-        let output = self.command(words);
+        let mut command = Command::new(BINARY);
+        command.args(words).arg("--run-dir").arg(self.run_dir()).env_remove("RUST_LOG");
+        let output = run(command);
         let said = [output.stdout, output.stderr].concat();
         (output.status.code().unwrap(), String::from_utf8(said).unwrap())
     }
 
-    /// The same; it has to be done.
+    /// Asks for something, and does not wait for the answer.
+    pub fn begin_ask(&self, words: &[&str]) -> Asking {
+        let mut command = Command::new(BINARY);
+        command.args(words).arg("--run-dir").arg(self.run_dir()).env_remove("RUST_LOG");
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        Asking(Guest(command.spawn().unwrap()))
+    }
+
+    /// The same as [`Osps::ask_for`]; it has to be done.
     #[track_caller]
     pub fn do_ask(&self, words: &[&str]) -> String {
         let (code, said) = self.ask_for(words);
