@@ -163,9 +163,10 @@ fn again(path: &Path, held: &[Held]) -> Result<(Loaded, Vec<Listener>), Error> {
             if held.iter().chain(&loaded.bound).any(is_there) {
                 continue;
             }
-            let bound = match sockets.len() + 1 < socket::FDS_MAX {
-                true => Listener::bind(&wanted.address, &service.family),
-                false => Err(Refusal::Sockets(socket::FDS_MAX - 1).into()),
+            let bound = if sockets.len() + 1 < socket::FDS_MAX {
+                Listener::bind(&wanted.address, &service.family)
+            } else {
+                Err(Refusal::Sockets(socket::FDS_MAX - 1).into())
             };
             match bound {
                 Ok(socket) => sockets.push(socket),

@@ -2,9 +2,10 @@
 //! service has a reload of its own.
 //!
 //! They are started as servers are, through the trampoline, so that a slow file system holds up
-//! nobody but them; at the end of a turn, so that they are in nobody's way. Those of one service run
-//! one after the other, at most [`MOST`] at once, for [`TIME`] each; what waits is bounded, and what is dropped is told. What a command
-//! leaves behind in its session is ended with it. Tested in tests/hooks.rs.
+//! nobody but them; at the end of a turn, so that they are in nobody's way. Those of one service
+//! run one after the other, at most [`MOST`] at once, for [`TIME`] each; what waits is bounded, and
+//! what is dropped is told. What a command leaves behind in its session is ended with it. Tested in
+//! tests/hooks.rs.
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
