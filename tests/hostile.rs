@@ -564,7 +564,7 @@ fn noise_in_the_control_socket_harms_nobody() {
     // This one never comes to the end of its line.
     let mut endless = UnixStream::connect(osps.run_dir().join(place::CONTROL)).unwrap();
     endless.set_read_timeout(Some(SOON)).unwrap();
-    endless.write_all(&[b's'; 20 << 10]).unwrap();
+    endless.write_all(&vec![b's'; 20 << 10]).unwrap();
     let mut answer = String::new();
     endless.read_to_string(&mut answer).unwrap();
     assert_eq!(answer, "error request too long\n");

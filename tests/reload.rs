@@ -304,6 +304,35 @@ fn a_stop_during_a_reload_is_the_end_of_both() {
 }
 
 #[test]
+fn a_reload_in_the_midst_of_a_rolling_restart_and_both_come_to_their_end() {
+    let text = |mask| {
+        format!("[service.web]\n@SLOW@\ninstances = 3\numask = '{mask}'\n[service.a]\n@BEAT@\n")
+    };
+    let names = ["web-1", "web-2", "web-3"];
+    let osps = up(&text("022"), &["web-1", "web-2", "web-3", "a"]);
+    let same = Untouched::of(&osps, &["a"]);
+    let mut restart = osps.begin_ask(&["restart", "web"]);
+    osps.wait_state("web-1", State::Stopping);
+    osps.write(&text("027"));
+    osps.do_ask(&["reload"]);
+    assert_eq!(restart.wait().code(), Some(0));
+    for name in names {
+        assert_eq!(state_of(&osps, name), Some(State::Up));
+        let status = fs::read_to_string(format!("/proc/{}/status", osps.life(name).0)).unwrap();
+        assert!(status.contains("Umask:\t0027\n"), "{name}: {status}");
+    }
+    same.check();
+    // And the other way round: one that is to be restarted is removed.
+    let mut restart = osps.begin_ask(&["restart", "web"]);
+    osps.wait_state("web-1", State::Stopping);
+    osps.write(&text("027").replace("instances = 3", "instances = 2"));
+    osps.do_ask(&["reload"]);
+    assert_eq!(restart.wait().code(), Some(0));
+    assert_eq!(names.map(|name| state_of(&osps, name)), [Some(State::Up), Some(State::Up), None]);
+    same.check();
+}
+
+#[test]
 fn hang_up_reads_the_file_again() {
     let osps = up("[service.a]\n@BEAT@\n", &["a"]);
     let same = Untouched::of(&osps, &["a"]);

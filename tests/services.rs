@@ -451,6 +451,7 @@ fn assert_paused(program: &str, stop_watchdog: bool) {
     assert!(said.ends_with("paused\n"), "{said}");
     let process = osps.process(osps.slot("web"));
     osps.stop_process(&process);
+    osps.wait_log(&["web", "paused: not judged for 3.00s"]);
     osps.wait("it is shown", || osps.service("web")["paused_ms"].as_u64());
     assert!(osps.table().contains("paused for "), "{}", osps.table());
     if stop_watchdog {
@@ -694,6 +695,30 @@ fn a_socket_that_a_dead_program_left_is_replaced_and_a_living_one_refused() {
     assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
 }
 
+#[test]
+fn after_a_killed_watchdog_the_next_one_starts_the_file_again_on_the_same_sockets() {
+    let port = common::free_port();
+    let mut osps = Launch::up(&format!(
+        "[service.db]\n@BEAT@\nlisten = 'unix:@DIR@/db.sock'\n\
+         [service.web]\n@SERVE@\nlisten = '127.0.0.1:{port}'\ndepends-on = ['db']\n"
+    ))
+    .spawn();
+    osps.wait_up(&["db", "web"]);
+    let address = osps.address(osps.slot("web"));
+    let old = ["db", "web"].map(|name| osps.process(osps.slot(name)));
+    osps.kill_watchdog();
+    // They serve on without it.
+    assert_eq!(who_serves(address).unwrap(), old[1].pid());
+    osps.start_again();
+    osps.wait_founded();
+    osps.wait_up(&["db", "web"]);
+    assert!(old.iter().all(osps::sys::process::Process::is_dead));
+    assert_eq!(who_serves(address).unwrap(), osps.pid(osps.slot("web")));
+    UnixStream::connect(osps.dir().join("db.sock")).unwrap();
+    osps.stop();
+    assert!(!osps.dir().join("db.sock").exists());
+}
+
 /// What is wrong with one service is told with its cause, and is that service's affair alone.
 fn assert_only_it_suffers(launch: Launch, cause: &[&str]) -> Osps {
     let osps = launch.spawn();
@@ -815,7 +840,7 @@ fn half_a_line_garbage_and_a_second_request_do_nothing() {
         assert_eq!(rest(stream), answer);
     }
     let mut long = control(&osps);
-    let _ = long.write_all(&[b'x'; 64 << 10]);
+    let _ = long.write_all(&vec![b'x'; 64 << 10]);
     let said = rest(long);
     assert!(said.is_empty() || said == "error request too long\n", "{said}");
     // In pieces, a line is a line.

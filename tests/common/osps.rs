@@ -88,7 +88,7 @@ fn collect(stream: impl Read + Send + 'static, lines: &Lines) {
 pub struct Osps {
     child: Child,
     watchdog: Process,
-    launch: Launch,
+    launch: Box<Launch>,
     pub out: Lines,
     pub err: Lines,
 }
@@ -232,7 +232,7 @@ impl Launch {
     pub fn spawn_unfounded(self) -> Osps {
         let (out, err) = (Lines::default(), Lines::default());
         let (child, watchdog) = self.begin(&out, &err);
-        Osps { child, watchdog, launch: self, out, err }
+        Osps { child, watchdog, launch: Box::new(self), out, err }
     }
 
     /// Starts it and waits until its segment is there.
