@@ -76,7 +76,13 @@ pub(super) fn bind(services: &mut [Service]) -> Result<(), Error> {
             let wanted = Held { family: service.family.clone(), address };
             let listener = match bound.iter().find(|(held, _)| *held == wanted) {
                 Some((_, listener)) => Arc::clone(listener),
-                None => Arc::new(Listener::bind(&wanted.address, &service.family)?),
+                None => match Listener::bind(&wanted.address, &service.family) {
+                    Ok(listener) => Arc::new(listener),
+                    Err(error) => {
+                        unbind(bound.iter().map(|(_, listener)| &**listener));
+                        return Err(error);
+                    }
+                },
             };
             service.sockets.push(Arc::clone(&listener));
             bound.push((wanted, listener));
@@ -135,6 +141,13 @@ fn pack(bytes: &[u8]) -> std::io::Result<OwnedFd> {
     Ok(file.into())
 }
 
+/// Nobody will listen on these: their files go.
+fn unbind<'a>(listeners: impl IntoIterator<Item = &'a Listener>) {
+    for path in listeners.into_iter().filter_map(|listener| listener.asked.path()) {
+        let _ = std::fs::remove_file(path);
+    }
+}
+
 /// The file as it is now, and sockets for the addresses that nobody holds yet.
 fn again(path: &Path, held: &[Held]) -> Result<(Loaded, Vec<Listener>), Error> {
     let services = load(path)?.services;
@@ -150,10 +163,18 @@ fn again(path: &Path, held: &[Held]) -> Result<(Loaded, Vec<Listener>), Error> {
             if held.iter().chain(&loaded.bound).any(is_there) {
                 continue;
             }
-            if sockets.len() + 1 >= socket::FDS_MAX {
-                return Err(Refusal::Sockets(socket::FDS_MAX - 1).into());
+            let bound = if sockets.len() + 1 < socket::FDS_MAX {
+                Listener::bind(&wanted.address, &service.family)
+            } else {
+                Err(Refusal::Sockets(socket::FDS_MAX - 1).into())
+            };
+            match bound {
+                Ok(socket) => sockets.push(socket),
+                Err(error) => {
+                    unbind(&sockets);
+                    return Err(error);
+                }
             }
-            sockets.push(Listener::bind(&wanted.address, &service.family)?);
             loaded.bound.push(wanted);
         }
     }

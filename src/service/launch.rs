@@ -114,6 +114,14 @@ impl Address {
         }
     }
 
+    /// Where its file is, if it has one.
+    pub fn path(&self) -> Option<PathBuf> {
+        match self {
+            Address::Tcp(_) => None,
+            Address::Unix(path) => Some(path.clone()),
+        }
+    }
+
     /// Whether the kernel chooses the port.
     pub fn is_any(&self) -> bool {
         matches!(self, Address::Tcp(address) if address.port() == 0)

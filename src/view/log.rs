@@ -227,7 +227,7 @@ fn line(what: &What, scene: &Scene<'_>) -> Option<String> {
             uid => format!("{request} asked for by user {uid}"),
         },
         What::Paused { .. } => {
-            format!("paused: not judged for {}", humantime::format_duration(scene.span))
+            format!("paused: not judged for {}", Short(scene.span))
         }
         What::Resumed => "resumed: judged again, its limit runs from now".to_owned(),
         What::Removed => "removed: its service is not in the file any more".to_owned(),

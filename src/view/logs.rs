@@ -50,6 +50,13 @@ pub fn main(
         }
     }
     if !follow {
+        for log in &mut logs {
+            // The last words of whoever crashed may have no end.
+            let rest = std::mem::take(&mut log.rest);
+            if !rest.is_empty() && show(&log.name, width, &rest, &mut out).is_err() {
+                break;
+            }
+        }
         return Ok(ExitCode::SUCCESS);
     }
     loop {

@@ -64,6 +64,11 @@ impl Watchdog {
                         Request::Pause => "paused",
                         Request::Resume => "judged again",
                     };
+                    // Whoever needs another goes before it.
+                    let slots = match request {
+                        Request::Stop => slots.into_iter().rev().collect(),
+                        _ => slots,
+                    };
                     for slot in slots {
                         let input = match request {
                             Request::Stop => Input::Rest { slot },
@@ -174,6 +179,8 @@ impl Watchdog {
             let trouble = match waiting.request {
                 Request::Pause | Request::Resume => None,
                 Request::Stop => self.is_down(*slot)?,
+                // Somebody stopped it, and no reload means to start it.
+                Request::Reload if self.group.goal(*slot) == Goal::Rest => None,
                 Request::Start | Request::Restart | Request::Reload => {
                     let same = self.children[slot.index()].generation == *before;
                     match self.is_settled(*slot)? {

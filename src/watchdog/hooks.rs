@@ -2,9 +2,10 @@
 //! service has a reload of its own.
 //!
 //! They are started as servers are, through the trampoline, so that a slow file system holds up
-//! nobody but them; at the end of a turn, so that they are in nobody's way. At most [`MOST`] run at
-//! once, for [`TIME`] each; what waits is bounded, and what is dropped is told. What a command
-//! leaves behind in its session is ended with it. Tested in tests/hooks.rs.
+//! nobody but them; at the end of a turn, so that they are in nobody's way. Those of one service
+//! run one after the other, at most [`MOST`] at once, for [`TIME`] each; what waits is bounded, and
+//! what is dropped is told. What a command leaves behind in its session is ended with it. Tested in
+//! tests/hooks.rs.
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -13,8 +14,8 @@ use std::time::Duration;
 
 use osps_heart::ids::SlotId;
 use osps_heart::segment::{Death, What};
-use osps_heart::time::Monotonic;
-use osps_heart::words::{Cause, Class};
+use osps_heart::time::{Clock, Monotonic};
+use osps_heart::words::{Cause, Class, State};
 
 use super::kin::DYING;
 use super::probing::end_session;
@@ -63,6 +64,13 @@ impl Hooks {
         self.running.iter().map(|hook| hook.process.pid())
     }
 
+    /// The first that waits for nothing but a place: the last one of its service is over.
+    fn next(&mut self) -> Option<Hook> {
+        let is_free = |hook: &Hook| self.running.iter().all(|other| other.name != hook.name);
+        let place = self.waiting.iter().position(is_free)?;
+        self.waiting.remove(place)
+    }
+
     /// When one has had its time.
     pub(super) fn due(&self) -> Option<Monotonic> {
         self.running.iter().filter(|hook| !hook.ended).map(|hook| hook.until).min()
@@ -70,15 +78,14 @@ impl Hooks {
 }
 
 impl Watchdog {
-    /// Something happened to a service: its command shall be told.
-    pub(super) fn hook(&mut self, slot: SlotId, what: &What) {
+    /// Something happened to a service, which is in this state now: its command shall be told.
+    pub(super) fn hook(&mut self, slot: SlotId, what: &What, state: State) {
         let child = &self.children[slot.index()];
         if child.service.on_event.is_empty() {
             return;
         }
         let (cause, class) = reason(what);
         let page = &self.segment.slots()[slot.index()].server;
-        let state = self.group.stage(slot).state();
         let pid = page.identity().map_or(0, |identity| identity.pid);
         let env = [
             ("OSPS_EVENT", what.event().to_string()),
@@ -162,7 +169,7 @@ impl Watchdog {
             false
         });
         while hooks.running.len() < MOST
-            && let Some(Hook { name, orders }) = hooks.waiting.pop_front()
+            && let Some(Hook { name, orders }) = hooks.next()
         {
             let launched = orders
                 .pack()
@@ -193,14 +200,32 @@ impl Watchdog {
 
     /// Lets those that wait and run have their time, then ends them: nothing of osps stays.
     pub(super) fn end_hooks(&mut self) {
-        use osps_heart::time::Clock;
         let until = self.clock.now() + TIME;
         while !(self.hooks.waiting.is_empty() && self.hooks.running.is_empty())
-            && self.clock.now() < until + DYING
+            && self.clock.now() < until
         {
-            self.gather_hooks(self.clock.now());
-            pause();
+            self.wait_for_hooks();
         }
+        let dropped = self.hooks.waiting.len();
+        if dropped > 0 {
+            log::warn!("{dropped} hooks were dropped: there was no time left for them");
+            self.hooks.waiting.clear();
+        }
+        for hook in &mut self.hooks.running {
+            hook.until = Monotonic::default();
+        }
+        while !self.hooks.running.is_empty() && self.clock.now() < until + DYING {
+            self.wait_for_hooks();
+        }
+    }
+
+    /// A turn of a watchdog that has nobody left to watch: whoever asked for the end sees that it
+    /// is at work.
+    fn wait_for_hooks(&mut self) {
+        let now = self.clock.now();
+        self.segment.header().watchdog_heart.beat(now);
+        self.gather_hooks(now);
+        pause();
     }
 }
 

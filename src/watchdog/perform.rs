@@ -51,7 +51,8 @@ impl Watchdog {
     fn renew(&mut self, slot: SlotId) {
         let child = &mut self.children[slot.index()];
         if let Some(service) = child.next.take() {
-            child.service = service;
+            let old = std::mem::replace(&mut child.service, service);
+            self.remove_sockets(&old.launch.listen);
             self.furnish_anew(slot, self.group.turn().now);
         }
     }
@@ -70,7 +71,7 @@ impl Watchdog {
         };
         let who = Some(child.who());
         face::tell(&what, &Scene { who, span, ..Scene::default() });
-        self.hook(slot, &what);
+        self.hook(slot, &what, self.group.stage(slot).state());
     }
 
     /// A death, if there is one: the rest of the process group is killed before the leader is
@@ -168,7 +169,7 @@ impl Watchdog {
             self.tell_askers(slot, to);
         }
         if !matches!(what, What::Started { .. }) {
-            self.hook(slot, &what);
+            self.hook(slot, &what, to);
         }
     }
 
@@ -395,7 +396,7 @@ impl Watchdog {
             }
             self.tell(&change);
             self.push(Some(slot), change.what);
-            self.hook(slot, &change.what);
+            self.hook(slot, &change.what, change.to);
         }
         self.step(now, Input::Spawned { slot, count });
     }

@@ -15,11 +15,12 @@ use std::time::Duration;
 use osps_heart::ids::{Generation, SlotId};
 use osps_heart::segment::text;
 use osps_heart::shown::Shown;
-use osps_heart::time::Monotonic;
+use osps_heart::time::{Clock, Monotonic};
 use osps_heart::words::{Request, State};
 use rustix::fs::{MemfdFlags, memfd_create};
 
 use super::asked::Waiting;
+use super::kin::DYING;
 use super::probing::end_session;
 use super::start::furnish_slot;
 use super::{Child, LOAD, Watchdog};
@@ -29,7 +30,7 @@ use crate::policy::group::{Edit, Input};
 use crate::service::diff::{Fate, diff};
 use crate::service::{Address, Held, Listener, Loaded, Service};
 use crate::sys::Failed;
-use crate::sys::poll::Interest;
+use crate::sys::poll::{Interest, pause};
 use crate::sys::process::{self, Process, Report};
 
 /// How long reading a file may take: longer, and something hangs.
@@ -113,6 +114,18 @@ impl Watchdog {
         Ok(())
     }
 
+    /// Nobody waits any more for the file that is being read.
+    pub(super) fn end_loading(&mut self) {
+        if let Some(loading) = self.loading.take() {
+            end_session(&loading.process);
+            let until = self.clock.now() + DYING;
+            while !loading.process.is_dead() && self.clock.now() < until {
+                pause();
+            }
+            let _ = loading.process.reap();
+        }
+    }
+
     /// Nothing was changed: whoever asked is told why.
     fn refuse_reload(&mut self, token: Option<u64>, why: &str) {
         for line in why.lines() {
@@ -172,7 +185,12 @@ impl Watchdog {
             return Err(String::from_utf8_lossy(&bytes).trim_end().to_owned());
         }
         let loaded: Loaded = serde_json::from_slice(&bytes).map_err(|error| error.to_string())?;
-        self.replace_services(now, token, loaded, fds.collect())
+        let made: Vec<_> = loaded.bound.iter().filter_map(|held| held.address.path()).collect();
+        let result = self.replace_services(now, token, loaded, fds.collect());
+        if result.is_err() {
+            remove_paths(made);
+        }
+        result
     }
 
     /// The free slots, lowest first.
@@ -369,7 +387,9 @@ impl Watchdog {
             self.step(now, Input::Vacate { slot });
             self.perform_all();
             // Its sockets close: nobody listens there any more.
+            let listened = std::mem::take(&mut self.children[slot.index()].service.launch.listen);
             self.children[slot.index()].service.sockets.clear();
+            self.remove_sockets(&listened);
             self.end_prober(slot);
             self.free_further(slot);
             let page = &self.segment.slots()[slot.index()].server;
@@ -377,6 +397,17 @@ impl Watchdog {
             text::store(&self.segment.hearts()[slot.index()].name, "");
             self.segment.hearts()[slot.index()].unclaim(slot);
         }
+    }
+
+    /// Removes the files of sockets that a service had, unless another one has them now.
+    pub(super) fn remove_sockets(&self, listened: &[Address]) {
+        let services = self.group.slots().flat_map(|slot| {
+            let child = &self.children[slot.index()];
+            child.next.iter().chain([&child.service])
+        });
+        let held: Vec<_> = services.flat_map(|service| &service.launch.listen).collect();
+        let gone = listened.iter().filter(|address| !held.contains(address));
+        remove_paths(gone.filter_map(Address::path).collect());
     }
 
     /// Writes down which services there are, for those who read their logs.

@@ -91,9 +91,11 @@ impl Watchdog {
         self.perform_all();
         for came in self.signals.take() {
             match came {
-                Came::Stop("SIGHUP") if self.file.is_some() && self.allow == Allow::Running => {
-                    self.reload_file(now, None, 0);
-                }
+                Came::Stop("SIGHUP") if self.file.is_some() => match self.allow {
+                    Allow::Running => self.reload_file(now, None, 0),
+                    // Nobody who wants a reload means to kill.
+                    Allow::Stopping { .. } => log::warn!("SIGHUP: osps is stopping"),
+                },
                 Came::Stop(signal) => self.stop_requested(now, signal),
                 Came::Ignored(signal) => log::warn!(
                     "{signal}: ignored; INT, TERM, HUP and QUIT stop osps, and a signal for a \
@@ -346,6 +348,7 @@ impl Watchdog {
     /// Tells the end and removes everything that osps made.
     pub(super) fn finish(mut self, outcome: Outcome) {
         self.end_hooks();
+        self.end_loading();
         self.end_probers();
         self.end_spares();
         let mut left: Vec<_> = self.children.iter().filter_map(Child::undying).collect();
@@ -377,12 +380,10 @@ impl Watchdog {
         } else {
             log::warn!("not ended, since nobody knows whose they are: {}", strangers.join(", "));
         }
-        let listening = self.children.iter().flat_map(|child| &child.service.launch.listen);
-        let paths = listening.filter_map(|address| match address {
-            Address::Unix(path) => Some(path.clone()),
-            Address::Tcp(_) => None,
-        });
-        remove_paths(paths.collect());
+        let taken: Vec<_> = self.group.slots().collect();
+        let listening =
+            taken.iter().flat_map(|slot| &self.children[slot.index()].service.launch.listen);
+        remove_paths(listening.filter_map(Address::path).collect());
         drop(self.segment);
         self.claim.remove();
         match outcome {

@@ -4,8 +4,8 @@
 //! together with the log. Nothing is killed by name or by a bare pid: servers are found through
 //! the segment and held by pidfd. Whatever a test leaves running ends with its [`Osps`].
 //!
-//! `osps` runs the real binary, `client` talks to it, `watch` looks at it meanwhile, `draw` is
-//! everything that is left to chance.
+//! `osps` runs the real binary, `services` is what a file of services needs, `client` talks to it,
+//! `watch` looks at it meanwhile, `draw` is everything that is left to chance.
 #![allow(
     dead_code,
     unused_imports,
@@ -25,6 +25,7 @@
 pub mod client;
 pub mod draw;
 pub mod osps;
+pub mod services;
 pub mod watch;
 
 use std::ffi::OsStr;

@@ -88,7 +88,7 @@ fn collect(stream: impl Read + Send + 'static, lines: &Lines) {
 pub struct Osps {
     child: Child,
     watchdog: Process,
-    launch: Launch,
+    launch: Box<Launch>,
     pub out: Lines,
     pub err: Lines,
 }
@@ -101,7 +101,11 @@ pub struct Launch {
     tail: Vec<OsString>,
     env: Vec<(OsString, OsString)>,
     absent: Vec<OsString>,
+    through: Vec<OsString>,
 }
+
+/// The name of a file of services.
+const FILE: &str = "osps.toml";
 
 impl Launch {
     /// `osps --run-dir (a new one) --listen 127.0.0.1:0 ARGS...`
@@ -126,6 +130,33 @@ impl Launch {
         Launch::own(args, &command)
     }
 
+    /// `osps up --run-dir (a new one) FILE`, with this text in the file (see [`Launch::write`]).
+    pub fn up(text: &str) -> Launch {
+        let mut launch = Launch::new();
+        launch.args = vec!["up".into(), launch.dir.path().join(FILE).into()];
+        launch.write(text);
+        launch
+    }
+
+    /// Its file of services gets this text, at once: `@DIR@` is the directory that it stands in,
+    /// `@BEAT@` and its like are in [`super::services`].
+    pub fn write(&self, text: &str) {
+        let (file, new) = (self.dir.path().join(FILE), self.dir.path().join("new"));
+        std::fs::write(&new, super::services::expand(text, self.dir.path())).unwrap();
+        std::fs::rename(new, file).unwrap();
+    }
+
+    /// The directory that is the test's own; the run directory is in it.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// What runs osps.
+    pub fn through(mut self, words: &[&str]) -> Launch {
+        self.through = words.iter().map(OsString::from).collect();
+        self
+    }
+
     /// A further word of the command, whatever its bytes.
     pub fn word(mut self, word: &OsStr) -> Launch {
         self.tail.push(word.to_owned());
@@ -142,7 +173,7 @@ impl Launch {
         let dir = tempfile::tempdir_in("/dev/shm").unwrap();
         let run_dir = dir.path().join("run");
         let (args, tail, env, absent) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        Launch { dir, run_dir, args, tail, env, absent }
+        Launch { dir, run_dir, args, tail, env, absent, through: Vec::new() }
     }
 
     pub fn env(mut self, key: &str, value: impl AsRef<OsStr>) -> Launch {
@@ -170,7 +201,9 @@ impl Launch {
 
     /// The command, not yet started.
     pub fn command(&self) -> Command {
-        let mut command = Command::new(BINARY);
+        let mut words = self.through.iter().map(OsString::as_os_str).chain([BINARY.as_ref()]);
+        let mut command = Command::new(words.next().expect("the binary"));
+        command.args(words);
         command.args(&self.args).arg("--run-dir").arg(&self.run_dir).args(&self.tail);
         command.env_remove("RUST_LOG").env_remove("RUNTIME_DIRECTORY");
         command.envs(self.env.iter().map(|(k, v)| (k, v)));
@@ -199,7 +232,7 @@ impl Launch {
     pub fn spawn_unfounded(self) -> Osps {
         let (out, err) = (Lines::default(), Lines::default());
         let (child, watchdog) = self.begin(&out, &err);
-        Osps { child, watchdog, launch: self, out, err }
+        Osps { child, watchdog, launch: Box::new(self), out, err }
     }
 
     /// Starts it and waits until its segment is there.
@@ -266,6 +299,16 @@ impl Osps {
 
     pub fn run_dir(&self) -> &Path {
         &self.launch.run_dir
+    }
+
+    /// The directory that is the test's own.
+    pub fn dir(&self) -> &Path {
+        self.launch.dir.path()
+    }
+
+    /// Its file of services gets another text.
+    pub fn write(&self, text: &str) {
+        self.launch.write(text);
     }
 
     pub fn watchdog_pid(&self) -> u32 {

@@ -113,7 +113,9 @@ impl Group {
                 Goal::Run if next == Next::Rest && own => self.start(slot, now, out),
                 Goal::Run if next == Next::Rest => self.want(slot, now, out),
                 Goal::Again => self.come_back(slot, now, out),
-                Goal::Run | Goal::Rest | Goal::Leave => {}
+                // What a reload has for it takes its place now, or the reload would never be over.
+                Goal::Rest => self.renew(slot, out),
+                Goal::Run | Goal::Leave => {}
             }
         }
         self.press_stop(now, out);
