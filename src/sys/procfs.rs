@@ -110,9 +110,14 @@ pub fn processes() -> Vec<Stat> {
 /// however many processes the machine has. The kernel may leave somebody out while another one
 /// ends, so two looks have to agree.
 pub fn tree(root: u32) -> Vec<Stat> {
-    let mut before = descendants(root);
+    tree_but(root, &[])
+}
+
+/// The same without those of its children, and whoever is below them: they are not even looked at.
+pub fn tree_but(root: u32, but: &[u32]) -> Vec<Stat> {
+    let mut before = descendants(root, but);
     for _ in 0..LOOKS {
-        let again = descendants(root);
+        let again = descendants(root, but);
         if again == before {
             break;
         }
@@ -130,8 +135,9 @@ const LOOKS: usize = 4;
 /// Most bytes of a list of children.
 const CHILDREN_MAX: u64 = 1 << 20;
 
-fn descendants(root: u32) -> Option<Vec<u32>> {
+fn descendants(root: u32, but: &[u32]) -> Option<Vec<u32>> {
     let mut found = children(root)?;
+    found.retain(|pid| !but.contains(pid));
     let mut next = 0;
     while let Some(pid) = found.get(next) {
         // Who has gone meanwhile has none.
