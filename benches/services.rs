@@ -182,7 +182,7 @@ fn idle(table: &mut Table) {
 // --- One of many dies --------------------------------------------------------------------------
 
 /// Each of another service: three young deaths of one are held back.
-const DEATHS: usize = 30;
+const DEATHS: usize = 12;
 
 fn deaths(table: &mut Table) {
     let name = |count: usize| format!("death of 1 of {count} -> first beat");

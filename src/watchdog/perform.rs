@@ -24,6 +24,7 @@ use crate::policy::verdict;
 use crate::sys::Failed;
 use crate::sys::poll::Interest;
 use crate::sys::process::{self, Process};
+use crate::sys::procfs::OomCounts;
 use crate::view::log::{self as face, Scene};
 
 /// Chooses the level of the log; servers of osps's own inherit it.
@@ -387,7 +388,7 @@ impl Watchdog {
         }
         child.report = Some(report);
         child.process = Some(process);
-        child.count_oom_kills();
+        child.count_oom_kills(&mut OomCounts::default());
         let starting = child.starting.take();
         if let Some(mut change) = starting {
             if let What::Started { pid: known, .. } = &mut change.what {

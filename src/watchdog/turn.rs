@@ -25,6 +25,7 @@ use crate::policy::group::{Input, Outcome};
 use crate::policy::lifecycle::Stage;
 use crate::service::{Address, KillMode};
 use crate::sys::poll::Ready;
+use crate::sys::procfs::OomCounts;
 use crate::sys::signals::Came;
 use crate::sys::{output, raw};
 use crate::view::log::{Glance, status_line};
@@ -195,8 +196,9 @@ impl Watchdog {
             let steps = u32::try_from(behind + 1).unwrap_or(u32::MAX);
             self.check_at = self.check_at + self.check_interval.saturating_mul(steps);
         }
+        let mut counts = OomCounts::default();
         for child in &mut self.children {
-            child.count_oom_kills();
+            child.count_oom_kills(&mut counts);
         }
         let glance = |slot: SlotId| Glance {
             who: self.children[slot.index()].who(),
