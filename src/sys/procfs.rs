@@ -303,6 +303,11 @@ impl OomKills {
         places.find_map(|place| counts.of(place)).or_else(|| counts.of("/proc/vmstat".to_owned()))
     }
 
+    /// As of now, if its process has not moved.
+    pub fn again(&self, counts: &mut OomCounts) -> Option<OomKills> {
+        counts.of(self.place.clone())
+    }
+
     /// Whether there was one since then. The kill of a process that moved meanwhile is not seen.
     pub fn grew(&self) -> bool {
         oom_count(&self.place).is_some_and(|now| now > self.count)

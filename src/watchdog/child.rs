@@ -127,9 +127,14 @@ impl Child {
         self.service.manner.heart.is_looped()
     }
 
-    /// Looks how many kills for want of memory there were.
+    /// Looks how many kills for want of memory there were where it lives.
     pub(super) fn count_oom_kills(&mut self, counts: &mut OomCounts) {
         self.oom_kills = self.pid().and_then(|pid| OomKills::of(pid, counts));
+    }
+
+    /// The same, if it has not moved.
+    pub(super) fn recount_oom_kills(&mut self, counts: &mut OomCounts) {
+        self.oom_kills = self.oom_kills.take().and_then(|kills| kills.again(counts));
     }
 
     /// A death by SIGKILL, or by a shell that tells one of its child, is told as one for want of
