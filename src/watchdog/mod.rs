@@ -150,6 +150,8 @@ fn start_anew() -> Result<ExitCode, Error> {
 struct Watchdog {
     clock: SystemClock,
     poll: Poll,
+    /// Somebody is there whose death the poll does not tell.
+    unpolled: bool,
     signals: Signals,
     control: Control,
     claim: Claim,

@@ -64,25 +64,41 @@ impl Hearing {
 }
 
 impl Watchdog {
-    /// Hears what the programs say: once a turn.
-    pub(super) fn gather_notifications(&mut self) {
-        for slot in self.group.slots() {
-            for _ in 0..BATCH {
-                let hearing = self.children[slot.index()].hearing.as_ref();
-                let Some(heard) = hearing.and_then(|hearing| hearing.notify.receive()) else {
-                    break;
-                };
-                match &heard.said {
-                    Some(said) if self.is_of(slot, heard.pid) => {
-                        for said in said {
-                            self.heed(slot, said);
-                            self.perform_all();
-                        }
-                    }
-                    said => self.drop_datagram(slot, heard.pid, said.is_none()),
-                }
+    /// Hears what a program says: once a turn.
+    pub(super) fn gather_notifications(&mut self, slot: SlotId) {
+        for _ in 0..BATCH {
+            if !self.hear(slot) {
+                break;
+            }
+            self.perform_all();
+        }
+    }
+
+    /// Hears what a program whose silence is about to be judged says in this moment. What follows
+    /// from it is performed after that.
+    pub(super) fn gather_last_words(&mut self, slot: SlotId) {
+        for _ in 0..BATCH {
+            if !self.hear(slot) {
+                break;
             }
         }
+    }
+
+    /// Hears one thing that a program says; `false` = it says nothing.
+    pub(super) fn hear(&mut self, slot: SlotId) -> bool {
+        let hearing = self.children[slot.index()].hearing.as_ref();
+        let Some(heard) = hearing.and_then(|hearing| hearing.notify.receive()) else {
+            return false;
+        };
+        match &heard.said {
+            Some(said) if self.is_of(slot, heard.pid) => {
+                for said in said {
+                    self.heed(slot, said);
+                }
+            }
+            said => self.drop_datagram(slot, heard.pid, said.is_none()),
+        }
+        true
     }
 
     /// Whether a sender is of the slot's present launch.

@@ -373,6 +373,7 @@ impl Watchdog {
         let (pid, start_time) = (process.pid(), process.start_time());
         page.set_identity(Identity { pid, start_time, generation });
         if let Err(failed) = self.poll.add(&process, CHILD + u64::from(slot.0), Interest::READ) {
+            self.unpolled = true;
             log::error!("{}: {failed}; deaths are seen within a second only", child.name());
         }
         let mut given: Vec<_> = child.service.sockets.iter().map(|socket| socket.as_fd()).collect();
@@ -405,7 +406,13 @@ impl Watchdog {
     /// which a beat saves it.
     fn examine(&mut self, slot: SlotId, line: Line) {
         let now = self.clock.now();
+        // What came since the poll looked.
+        self.gather_last_words(slot);
         let child = &mut self.children[slot.index()];
+        if child.process.as_ref().is_some_and(Process::is_dead) {
+            // Death wins: the next turn tells it.
+            return;
+        }
         child.after = child.beater().and_then(|pid| evidence(pid, now));
         let class = verdict::classify(child.before.as_ref(), child.after.as_ref());
         let seen = match line {

@@ -75,6 +75,7 @@ impl Watchdog {
         Ok(Watchdog {
             clock,
             poll: parts.poll,
+            unpolled: false,
             signals,
             control: parts.control,
             claim,

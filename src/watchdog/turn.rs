@@ -17,14 +17,14 @@ use osps_heart::words::Watched;
 
 use super::reload::{Loading, remove_paths};
 use super::start::furnish_slot;
-use super::{Allow, CONTROL, Child, Recall, Watchdog};
+use super::{Allow, CHILD, CONTROL, Child, NOTIFY, Recall, Watchdog};
 use crate::error::Error;
 use crate::instance::control::Control;
 use crate::instance::place::CONTROL as CONTROL_NAME;
 use crate::policy::group::{Input, Outcome};
 use crate::policy::lifecycle::Stage;
 use crate::service::{Address, KillMode};
-use crate::sys::poll::Ready;
+use crate::sys::poll::{BATCH, Ready};
 use crate::sys::procfs::OomCounts;
 use crate::sys::signals::Came;
 use crate::sys::{output, raw};
@@ -81,7 +81,10 @@ impl Watchdog {
         }
     }
 
+    /// Whom to look at in this turn is what the poll said, for it costs less than to ask everybody.
     fn turn(&mut self, ready: &[Ready], now: Monotonic, planned: Monotonic) {
+        let all = self.unpolled || ready.len() >= BATCH || now >= self.check_at;
+        let is_ready = |token: u64| all || ready.iter().any(|event| event.token == token);
         self.segment.header().watchdog_heart.beat(now);
         self.beat_at = now + self.beat_interval;
         // Read now, judged below: what the turn does meanwhile takes milliseconds, and a beat that
@@ -89,7 +92,11 @@ impl Watchdog {
         self.step(now, Input::Turn { planned });
         self.gather_probers();
         // A notification that is here by now is a beat that came in time.
-        self.gather_notifications();
+        for slot in self.group.slots() {
+            if is_ready(NOTIFY + u64::from(slot.0)) {
+                self.gather_notifications(slot);
+            }
+        }
         let slots = self.group.slots();
         let seen: Vec<_> = slots.map(|slot| self.read_heart(slot)).collect();
         let further = self.read_further();
@@ -108,8 +115,11 @@ impl Watchdog {
         }
         self.perform_all();
         for slot in self.group.slots() {
-            self.gather_death(slot, now);
-            self.perform_all();
+            // Who waits for kin is dead already, and not polled.
+            if is_ready(CHILD + u64::from(slot.0)) || self.children[slot.index()].left.awaited {
+                self.gather_death(slot, now);
+                self.perform_all();
+            }
         }
         self.gather_kin(now);
         self.unreaped.retain(|process| process.reap().is_none());
