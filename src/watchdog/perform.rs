@@ -300,6 +300,7 @@ impl Watchdog {
     pub(super) fn spawn(&mut self, slot: SlotId) {
         // It looks for its directory by name. If that is not there, its trampoline will say so.
         let _ = self.restore_names(true);
+        self.restore_notify(slot);
         let generation = self.next_generation();
         self.free_further(slot);
         let line = &self.segment.hearts()[slot.index()];

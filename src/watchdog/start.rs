@@ -86,6 +86,7 @@ impl Watchdog {
             spares: Spares::new(now),
             damaged: false,
             names_told: String::new(),
+            outside_seen: None,
             rebuild: false,
             group: parts.group,
             arbiter,

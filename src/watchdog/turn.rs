@@ -262,7 +262,10 @@ impl Watchdog {
             self.mend_slots();
         }
         match self.restore_names(all) {
-            Ok(()) => self.names_told.clear(),
+            Ok(looked) => {
+                self.names_told.clear();
+                self.restore_sockets(looked);
+            }
             // Told once: it is tried again in every turn.
             Err(error) => {
                 let error = error.to_string();
@@ -294,8 +297,9 @@ impl Watchdog {
         }
     }
 
-    /// Puts back the names in the run directory.
-    pub(super) fn restore_names(&mut self, all: bool) -> Result<(), Error> {
+    /// Puts back the names in the run directory, but for those of notify sockets. `true` = they were
+    /// looked at: `all` were wanted, or the directory had changed.
+    pub(super) fn restore_names(&mut self, all: bool) -> Result<bool, Error> {
         let mut held = vec![(FILE_NAME, self.segment_file.as_fd())];
         let fifos = self.children.iter().flat_map(|child| &child.service.fifos);
         let mut fifos: Vec<_> = fifos.map(|fifo| (fifo.name(), fifo.as_fd())).collect();
@@ -303,12 +307,14 @@ impl Watchdog {
         fifos.dedup_by_key(|(name, _)| *name);
         held.extend(fifos);
         let mut restored = self.claim.restore(&held, all)?;
+        if !restored.looked {
+            return Ok(false);
+        }
         if !self.claim.has(CONTROL_NAME) {
             self.control =
                 Control::open(self.claim.run_dir.as_fd(), CONTROL_NAME, &self.poll, CONTROL)?;
             restored.back.push(CONTROL_NAME.to_owned());
         }
-        self.restore_notify();
         let path = Shown(self.claim.run_dir.path());
         if !restored.back.is_empty() {
             let names = restored.back.join(", ");
@@ -321,7 +327,7 @@ impl Watchdog {
                  servers go on with what is held here"
             );
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Clears the owner word of a generation that is not alive. A reconciliation, not an event:
