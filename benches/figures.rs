@@ -31,7 +31,7 @@ use osps_heart::time::Monotonic;
 use osps_heart::words::Event;
 use rustix::time::{ClockId, clock_gettime};
 use table::common::{Launch, Osps, Signal, notify_socket, now, process_in};
-use table::{Bound, Figure, Table, batch, digits, founded, median, ms};
+use table::{Bound, Figure, Table, Usage, batch, digits, founded, median, ms, pss_kib};
 
 /// How far a beat may be later than promised for reasons of the kernel: timers overshoot by 0.2 ms,
 /// by 3 or 4 ms on a busy machine.
@@ -508,42 +508,4 @@ fn idle(table: &mut Table) {
         let bound = Bound::AtMost(bound);
         table.show(Figure { what, unit, bound, values, missed: 0, remark: String::new() });
     }
-}
-
-/// What all threads of a process used so far.
-#[derive(Default)]
-struct Usage {
-    switches: u64,
-    cpu_ns: u64,
-}
-
-impl Usage {
-    fn of(pid: u32) -> Usage {
-        let mut usage = Usage::default();
-        let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("the watchdog lives");
-        for task in tasks.flatten() {
-            let read = |name| std::fs::read_to_string(task.path().join(name)).unwrap_or_default();
-            let status = read("status");
-            let switches = status.lines().filter(|line| line.contains("voluntary_ctxt_switches"));
-            usage.switches += switches.filter_map(number).sum::<u64>();
-            usage.cpu_ns += read("schedstat")
-                .split_ascii_whitespace()
-                .next()
-                .and_then(|ns| ns.parse::<u64>().ok())
-                .unwrap_or(0);
-        }
-        usage
-    }
-}
-
-/// Proportional share of memory.
-fn pss_kib(pid: u32) -> f64 {
-    let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
-    let line = rollup.lines().find(|line| line.starts_with("Pss:"));
-    line.and_then(number).map_or(f64::INFINITY, |kib| kib as f64)
-}
-
-/// The number in a line like `Pss:     1234 kB`.
-fn number(line: &str) -> Option<u64> {
-    line.split_ascii_whitespace().nth(1)?.parse().ok()
 }

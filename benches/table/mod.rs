@@ -1,4 +1,4 @@
-//! What both benches share: the table that they print, one line per figure, and what they measure
+//! What the benches share: the table that they print, one line per figure, and what they measure
 //! with.
 #![allow(dead_code, unreachable_pub, reason = "each bench uses its part")]
 #![allow(clippy::print_stdout, reason = "the table is the purpose of these programs")]
@@ -179,4 +179,42 @@ pub fn batch(calls: u32, mut call: impl FnMut()) -> f64 {
         call();
     }
     nanos(now().since(start)) as f64 / f64::from(calls)
+}
+
+/// What all threads of a process used so far.
+#[derive(Default)]
+pub struct Usage {
+    pub switches: u64,
+    pub cpu_ns: u64,
+}
+
+impl Usage {
+    pub fn of(pid: u32) -> Usage {
+        let mut usage = Usage::default();
+        let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("the watchdog lives");
+        for task in tasks.flatten() {
+            let read = |name| std::fs::read_to_string(task.path().join(name)).unwrap_or_default();
+            let status = read("status");
+            let switches = status.lines().filter(|line| line.contains("voluntary_ctxt_switches"));
+            usage.switches += switches.filter_map(number).sum::<u64>();
+            usage.cpu_ns += read("schedstat")
+                .split_ascii_whitespace()
+                .next()
+                .and_then(|ns| ns.parse::<u64>().ok())
+                .unwrap_or(0);
+        }
+        usage
+    }
+}
+
+/// Proportional share of memory.
+pub fn pss_kib(pid: u32) -> f64 {
+    let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+    let line = rollup.lines().find(|line| line.starts_with("Pss:"));
+    line.and_then(number).map_or(f64::INFINITY, |kib| kib as f64)
+}
+
+/// The number in a line like `Pss:     1234 kB`.
+fn number(line: &str) -> Option<u64> {
+    line.split_ascii_whitespace().nth(1)?.parse().ok()
 }

@@ -49,7 +49,7 @@ pub struct Claim {
     /// removed. `None` where the kernel has no such names for us.
     address: Option<UnixListener>,
     /// What the path looked like when all names were there: device, inode, last change.
-    seen: Option<(u64, u64, i64, u64)>,
+    seen: Option<Looks>,
     /// Names under which somebody put something else, told once.
     foreign: Vec<String>,
 }
@@ -61,6 +61,8 @@ pub struct Restored {
     pub back: Vec<String>,
     /// Under these somebody put something else; not told before.
     pub foreign: Vec<String>,
+    /// Names were looked at: all were wanted, or the directory had changed.
+    pub looked: bool,
 }
 
 impl Claim {
@@ -228,6 +230,7 @@ impl Claim {
         if !all && self.seen.is_some() && self.seen == looks(&self.place.path) {
             return Ok(restored);
         }
+        restored.looked = true;
         if !self.run_dir.is_there() {
             self.made |= make(&self.place)?;
             self.run_dir = RunDir::open(&self.place.path)?;
@@ -312,8 +315,11 @@ impl Claim {
     }
 }
 
-/// What a path looks like: a name that is put into it or taken out changes the last part.
-fn looks(path: &Path) -> Option<(u64, u64, i64, u64)> {
+/// A directory at one moment: a name that is put into it or taken out changes the last part.
+pub type Looks = (u64, u64, i64, u64);
+
+/// What a path looks like.
+pub fn looks(path: &Path) -> Option<Looks> {
     let stat = rustix::fs::lstat(path).ok()?;
     Some((stat.st_dev, stat.st_ino, stat.st_mtime, stat.st_mtime_nsec))
 }

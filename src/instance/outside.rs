@@ -11,6 +11,8 @@ use rustix::fs::{AtFlags, fstat, readlinkat, symlinkat, unlinkat};
 
 use super::place::RunDir;
 
+/// Where they are.
+pub const DIR: &str = "/run";
 /// How such files begin.
 const PREFIX: &str = "osps-";
 
@@ -23,7 +25,7 @@ pub fn name(run_dir: &RunDir, name: &str) -> String {
 /// Where a file lies that a root's programs can reach as whoever they become; `None` = in the run
 /// directory itself.
 pub fn path(run_dir: &RunDir, file: &str) -> Option<PathBuf> {
-    rustix::process::geteuid().is_root().then(|| Path::new("/run").join(name(run_dir, file)))
+    rustix::process::geteuid().is_root().then(|| Path::new(DIR).join(name(run_dir, file)))
 }
 
 /// Whether a path may be that of such a file, of any instance.

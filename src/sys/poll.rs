@@ -14,7 +14,7 @@ use rustix::event::{Timespec, epoll};
 use super::Failed;
 
 /// Most events taken from the kernel in one turn; the rest comes in the next. Bounds a turn.
-const BATCH: usize = 256;
+pub const BATCH: usize = 256;
 
 /// What a descriptor is watched for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,14 +83,17 @@ impl Poll {
     }
 
     /// Waits until a descriptor is ready or `until` has come, counted from `now`; without `until`
-    /// as long as it takes. An interrupted wait is an empty one.
+    /// as long as it takes. A wait that is interrupted ends as well, with what is ready then: who is
+    /// not among those had nothing to tell, unless there are [`BATCH`].
     pub fn wait(&self, now: Monotonic, until: Option<Monotonic>) -> Result<Vec<Ready>, Failed> {
-        let timeout = until.map(|until| timespec(until.since(now)));
+        let mut timeout = until.map(|until| timespec(until.since(now)));
         let mut buffer = [MaybeUninit::<epoll::Event>::uninit(); BATCH];
-        match epoll::wait(&self.epoll, &mut buffer, timeout.as_ref()) {
-            Ok((events, _)) => Ok(events.iter().map(ready).collect()),
-            Err(rustix::io::Errno::INTR) => Ok(Vec::new()),
-            Err(errno) => Err(Failed::to("wait for", "descriptors")(errno)),
+        loop {
+            match epoll::wait(&self.epoll, &mut buffer, timeout.as_ref()) {
+                Ok((events, _)) => return Ok(events.iter().map(ready).collect()),
+                Err(rustix::io::Errno::INTR) => timeout = Some(timespec(Duration::ZERO)),
+                Err(errno) => return Err(Failed::to("wait for", "descriptors")(errno)),
+            }
         }
     }
 }

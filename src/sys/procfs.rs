@@ -4,6 +4,7 @@
 //! schedstat, cgroup), each at most once and bounded; no ptrace. Whoever may signal a process may
 //! read these.
 
+use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Read;
@@ -110,9 +111,14 @@ pub fn processes() -> Vec<Stat> {
 /// however many processes the machine has. The kernel may leave somebody out while another one
 /// ends, so two looks have to agree.
 pub fn tree(root: u32) -> Vec<Stat> {
-    let mut before = descendants(root);
+    tree_but(root, &[])
+}
+
+/// The same without those of its children, and whoever is below them: they are not even looked at.
+pub fn tree_but(root: u32, but: &[u32]) -> Vec<Stat> {
+    let mut before = descendants(root, but);
     for _ in 0..LOOKS {
-        let again = descendants(root);
+        let again = descendants(root, but);
         if again == before {
             break;
         }
@@ -130,8 +136,9 @@ const LOOKS: usize = 4;
 /// Most bytes of a list of children.
 const CHILDREN_MAX: u64 = 1 << 20;
 
-fn descendants(root: u32) -> Option<Vec<u32>> {
+fn descendants(root: u32, but: &[u32]) -> Option<Vec<u32>> {
     let mut found = children(root)?;
+    found.retain(|pid| !but.contains(pid));
     let mut next = 0;
     while let Some(pid) = found.get(next) {
         // Who has gone meanwhile has none.
@@ -276,25 +283,41 @@ pub struct OomKills {
     count: u64,
 }
 
+/// What was read while several processes are looked at: a file that counts for many is read once.
+#[derive(Debug, Default)]
+pub struct OomCounts(HashMap<String, Option<u64>>);
+
+impl OomCounts {
+    fn of(&mut self, place: String) -> Option<OomKills> {
+        let count = *self.0.entry(place.clone()).or_insert_with(|| oom_count(&place));
+        Some(OomKills { place, count: count? })
+    }
+}
+
 impl OomKills {
     /// Those that concern a process; `None` = nobody counts them.
-    pub fn of(pid: u32) -> Option<OomKills> {
+    pub fn of(pid: u32, counts: &mut OomCounts) -> Option<OomKills> {
         let cgroups = read(&format!("/proc/{pid}/cgroup")).unwrap_or_default();
         // The root group counts nothing; then the machine's number is what there is.
-        let own = cgroups.lines().flat_map(oom_files).map(OomKills::in_file);
-        own.flatten().next().or_else(|| OomKills::in_file("/proc/vmstat".to_owned()))
+        let mut places = cgroups.lines().flat_map(oom_files);
+        places.find_map(|place| counts.of(place)).or_else(|| counts.of("/proc/vmstat".to_owned()))
+    }
+
+    /// As of now, if its process has not moved.
+    pub fn again(&self, counts: &mut OomCounts) -> Option<OomKills> {
+        counts.of(self.place.clone())
     }
 
     /// Whether there was one since then. The kill of a process that moved meanwhile is not seen.
     pub fn grew(&self) -> bool {
-        OomKills::in_file(self.place.clone()).is_some_and(|now| now.count > self.count)
+        oom_count(&self.place).is_some_and(|now| now > self.count)
     }
+}
 
-    fn in_file(place: String) -> Option<OomKills> {
-        let text = read_to(&place, VMSTAT_MAX)?;
-        let count = text.lines().find_map(|line| line.strip_prefix("oom_kill "))?;
-        Some(OomKills { count: count.trim().parse().ok()?, place })
-    }
+fn oom_count(place: &str) -> Option<u64> {
+    let text = read_to(place, VMSTAT_MAX)?;
+    let count = text.lines().find_map(|line| line.strip_prefix("oom_kill "))?;
+    count.trim().parse().ok()
 }
 
 /// Where a line of `/proc/PID/cgroup` has its kills counted, version 2 or version 1.
@@ -449,7 +472,10 @@ mod tests {
         assert_eq!(oom_files("garbage"), [""; 0]);
         assert_eq!(oom_files("4:memory:/a"), ["/sys/fs/cgroup/memory/a/memory.oom_control"]);
         assert_eq!(oom_files("0::/a")[0], "/sys/fs/cgroup/a/memory.events");
-        assert!(OomKills::of(std::process::id()).is_some(), "the machine counts at least");
+        assert!(
+            OomKills::of(std::process::id(), &mut OomCounts::default()).is_some(),
+            "the machine counts at least"
+        );
         assert!(!is_frozen("garbage\n0::\n:::\n7:freezer:/no/such/group\n"));
     }
 }

@@ -16,7 +16,7 @@ use crate::policy::group::Change;
 use crate::policy::verdict::Evidence;
 use crate::service::Service;
 use crate::sys::process::{Process, Report};
-use crate::sys::procfs::OomKills;
+use crate::sys::procfs::{OomCounts, OomKills};
 use crate::view::log::Who;
 
 /// One slot's service and its present process.
@@ -127,9 +127,14 @@ impl Child {
         self.service.manner.heart.is_looped()
     }
 
-    /// Looks how many kills for want of memory there were.
-    pub(super) fn count_oom_kills(&mut self) {
-        self.oom_kills = self.pid().and_then(OomKills::of);
+    /// Looks how many kills for want of memory there were where it lives.
+    pub(super) fn count_oom_kills(&mut self, counts: &mut OomCounts) {
+        self.oom_kills = self.pid().and_then(|pid| OomKills::of(pid, counts));
+    }
+
+    /// The same, if it has not moved.
+    pub(super) fn recount_oom_kills(&mut self, counts: &mut OomCounts) {
+        self.oom_kills = self.oom_kills.take().and_then(|kills| kills.again(counts));
     }
 
     /// A death by SIGKILL, or by a shell that tells one of its child, is told as one for want of

@@ -162,9 +162,12 @@ impl Watchdog {
         service.launch.is_program() && service.manner.kill_mode == KillMode::Tree
     }
 
-    /// The living kin of a slot's launch, the leader not included.
-    pub(super) fn kin(&self, slot: SlotId, all: &[Stat]) -> Vec<Stat> {
+    /// The living kin of a slot's launch, the leader not included. Costs as much as there are of
+    /// those, and of orphans: the trees of other launches are not looked at.
+    pub(super) fn kin(&self, slot: SlotId) -> Vec<Stat> {
         let leaders: Vec<u32> = self.launched().collect();
+        let leader = self.children[slot.index()].pid();
+        let others: Vec<u32> = leaders.iter().copied().filter(|pid| Some(*pid) != leader).collect();
         let programs = self.children.iter().filter(|child| child.service.launch.is_program());
         let run_dir = self.claim.run_dir.path().as_os_str().as_bytes();
         let mark = [env::RUN_DIR.as_bytes(), b"=", run_dir].concat();
@@ -172,12 +175,12 @@ impl Watchdog {
         let me = std::process::id();
         let launch = Launch {
             marked: (me == 1).then_some(&marked),
-            leader: self.children[slot.index()].pid(),
+            leader,
             alone: programs.count() == 1,
             leaders: &leaders,
             strangers: &self.strangers,
         };
-        kin_of(all, me, launch)
+        kin_of(&procfs::tree_but(me, &others), me, launch)
     }
 
     /// Looks who is there besides the leader, and holds them.
@@ -185,7 +188,7 @@ impl Watchdog {
         if !self.has_kin(slot) {
             return;
         }
-        let kin = self.kin(slot, &procfs::tree(std::process::id()));
+        let kin = self.kin(slot);
         let left = &mut self.children[slot.index()].left;
         left.bury();
         for stat in &kin {

@@ -51,7 +51,7 @@ use self::hooks::Hooks;
 use self::reload::Loading;
 use self::spares::Spares;
 use crate::error::{Error, Refusal};
-use crate::instance::claim::Claim;
+use crate::instance::claim::{Claim, Looks};
 use crate::instance::control::Control;
 use crate::instance::place::Place;
 use crate::instance::shim::Shim;
@@ -150,6 +150,8 @@ fn start_anew() -> Result<ExitCode, Error> {
 struct Watchdog {
     clock: SystemClock,
     poll: Poll,
+    /// Somebody is there whose death the poll does not tell.
+    unpolled: bool,
     signals: Signals,
     control: Control,
     claim: Claim,
@@ -165,6 +167,8 @@ struct Watchdog {
     damaged: bool,
     /// Why names in the run directory cannot be put back, as told last.
     names_told: String,
+    /// The directory outside of the run directory at the last look.
+    outside_seen: Option<Looks>,
     /// It ends in order only to start anew.
     rebuild: bool,
     group: Group,

@@ -14,6 +14,7 @@ use osps_heart::time::Clock;
 use osps_heart::words::HeartSource;
 
 use super::{NOTIFY, Watchdog};
+use crate::instance::claim::looks;
 use crate::instance::outside;
 use crate::instance::place::notify_name;
 use crate::policy::group::Input;
@@ -64,25 +65,41 @@ impl Hearing {
 }
 
 impl Watchdog {
-    /// Hears what the programs say: once a turn.
-    pub(super) fn gather_notifications(&mut self) {
-        for slot in self.group.slots() {
-            for _ in 0..BATCH {
-                let hearing = self.children[slot.index()].hearing.as_ref();
-                let Some(heard) = hearing.and_then(|hearing| hearing.notify.receive()) else {
-                    break;
-                };
-                match &heard.said {
-                    Some(said) if self.is_of(slot, heard.pid) => {
-                        for said in said {
-                            self.heed(slot, said);
-                            self.perform_all();
-                        }
-                    }
-                    said => self.drop_datagram(slot, heard.pid, said.is_none()),
-                }
+    /// Hears what a program says: once a turn.
+    pub(super) fn gather_notifications(&mut self, slot: SlotId) {
+        for _ in 0..BATCH {
+            if !self.hear(slot) {
+                break;
+            }
+            self.perform_all();
+        }
+    }
+
+    /// Hears what a program whose silence is about to be judged says in this moment. What follows
+    /// from it is performed after that.
+    pub(super) fn gather_last_words(&mut self, slot: SlotId) {
+        for _ in 0..BATCH {
+            if !self.hear(slot) {
+                break;
             }
         }
+    }
+
+    /// Hears one thing that a program says; `false` = it says nothing.
+    pub(super) fn hear(&mut self, slot: SlotId) -> bool {
+        let hearing = self.children[slot.index()].hearing.as_ref();
+        let Some(heard) = hearing.and_then(|hearing| hearing.notify.receive()) else {
+            return false;
+        };
+        match &heard.said {
+            Some(said) if self.is_of(slot, heard.pid) => {
+                for said in said {
+                    self.heed(slot, said);
+                }
+            }
+            said => self.drop_datagram(slot, heard.pid, said.is_none()),
+        }
+        true
     }
 
     /// Whether a sender is of the slot's present launch.
@@ -198,20 +215,31 @@ impl Watchdog {
         self.segment.slots()[slot.index()].activity.set_text(text);
     }
 
-    /// Binds the notify socket of a service again, if somebody removed its name.
-    pub(super) fn restore_notify(&mut self) {
+    /// Once a turn: binds again the notify sockets whose names somebody removed. `all` = from the
+    /// run directory, too; outside of it, that directory tells whether to look.
+    pub(super) fn restore_sockets(&mut self, all: bool) {
+        let outside = looks(outside::DIR.as_ref());
+        if !all && self.outside_seen == outside {
+            return;
+        }
         for slot in self.group.slots() {
-            let child = &self.children[slot.index()];
-            let name = notify_name(slot);
-            let is_missing = |hearing: &Hearing| {
-                let notify = &hearing.notify;
-                let gone = notify.outside().is_some_and(|path| path.symlink_metadata().is_err());
-                !notify.is_abstract() && (gone || !self.claim.has(&name))
-            };
-            let missing = child.hearing.as_ref().is_some_and(is_missing);
-            if missing && self.group.stage(slot) != Stage::Failed {
-                self.open_notify(slot);
-            }
+            self.restore_notify(slot);
+        }
+        self.outside_seen = looks(outside::DIR.as_ref());
+    }
+
+    /// Binds the notify socket of a service again, if somebody removed its name.
+    pub(super) fn restore_notify(&mut self, slot: SlotId) {
+        let child = &self.children[slot.index()];
+        let name = notify_name(slot);
+        let is_missing = |hearing: &Hearing| {
+            let notify = &hearing.notify;
+            let gone = notify.outside().is_some_and(|path| path.symlink_metadata().is_err());
+            !notify.is_abstract() && (gone || !self.claim.has(&name))
+        };
+        let missing = child.hearing.as_ref().is_some_and(is_missing);
+        if missing && self.group.stage(slot) != Stage::Failed {
+            self.open_notify(slot);
         }
     }
 

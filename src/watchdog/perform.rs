@@ -24,6 +24,7 @@ use crate::policy::verdict;
 use crate::sys::Failed;
 use crate::sys::poll::Interest;
 use crate::sys::process::{self, Process};
+use crate::sys::procfs::OomCounts;
 use crate::view::log::{self as face, Scene};
 
 /// Chooses the level of the log; servers of osps's own inherit it.
@@ -300,6 +301,7 @@ impl Watchdog {
     pub(super) fn spawn(&mut self, slot: SlotId) {
         // It looks for its directory by name. If that is not there, its trampoline will say so.
         let _ = self.restore_names(true);
+        self.restore_notify(slot);
         let generation = self.next_generation();
         self.free_further(slot);
         let line = &self.segment.hearts()[slot.index()];
@@ -373,6 +375,7 @@ impl Watchdog {
         let (pid, start_time) = (process.pid(), process.start_time());
         page.set_identity(Identity { pid, start_time, generation });
         if let Err(failed) = self.poll.add(&process, CHILD + u64::from(slot.0), Interest::READ) {
+            self.unpolled = true;
             log::error!("{}: {failed}; deaths are seen within a second only", child.name());
         }
         let mut given: Vec<_> = child.service.sockets.iter().map(|socket| socket.as_fd()).collect();
@@ -388,7 +391,7 @@ impl Watchdog {
         }
         child.report = Some(report);
         child.process = Some(process);
-        child.count_oom_kills();
+        child.count_oom_kills(&mut OomCounts::default());
         let starting = child.starting.take();
         if let Some(mut change) = starting {
             if let What::Started { pid: known, .. } = &mut change.what {
@@ -405,7 +408,13 @@ impl Watchdog {
     /// which a beat saves it.
     fn examine(&mut self, slot: SlotId, line: Line) {
         let now = self.clock.now();
+        // What came since the poll looked.
+        self.gather_last_words(slot);
         let child = &mut self.children[slot.index()];
+        if child.process.as_ref().is_some_and(Process::is_dead) {
+            // Death wins: the next turn tells it.
+            return;
+        }
         child.after = child.beater().and_then(|pid| evidence(pid, now));
         let class = verdict::classify(child.before.as_ref(), child.after.as_ref());
         let seen = match line {

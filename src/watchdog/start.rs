@@ -75,6 +75,7 @@ impl Watchdog {
         Ok(Watchdog {
             clock,
             poll: parts.poll,
+            unpolled: false,
             signals,
             control: parts.control,
             claim,
@@ -85,6 +86,7 @@ impl Watchdog {
             spares: Spares::new(now),
             damaged: false,
             names_told: String::new(),
+            outside_seen: None,
             rebuild: false,
             group: parts.group,
             arbiter,

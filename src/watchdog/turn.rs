@@ -17,14 +17,15 @@ use osps_heart::words::Watched;
 
 use super::reload::{Loading, remove_paths};
 use super::start::furnish_slot;
-use super::{Allow, CONTROL, Child, Recall, Watchdog};
+use super::{Allow, CHILD, CONTROL, Child, NOTIFY, Recall, Watchdog};
 use crate::error::Error;
 use crate::instance::control::Control;
 use crate::instance::place::CONTROL as CONTROL_NAME;
 use crate::policy::group::{Input, Outcome};
 use crate::policy::lifecycle::Stage;
 use crate::service::{Address, KillMode};
-use crate::sys::poll::Ready;
+use crate::sys::poll::{BATCH, Ready};
+use crate::sys::procfs::OomCounts;
 use crate::sys::signals::Came;
 use crate::sys::{output, raw};
 use crate::view::log::{Glance, status_line};
@@ -34,6 +35,10 @@ const REST: Duration = Duration::from_millis(10);
 
 /// The same signal again within this time is the same request.
 const MERGE: Duration = Duration::from_millis(100);
+
+/// Servers of which a check looks whether they moved to another control group. More cost more at
+/// rest: this is the dearest look of all; fewer, and one that moves is found out later.
+const MOVERS: usize = 8;
 
 impl Watchdog {
     /// Turns until the end.
@@ -76,7 +81,10 @@ impl Watchdog {
         }
     }
 
+    /// Whom to look at in this turn is what the poll said, for it costs less than to ask everybody.
     fn turn(&mut self, ready: &[Ready], now: Monotonic, planned: Monotonic) {
+        let all = self.unpolled || ready.len() >= BATCH || now >= self.check_at;
+        let is_ready = |token: u64| all || ready.iter().any(|event| event.token == token);
         self.segment.header().watchdog_heart.beat(now);
         self.beat_at = now + self.beat_interval;
         // Read now, judged below: what the turn does meanwhile takes milliseconds, and a beat that
@@ -84,7 +92,11 @@ impl Watchdog {
         self.step(now, Input::Turn { planned });
         self.gather_probers();
         // A notification that is here by now is a beat that came in time.
-        self.gather_notifications();
+        for slot in self.group.slots() {
+            if is_ready(NOTIFY + u64::from(slot.0)) {
+                self.gather_notifications(slot);
+            }
+        }
         let slots = self.group.slots();
         let seen: Vec<_> = slots.map(|slot| self.read_heart(slot)).collect();
         let further = self.read_further();
@@ -105,8 +117,11 @@ impl Watchdog {
         }
         self.perform_all();
         for slot in self.group.slots() {
-            self.gather_death(slot, now);
-            self.perform_all();
+            // Who waits for kin is dead already, and not polled.
+            if is_ready(CHILD + u64::from(slot.0)) || self.children[slot.index()].left.awaited {
+                self.gather_death(slot, now);
+                self.perform_all();
+            }
         }
         self.gather_kin(now);
         self.unreaped.retain(|process| process.reap().is_none());
@@ -197,9 +212,7 @@ impl Watchdog {
             let steps = u32::try_from(behind + 1).unwrap_or(u32::MAX);
             self.check_at = self.check_at + self.check_interval.saturating_mul(steps);
         }
-        for child in &mut self.children {
-            child.count_oom_kills();
-        }
+        self.count_oom_kills();
         let glance = |slot: SlotId| Glance {
             who: self.children[slot.index()].who(),
             state: self.group.stage(slot).state(),
@@ -212,6 +225,20 @@ impl Watchdog {
         }
         let dropped = output::stdout().dropped() + output::stderr().dropped();
         self.segment.header().dropped_lines.store(dropped, Ordering::Relaxed);
+    }
+
+    /// Looks for kills for want of memory, and in turn where some of the servers live.
+    fn count_oom_kills(&mut self) {
+        let all = self.children.len();
+        let first = usize::try_from(self.checks).unwrap_or(0).wrapping_mul(MOVERS) % all.max(1);
+        let mut counts = OomCounts::default();
+        for (number, child) in self.children.iter_mut().enumerate() {
+            if (number + all - first) % all < MOVERS {
+                child.count_oom_kills(&mut counts);
+            } else {
+                child.recount_oom_kills(&mut counts);
+            }
+        }
     }
 
     /// Somebody may cut the segment short. That is not the servers' fault: judge nobody by it. What
@@ -237,7 +264,10 @@ impl Watchdog {
             self.mend_slots();
         }
         match self.restore_names(all) {
-            Ok(()) => self.names_told.clear(),
+            Ok(looked) => {
+                self.names_told.clear();
+                self.restore_sockets(looked);
+            }
             // Told once: it is tried again in every turn.
             Err(error) => {
                 let error = error.to_string();
@@ -269,8 +299,9 @@ impl Watchdog {
         }
     }
 
-    /// Puts back the names in the run directory.
-    pub(super) fn restore_names(&mut self, all: bool) -> Result<(), Error> {
+    /// Puts back the names in the run directory, but for those of notify sockets. `true` = they were
+    /// looked at: `all` were wanted, or the directory had changed.
+    pub(super) fn restore_names(&mut self, all: bool) -> Result<bool, Error> {
         let mut held = vec![(FILE_NAME, self.segment_file.as_fd())];
         let fifos = self.children.iter().flat_map(|child| &child.service.fifos);
         let mut fifos: Vec<_> = fifos.map(|fifo| (fifo.name(), fifo.as_fd())).collect();
@@ -278,12 +309,14 @@ impl Watchdog {
         fifos.dedup_by_key(|(name, _)| *name);
         held.extend(fifos);
         let mut restored = self.claim.restore(&held, all)?;
+        if !restored.looked {
+            return Ok(false);
+        }
         if !self.claim.has(CONTROL_NAME) {
             self.control =
                 Control::open(self.claim.run_dir.as_fd(), CONTROL_NAME, &self.poll, CONTROL)?;
             restored.back.push(CONTROL_NAME.to_owned());
         }
-        self.restore_notify();
         let path = Shown(self.claim.run_dir.path());
         if !restored.back.is_empty() {
             let names = restored.back.join(", ");
@@ -296,7 +329,7 @@ impl Watchdog {
                  servers go on with what is held here"
             );
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Clears the owner word of a generation that is not alive. A reconciliation, not an event:

@@ -123,7 +123,15 @@ impl Launch {
         launch
     }
 
-    /// The same with this test binary as the program, which does there what its `as_program` says.
+    /// `osps up --run-dir (a new one) ARGS... FILE`
+    pub fn up(args: &[&str], file: &Path) -> Launch {
+        let mut launch = Launch::new();
+        launch.args = ["up"].iter().chain(args).map(OsString::from).collect();
+        launch.tail = vec![file.into()];
+        launch
+    }
+
+    /// `run` with this test binary as the program, which does there what its `as_program` says.
     pub fn this(args: &[&str]) -> Launch {
         let exe = std::env::current_exe().unwrap();
         let command = [&[exe.to_str().unwrap()][..], &AS_PROGRAM].concat();
