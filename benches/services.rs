@@ -107,7 +107,7 @@ impl Set {
 
     /// Starts it, and waits until all are up.
     fn start(&self, options: &[&str]) -> Osps {
-        let osps = Launch::up(options, &self.file()).spawn();
+        let osps = Launch::of_file(options, &self.file()).spawn();
         self.wait_up(&osps);
         osps
     }

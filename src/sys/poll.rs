@@ -83,8 +83,8 @@ impl Poll {
     }
 
     /// Waits until a descriptor is ready or `until` has come, counted from `now`; without `until`
-    /// as long as it takes. A wait that is interrupted ends as well, with what is ready then: who is
-    /// not among those had nothing to tell, unless there are [`BATCH`].
+    /// as long as it takes. A wait that is interrupted ends as well, with what is ready then: who
+    /// is not among those had nothing to tell, unless there are [`BATCH`].
     pub fn wait(&self, now: Monotonic, until: Option<Monotonic>) -> Result<Vec<Ready>, Failed> {
         let mut timeout = until.map(|until| timespec(until.since(now)));
         let mut buffer = [MaybeUninit::<epoll::Event>::uninit(); BATCH];

@@ -147,6 +147,7 @@ fn start_anew() -> Result<ExitCode, Error> {
     Err(Failed::to("start anew", "osps")(osps.exec()).into())
 }
 
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own, told apart by name")]
 struct Watchdog {
     clock: SystemClock,
     poll: Poll,

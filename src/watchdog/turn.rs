@@ -299,8 +299,8 @@ impl Watchdog {
         }
     }
 
-    /// Puts back the names in the run directory, but for those of notify sockets. `true` = they were
-    /// looked at: `all` were wanted, or the directory had changed.
+    /// Puts back the names in the run directory, but for those of notify sockets. `true` = they
+    /// were looked at: `all` were wanted, or the directory had changed.
     pub(super) fn restore_names(&mut self, all: bool) -> Result<bool, Error> {
         let mut held = vec![(FILE_NAME, self.segment_file.as_fd())];
         let fifos = self.children.iter().flat_map(|child| &child.service.fifos);

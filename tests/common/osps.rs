@@ -124,7 +124,7 @@ impl Launch {
     }
 
     /// `osps up --run-dir (a new one) ARGS... FILE`
-    pub fn up(args: &[&str], file: &Path) -> Launch {
+    pub fn of_file(args: &[&str], file: &Path) -> Launch {
         let mut launch = Launch::new();
         launch.args = ["up"].iter().chain(args).map(OsString::from).collect();
         launch.tail = vec![file.into()];
