@@ -86,13 +86,13 @@ pub enum Refusal {
     /// The program would end at once.
     #[error(
         "{} is built with a sanitizer, and those end a program into which something else is \
-         preloaded; choose another --heart than the event loop (probe:, file:, notify)",
+         preloaded; choose another heart than the event loop (probe:, file:, notify)",
         Shown(.0)
     )]
     Sanitized(PathBuf),
     /// Nowhere can it be put.
     #[error(
-        "there is no place for the shim that watches event loops ({0}); choose another --heart \
+        "there is no place for the shim that watches event loops ({0}); choose another heart \
          (probe:, file:, notify), or set TMPDIR to a directory where files may be executed"
     )]
     NoShim(String),

@@ -756,6 +756,13 @@ fn a_log_whose_directory_is_gone_is_the_affair_of_one_service() {
 }
 
 #[test]
+fn advice_names_the_keys_of_the_file_and_not_the_options_of_the_command_line() {
+    let osps = Launch::up("[service.quiet]\ncommand = 'sleep 1000'\n").spawn();
+    osps.wait_log(&["quiet does not beat", "heart = \"loop\""]);
+    assert!(!osps.log().contains("--heart"), "{}", osps.log());
+}
+
+#[test]
 fn a_command_that_is_missing_is_the_affair_of_one_service() {
     let launch = Launch::up("[service.good]\n@BEAT@\n[service.bad]\ncommand = '@DIR@/bad'\n");
     let path = launch.dir().join("bad");

@@ -262,7 +262,7 @@ impl Service {
             }
             return Ok(Some(format!(
                 "{} {why}, so the shim for event loops cannot be loaded into it: unless it starts \
-                 another program, choose another --heart (probe:, file:, notify)",
+                 another program, choose another heart (probe:, file:, notify)",
                 Shown(&file)
             )));
         }

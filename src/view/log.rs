@@ -59,16 +59,42 @@ pub fn tell(what: &What, scene: &Scene<'_>) {
     }
 }
 
+/// Where a setting was given, and so where a line of advice says that it is changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Given {
+    /// As an option of the command line.
+    Option,
+    /// As a key of the file.
+    Key,
+}
+
+impl Given {
+    fn start_timeout(self) -> &'static str {
+        match self {
+            Given::Option => "--start-timeout",
+            Given::Key => "start-timeout",
+        }
+    }
+
+    fn heart(self, source: &str) -> String {
+        match self {
+            Given::Option => format!("--heart {source}"),
+            Given::Key => format!("heart = \"{source}\""),
+        }
+    }
+}
+
 /// Tells how a program gets a heart, when the first wait for a beat was in vain.
-pub fn advise(name: &str, source: HeartSource) {
+pub fn advise(name: &str, source: HeartSource, given: Given) {
+    let timeout = given.start_timeout();
     match source {
         HeartSource::Notify => log::warn!(
             "{name} has not said READY=1 (sd_notify). If it does not speak that, choose another \
-             --heart; if it only starts slowly, raise --start-timeout"
+             heart; if it only starts slowly, raise {timeout}"
         ),
         HeartSource::File | HeartSource::Probe => log::warn!(
             "the {source} of {name} has never succeeded: look at it by hand; if {name} only starts \
-             slowly, raise --start-timeout"
+             slowly, raise {timeout}"
         ),
         HeartSource::Memory
         | HeartSource::Loop
@@ -76,32 +102,38 @@ pub fn advise(name: &str, source: HeartSource) {
         | HeartSource::None
         | HeartSource::Auto => log::warn!(
             "{name} has never beaten, so nobody can tell whether it works. Let its main loop beat, \
-         within the hang timeout: with three lines in Rust (osps_heart::Heart), C (osps.h) and \
-         Python (import osps), elsewhere with one write or `osps beat` (docs/your-program.md). If \
-         it only starts slowly, raise --start-timeout"
+             within the hang timeout: with three lines in Rust (osps_heart::Heart), C (osps.h) and \
+             Python (import osps), elsewhere with one write or `osps beat` \
+             (docs/your-program.md). If it only starts slowly, raise {timeout}"
         ),
     }
 }
 
 /// Tells how the silence of a program that is up without a beat can be made to count. `loaded` is
 /// the process that the shim says it is in.
-pub fn advise_unwatched(name: &str, source: HeartSource, loaded: Option<u32>) {
+pub fn advise_unwatched(name: &str, source: HeartSource, loaded: Option<u32>, given: Given) {
+    let heart = |source| given.heart(source);
     match (source, loaded) {
         (HeartSource::Loop | HeartSource::Loops, Some(pid)) => log::warn!(
             "{name} has not come to an event wait (the shim is loaded, last in pid {pid}), so a \
-             freeze of it goes unnoticed. If its event loop is in another thread, --heart loops \
-             watches that; else choose another --heart (probe:, file:, notify)"
+             freeze of it goes unnoticed. If its event loop is in another thread, {} watches \
+             that; else choose another heart (probe:, file:, notify)",
+            heart("loops")
         ),
         (HeartSource::Loop | HeartSource::Loops, None) => log::warn!(
             "{name} did not load the shim for event loops (a static or privileged program behind \
              a wrapper? an own runtime as Go's?), so a freeze of it goes unnoticed. Choose another \
-             --heart (probe:, file:, notify)"
+             heart (probe:, file:, notify)"
         ),
         _ => log::info!(
-            "{name} does not beat, so only its death is noticed, not a freeze. To change that: \
-             --heart loop (its event loop, unchanged), --heart probe:http://... or probe:CMD, \
-             --heart file:PATH (a log that moves), sd_notify with WATCHDOG=1, or three lines in \
-             its main loop (docs/your-program.md). If that is as it should be: --heart none"
+            "{name} does not beat, so only its death is noticed, not a freeze. To change that: {} \
+             (its event loop, unchanged), {} or probe:CMD, {} (a log that moves), sd_notify with \
+             WATCHDOG=1, or three lines in its main loop (docs/your-program.md). If that is as it \
+             should be: {}",
+            heart("loop"),
+            heart("probe:http://..."),
+            heart("file:PATH"),
+            heart("none")
         ),
     }
 }

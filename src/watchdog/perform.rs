@@ -25,7 +25,7 @@ use crate::sys::Failed;
 use crate::sys::poll::Interest;
 use crate::sys::process::{self, Process};
 use crate::sys::procfs::OomCounts;
-use crate::view::log::{self as face, Scene};
+use crate::view::log::{self as face, Given, Scene};
 
 /// Chooses the level of the log; servers of osps's own inherit it.
 const LEVEL: &str = "RUST_LOG";
@@ -218,17 +218,24 @@ impl Watchdog {
         failed.map_or("dependency", Child::name)
     }
 
+    /// Where the services were described.
+    fn given(&self) -> Given {
+        if self.file.is_some() { Given::Key } else { Given::Option }
+    }
+
     /// A program that never beat under this watchdog does not know how to: told once.
     fn advise(&mut self, slot: SlotId) {
         let count = self.segment.hearts()[slot.index()].sample().count;
+        let given = self.given();
         let child = &mut self.children[slot.index()];
         if child.unheard.take() == Some(count) && child.service.role == Role::Program {
-            face::advise(child.name(), child.service.manner.heart.source);
+            face::advise(child.name(), child.service.manner.heart.source, given);
         }
     }
 
     /// A program that is up without a beat: told once how that can be changed.
     fn advise_unwatched(&mut self, slot: SlotId) {
+        let given = self.given();
         let child = &mut self.children[slot.index()];
         let source = child.service.manner.heart.source;
         if child.unheard.take().is_none() || source == HeartSource::None {
@@ -237,7 +244,7 @@ impl Watchdog {
         // Where the shim is loaded, it leaves its pid in the line until somebody beats there.
         let stamp = self.segment.hearts()[slot.index()].sample().stamp.0;
         let loaded = u32::try_from(stamp).ok().filter(|pid| child.is_looped() && *pid != 0);
-        face::advise_unwatched(child.name(), source, loaded);
+        face::advise_unwatched(child.name(), source, loaded, given);
     }
 
     /// Writes a happening into the event ring.
