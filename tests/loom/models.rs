@@ -456,6 +456,7 @@ fn server() -> ServerCells {
         heart_source: Word::new(0),
         watched: Word::new(0),
         last_heart: zeros(),
+        paused_until_ns: Word::new(0),
         reserved: zeros(),
     }
 }
