@@ -169,6 +169,26 @@ fn who_was_stopped_stays_so_over_a_reload_that_changes_it() {
     osps.do_ask(&["reload"]);
 }
 
+/// Who reads the file is ended as soon as it has answered: its warnings were lost with it.
+#[test]
+fn what_the_machine_lacks_is_told_and_the_others_are_reloaded() {
+    let osps = up("[service.a]\n@BEAT@\n", &["a"]);
+    let same = Untouched::of(&osps, &["a"]);
+    osps.write(
+        "[service.a]\n@BEAT@\n[service.b]\n@BEAT@\n[service.none]\ncommand = 'no-such-program'\n\
+         [service.nowhere]\n@BEAT@\ndirectory = '@DIR@/nowhere'\ninstances = 2\n",
+    );
+    let (code, said) = osps.ask_for(&["reload"]);
+    assert_eq!(code, 1, "{said}");
+    for told in ["none: cannot run no-such-program: ", "nowhere: there is no directory "] {
+        assert_eq!(said.matches(told).count(), 1, "{told} {said}");
+        osps.wait_log(&["WARN", "reload: ", told]);
+    }
+    assert!(said.contains("none is backoff: see the log"), "{said}");
+    assert_eq!(state_of(&osps, "b"), Some(State::Up));
+    same.check();
+}
+
 /// Takes a second and a half to leave, and shows which text it has.
 fn lingers(text: &str) -> String {
     format!(

@@ -94,18 +94,25 @@ pub(super) fn bind(services: &mut [Service]) -> Result<(), Error> {
 /// Says what is known to go wrong with services that are about to start. They are started all the
 /// same: the others do not suffer for it.
 pub(super) fn warn(services: &[Service]) {
+    for warning in warnings(services) {
+        log::warn!("{warning}");
+    }
+}
+
+/// What of the machine is not as these services need it, once for all instances of one.
+fn warnings(services: &[Service]) -> Vec<String> {
     let mut seen: Vec<&str> = Vec::new();
+    let mut found = Vec::new();
     for service in services {
         if seen.contains(&service.family.as_str()) {
             continue;
         }
         seen.push(&service.family);
-        match service.look() {
-            Ok(None) => {}
-            Ok(Some(warning)) => log::warn!("{}: {warning}", service.family),
-            Err(error) => log::error!("{}: {error}", service.family),
-        }
+        let program = service.look().unwrap_or_else(|error| Some(error.to_string()));
+        let missing = program.into_iter().chain(check::missing_directories(service));
+        found.extend(missing.map(|what| format!("{}: {what}", service.family)));
     }
+    found
 }
 
 /// Reads a file for a watchdog that runs (`osps __load FILE`): it gets the sockets that are held
@@ -128,6 +135,8 @@ pub fn main(args: &[OsString]) -> Result<ExitCode, Error> {
         Err(error) => (WRONG, error.to_string().into_bytes(), Vec::new()),
     };
     let memory = pack(&bytes).map_err(Failed::to("write down", "services"))?;
+    // Whoever gets the answer ends this process at once, with what it has not written yet.
+    output::stderr().flush_bounded();
     let fds: Vec<BorrowedFd<'_>> =
         [memory.as_fd()].into_iter().chain(sockets.iter().map(AsFd::as_fd)).collect();
     socket::send_descriptors_to(std::io::stdin(), kind, &fds)?;
@@ -151,7 +160,8 @@ fn unbind<'a>(listeners: impl IntoIterator<Item = &'a Listener>) {
 /// The file as it is now, and sockets for the addresses that nobody holds yet.
 fn again(path: &Path, held: &[Held]) -> Result<(Loaded, Vec<Listener>), Error> {
     let services = load(path)?.services;
-    let mut loaded = Loaded { services, bound: Vec::new() };
+    let warnings = warnings(&services);
+    let mut loaded = Loaded { services, bound: Vec::new(), warnings };
     let mut sockets = Vec::new();
     for service in &loaded.services {
         for address in &service.launch.listen {
@@ -178,6 +188,5 @@ fn again(path: &Path, held: &[Held]) -> Result<(Loaded, Vec<Listener>), Error> {
             loaded.bound.push(wanted);
         }
     }
-    warn(&loaded.services);
     Ok((loaded, sockets))
 }

@@ -126,6 +126,8 @@ pub struct Loaded {
     pub services: Vec<Service>,
     /// The sockets that were bound for it; they come with the answer, in this order.
     pub bound: Vec<Held>,
+    /// What will go wrong on this machine, and is no reason to leave the others as they are.
+    pub warnings: Vec<String>,
 }
 
 impl Loaded {

@@ -213,7 +213,7 @@ impl Watchdog {
         if self.group.is_ending() {
             return Err("osps is stopping".to_owned());
         }
-        let Loaded { mut services, bound: addresses } = loaded;
+        let Loaded { mut services, bound: addresses, warnings } = loaded;
         let pool = self.sockets(addresses, bound)?;
         for service in &mut services {
             let find = |address: &Address| {
@@ -305,6 +305,12 @@ impl Watchdog {
             self.control.tell(token, &summary);
         }
         log::info!("{summary}");
+        for warning in &warnings {
+            log::warn!("reload: {warning}");
+            if let Some(token) = token {
+                self.control.tell(token, warning);
+            }
+        }
         let actions = self.group.edit(now, edits);
         self.actions.extend(actions);
         let request = Request::Reload;
