@@ -392,6 +392,9 @@ pub enum Refusal {
     /// The watchdog's own words.
     #[error("the watchdog refused: {0}")]
     Watchdog(String),
+    /// What was asked for is done, and did not come out well.
+    #[error("{0}")]
+    CameOut(String),
     /// It does not answer, because it does not run.
     #[error(
         "the watchdog (pid {pid}) is frozen: no beat for {}, state {state}. Continue it with \

@@ -152,7 +152,8 @@ fn a_service_that_does_not_come_up_is_told_and_the_others_are_there() {
     osps.write("[service.a]\n@BEAT@\n[service.b]\n@BEAT@\n[service.bad]\ncommand = 'false'\n");
     let (code, said) = osps.ask_for(&["reload"]);
     assert!(code == 1 && said.contains("bad is backoff: see the log"), "{code} {said}");
-    assert!(!said.contains("nothing was changed"), "{said}");
+    // Nothing was refused: what was asked for is done.
+    assert!(said.ends_with("\nosps: bad is backoff: see the log\n"), "{said}");
     assert_eq!(state_of(&osps, "b"), Some(State::Up));
     same.check();
 }
@@ -232,6 +233,8 @@ fn a_file_that_is_wrong_half_written_or_gone_changes_nothing_and_is_told() {
         let (code, said) = osps.ask_for(&["reload"]);
         assert!(code == 1 && said.contains(says), "{wrong:?}: {code} {said}");
         assert!(said.ends_with("refused: nothing was changed\n"), "{said}");
+        let output = osps.command(&["reload"]);
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "", "a mistake is an error");
     }
     fs::remove_file(&path).unwrap();
     let (code, said) = osps.ask_for(&["reload"]);
@@ -360,7 +363,7 @@ fn hang_up_reads_the_file_again() {
     osps.signal_watchdog(Signal::HUP);
     osps.wait_state("b", State::Up);
     osps.wait_log(&["SIGHUP: reading the file again"]);
-    osps.wait_log(&["ok reload done"]);
+    osps.wait_log(&["INFO", "reload done"]);
     same.check();
 }
 

@@ -131,7 +131,7 @@ impl Watchdog {
         for line in why.lines() {
             log::error!("reload: {line}");
             if let Some(token) = token {
-                self.control.tell(token, line);
+                self.control.tell(token, &format!("problem {line}"));
             }
         }
         log::error!("reload: nothing was changed");
@@ -308,7 +308,7 @@ impl Watchdog {
         for warning in &warnings {
             log::warn!("reload: {warning}");
             if let Some(token) = token {
-                self.control.tell(token, warning);
+                self.control.tell(token, &format!("problem {warning}"));
             }
         }
         let actions = self.group.edit(now, edits);
