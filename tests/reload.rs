@@ -190,6 +190,26 @@ fn what_the_machine_lacks_is_told_and_the_others_are_reloaded() {
     same.check();
 }
 
+#[test]
+fn keys_at_the_top_that_changed_are_told_and_take_a_new_start() {
+    let text = "check-interval = '2s'\nquiet = false\n[service.a]\n@BEAT@\n";
+    let osps = up(text, &["a"]);
+    let same = Untouched::of(&osps, &["a"]);
+    // A default that is said, or is not said any more, is the same; so is what an option overrules.
+    osps.write("run-dir = '/dev/shm/elsewhere'\norphan-timeout = '30s'\n[service.a]\n@BEAT@\n");
+    assert_eq!(osps.do_ask(&["reload"]), "reloaded: 1 unchanged\nreload done\n");
+    osps.write("check-interval = '1s'\n[service.a]\n@BEAT@\n[service.b]\n@BEAT@\n");
+    let told = "check-interval is another now: that takes a new start";
+    let said = osps.do_ask(&["reload"]);
+    assert!(said.contains(&format!("osps: {told}\n")), "{said}");
+    osps.wait_log(&["WARN", told]);
+    assert_eq!(state_of(&osps, "b"), Some(State::Up));
+    osps.write("name = 'x'\nslots = 9\nquiet = true\n[service.a]\n@BEAT@\n");
+    let said = osps.do_ask(&["reload"]);
+    assert!(said.contains("osps: name, quiet, slots are others now: that takes a"), "{said}");
+    same.check();
+}
+
 /// Takes a second and a half to leave, and shows which text it has.
 fn lingers(text: &str) -> String {
     format!(

@@ -8,7 +8,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
+use osps_heart::shown::Shown;
 use rustix::fs::{MemfdFlags, memfd_create};
 
 use super::check;
@@ -38,6 +40,14 @@ pub struct Over {
 /// What a file wants to run.
 pub fn config(path: &Path, over: &Over) -> Result<Config, Error> {
     let file = load(path)?;
+    // What the command line says stays as it is, whatever the file says later.
+    let mut top = top(&file.instance);
+    top.retain(|(key, _)| match key.as_str() {
+        "name" => over.name.is_none(),
+        "run-dir" => over.run_dir.is_none(),
+        "quiet" => !over.quiet,
+        _ => true,
+    });
     let Instance { name, run_dir, check_interval, orphan_timeout, quiet, slots } = file.instance;
     let standard = Config::default();
     let config = Config {
@@ -48,11 +58,27 @@ pub fn config(path: &Path, over: &Over) -> Result<Config, Error> {
         quiet: over.quiet || quiet.unwrap_or(false),
         // Nobody but the pair has data to share: the least that a segment has.
         data_size: standard.cell_size * 16,
-        programs: Programs::Listed { services: file.services, slots, file: path.to_owned() },
+        programs: Programs::Listed { services: file.services, slots, file: path.to_owned(), top },
         ..Config::default()
     };
     config.validate()?;
     Ok(config)
+}
+
+/// The keys at the top of a file with what is in effect, said or not.
+fn top(instance: &Instance) -> Vec<(String, String)> {
+    let Instance { name, run_dir, check_interval, orphan_timeout, quiet, slots } = instance;
+    let standard = Config::default();
+    let time = |said: &Option<Duration>, standard| super::time(said.unwrap_or(standard));
+    let texts = [
+        ("name", name.clone().unwrap_or(standard.name)),
+        ("run-dir", run_dir.as_ref().map_or(String::new(), |path| Shown(path).to_string())),
+        ("check-interval", time(check_interval, standard.check_interval)),
+        ("orphan-timeout", time(orphan_timeout, standard.orphan_timeout)),
+        ("quiet", quiet.unwrap_or(false).to_string()),
+        ("slots", slots.to_string()),
+    ];
+    texts.map(|(key, text)| (key.to_owned(), text)).into()
 }
 
 fn load(path: &Path) -> Result<file::File, Error> {
@@ -159,9 +185,9 @@ fn unbind<'a>(listeners: impl IntoIterator<Item = &'a Listener>) {
 
 /// The file as it is now, and sockets for the addresses that nobody holds yet.
 fn again(path: &Path, held: &[Held]) -> Result<(Loaded, Vec<Listener>), Error> {
-    let services = load(path)?.services;
-    let warnings = warnings(&services);
-    let mut loaded = Loaded { services, bound: Vec::new(), warnings };
+    let file::File { services, instance, .. } = load(path)?;
+    let (warnings, top) = (warnings(&services), top(&instance));
+    let mut loaded = Loaded { services, bound: Vec::new(), warnings, top };
     let mut sockets = Vec::new();
     for service in &loaded.services {
         for address in &service.launch.listen {

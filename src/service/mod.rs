@@ -128,6 +128,8 @@ pub struct Loaded {
     pub bound: Vec<Held>,
     /// What will go wrong on this machine, and is no reason to leave the others as they are.
     pub warnings: Vec<String>,
+    /// The keys at the top of the file, with what is in effect.
+    pub top: Vec<(String, String)>,
 }
 
 impl Loaded {

@@ -213,7 +213,7 @@ impl Watchdog {
         if self.group.is_ending() {
             return Err("osps is stopping".to_owned());
         }
-        let Loaded { mut services, bound: addresses, warnings } = loaded;
+        let Loaded { mut services, bound: addresses, warnings, top } = loaded;
         let pool = self.sockets(addresses, bound)?;
         for service in &mut services {
             let find = |address: &Address| {
@@ -305,7 +305,7 @@ impl Watchdog {
             self.control.tell(token, &summary);
         }
         log::info!("{summary}");
-        for warning in &warnings {
+        for warning in warnings.into_iter().chain(self.changed_top(&top)) {
             log::warn!("reload: {warning}");
             if let Some(token) = token {
                 self.control.tell(token, &format!("problem {warning}"));
@@ -318,6 +318,15 @@ impl Watchdog {
         self.waiting.push(Waiting { token, request, slots: concerned, summary });
         self.write_services();
         Ok(())
+    }
+
+    /// The keys at the top of the file that are others now than at the start.
+    fn changed_top(&self, top: &[(String, String)]) -> Option<String> {
+        let changed = self.top.iter().filter(|said| !top.contains(said));
+        let keys: Vec<_> = changed.map(|(key, _)| key.as_str()).collect();
+        let verb = if keys.len() == 1 { "is another" } else { "are others" };
+        let keys = keys.join(", ");
+        (!keys.is_empty()).then(|| format!("{keys} {verb} now: that takes a new start"))
     }
 
     fn no_room(&self) -> String {
