@@ -238,6 +238,8 @@ fn an_essential_service_that_fails_for_good_ends_all_in_order() {
     assert_eq!(osps.wait_exit().code(), Some(3), "{}", osps.log());
     assert_eq!(of(&segment, web, Event::StopOrder).len(), 1);
     osps.wait_log(&["web", "stopping -> down (status 0"]);
+    osps.wait_log(&["ERROR", "heart is essential and failed for good: stopping everything"]);
+    osps.wait_log(&["ERROR", "gave up: heart failed, and is not restarted"]);
     assert!(!osps.run_dir().join("segment").exists());
 }
 
@@ -250,6 +252,7 @@ fn an_essential_service_that_is_done_ends_all_well() {
     )
     .spawn();
     assert_eq!(osps.wait_exit().code(), Some(0), "{}", osps.log());
+    osps.wait_log(&["INFO", "job is essential and done: stopping everything"]);
 }
 
 // ---- Instances, and what is asked for ----
