@@ -304,10 +304,10 @@ pub enum Refusal {
     /// Servers that wait for each other.
     #[error("{} wait for each other in a circle; take one of these edges out", .0.join(" -> "))]
     Cycle(Vec<String>),
-    /// A port is taken.
+    /// An address is taken.
     #[error(
-        "{why}. Another program (or another osps) has the port of {name}; choose another with \
-         --listen, or port 0 for any free one"
+        "{why}. Another program (or another osps) listens there; choose another address for {name} \
+         (key `listen` of a file, else --listen), or port 0 for any free one"
     )]
     AddressInUse {
         /// What was tried, and the kernel's answer.

@@ -591,6 +591,7 @@ fn an_address_that_is_in_use_changes_nothing_and_leaves_no_socket() {
     ));
     let (code, said) = osps.ask_for(&["reload"]);
     assert!(code == 1 && said.contains("in use"), "{code} {said}");
+    assert!(said.contains("choose another address for b (key `listen` of a file"), "{said}");
     assert!(!osps.dir().join("b.sock").exists(), "a socket of nobody stayed");
     same.check();
 }
