@@ -788,7 +788,18 @@ fn a_limit_above_the_hard_one_is_the_affair_of_one_service() {
     );
     let words = [&["sh", "-c", "ulimit -u 20000; exec \"$@\"", "sh"][..], &through].concat();
     let launch = launch.through(&words);
-    assert_only_it_suffers(launch, &["cannot be started: set limit nproc", "by root"]);
+    assert_only_it_suffers(launch, &["cannot be started: set limit nproc", "CAP_SYS_RESOURCE"]);
+}
+
+/// Root was told that root may do it.
+#[test]
+fn more_descriptors_than_the_kernel_has_are_refused_with_its_bound() {
+    let most = fs::read_to_string("/proc/sys/fs/nr_open").unwrap();
+    let launch = Launch::up(
+        "[service.good]\n@BEAT@\n[service.bad]\n@BEAT@\nlimits = { nofile = 99999999999 }\n",
+    );
+    let bound = format!("fs.nr_open allows {} at most", most.trim());
+    assert_only_it_suffers(launch, &["cannot be started: set limit nofile", &bound]);
 }
 
 // ---- The control socket ----
