@@ -1008,8 +1008,8 @@ fn check_finds_what_this_machine_has_not() {
         found,
         [
             (true, "service a: cannot run /absent/x: no such file".to_owned()),
-            (false, "service a: there is no directory /absent for its log".to_owned()),
-            (false, "service b: there is no directory /absent".to_owned()),
+            (true, "service a: there is no directory /absent for its log".to_owned()),
+            (true, "service b: there is no directory /absent".to_owned()),
             (false, "service b: only its death is noticed (heart none)".to_owned()),
         ]
     );

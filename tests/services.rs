@@ -95,6 +95,7 @@ fn a_failed_oneshot_blocks_who_waits_for_its_success_and_is_named() {
     osps.wait_up(&["other"]);
     for (name, by) in [("web", "migrate"), ("edge", "web")] {
         osps.wait_state(name, State::Blocked);
+        osps.wait_log(&["INFO", &format!("{name} gen=0: down -> blocked (waits for {by})")]);
         osps.wait("by whom", || (osps.service(name)["blocked_by"] == by).then_some(()));
         let table = osps.table();
         let row = table.lines().find(|line| line.starts_with(name)).unwrap();

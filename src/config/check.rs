@@ -21,7 +21,7 @@ use crate::service::Service;
 pub struct Finding {
     /// What, and of which service.
     pub text: String,
-    /// Whether `osps up` would refuse to start because of it.
+    /// Whether its service would not run because of it.
     pub fatal: bool,
 }
 
@@ -179,7 +179,7 @@ pub fn findings(file: &File) -> Vec<Finding> {
             Err(error) => add(true, error.to_string()),
         }
         for what in missing_directories(service) {
-            add(false, what);
+            add(true, what);
         }
         match service.manner.heart.source {
             HeartSource::None => add(false, "only its death is noticed (heart none)".to_owned()),
