@@ -327,6 +327,10 @@ pub enum Refusal {
         why: Unrunnable,
     },
 
+    /// The same, of a command that only a shell would understand.
+    #[error("{0}; there is no shell: write [\"sh\", \"-c\", \"...\"]")]
+    NoShell(Box<Refusal>),
+
     // ---- Inside a server ----
     /// `osps __exec` or `__probe` by hand.
     #[error("`osps {0}` is osps's own business")]

@@ -1016,6 +1016,23 @@ fn check_finds_what_this_machine_has_not() {
 }
 
 #[test]
+fn a_command_for_a_shell_is_told_that_there_is_none() {
+    for (command, told) in [
+        ("export A=1 && node server.js", true),
+        ("FOO=1 node server.js", true),
+        ("~/server", true),
+        ("/absent/x > log", true),
+        ("/absent/x --out=log", false),
+    ] {
+        let text = format!("[service.a]\nheart = 'notify'\ncommand = '{command}'\n");
+        let found = check::findings(&read(&text));
+        let hint = "; there is no shell: write [\"sh\", \"-c\", \"...\"]";
+        assert_eq!(found.len(), 1, "{command}: {found:?}");
+        assert!(found[0].fatal && found[0].text.ends_with(hint) == told, "{found:?}");
+    }
+}
+
+#[test]
 fn two_hundred_services_are_checked_soon() {
     let mut text = "slots = 254\n[defaults]\nenv = { A = 'b' }\n".to_owned();
     for number in 0..200 {

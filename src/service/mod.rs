@@ -257,7 +257,9 @@ impl Service {
         let Launch { command, directory, env, .. } = &self.launch;
         let Some(named) = command.first() else { return Ok(None) };
         let path = env.iter().find(|(name, _)| name == "PATH").map(|(_, path)| path.as_os_str());
-        let found = program::find_in(named, path, directory.as_deref())?;
+        let found = program::find_in(named, path, directory.as_deref()).map_err(|refusal| {
+            if program::is_for_shell(command) { Refusal::NoShell(refusal.into()) } else { refusal }
+        })?;
         if self.manner.heart.is_looped()
             && let Some((file, why)) = program::unloadable(found)
         {
