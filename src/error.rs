@@ -347,8 +347,13 @@ pub enum Refusal {
 
     // ---- Asking ----
     /// Nobody is there.
-    #[error("osps does not run in {}", Shown(.0))]
-    NotRunning(PathBuf),
+    #[error("osps does not run in {}{}", Shown(path), running(others))]
+    NotRunning {
+        /// The run directory.
+        path: PathBuf,
+        /// Names of those that run beside it.
+        others: Vec<String>,
+    },
     /// Several users have one of that name.
     #[error(
         "several users run an osps named {name}: say which with --run-dir: {}",
@@ -422,6 +427,14 @@ pub enum Refusal {
     /// A server's own words, or why there are none.
     #[error("{0}")]
     Answer(String),
+}
+
+fn running(others: &[String]) -> String {
+    match others {
+        [] => String::new(),
+        [one] => format!("; running: {one}; say --name {one}"),
+        others => format!("; running: {}; say which with --name", others.join(", ")),
+    }
 }
 
 fn silence(age: Option<Duration>) -> String {

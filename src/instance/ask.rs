@@ -80,7 +80,7 @@ pub fn ask(place: &Place, wish: &Wish, quiet: bool) -> Result<ExitCode, Error> {
 
 impl<'a> Talk<'a> {
     fn begin(place: &'a Place, wish: &Wish) -> Result<Talk<'a>, Error> {
-        let not_running = || Error::from(Refusal::NotRunning(place.path.clone()));
+        let not_running = || Error::from(place.not_running());
         let run_dir = match RunDir::visit(&place.path) {
             Err(Error::Failed(failed)) if failed.answer.kind() == ErrorKind::NotFound => {
                 return Err(not_running());
