@@ -154,8 +154,7 @@ pub struct Cli {
 /// Which instance is meant.
 #[derive(Args, Clone, Debug)]
 pub struct Instance {
-    /// Name of the instance; several run side by side under different names
-    /// [default: what a file of services says, else default]
+    /// Name of the instance; several run side by side under different names [default: default]
     #[arg(long, global = true, help_heading = "Which instance", value_name = "NAME")]
     pub name: Option<String>,
     /// Run directory, itself on a tmpfs; created if absent
@@ -241,7 +240,8 @@ pub enum Command {
     /// Run the services of a file
     ///
     /// The file names programs, what each needs of the others, and what their deaths mean
-    /// (docs/services.md). HUP and `osps reload` read it again: what did not change stays.
+    /// (docs/services.md). HUP and `osps reload` read it again: what did not change stays. Without
+    /// --name the instance has the name that the file says, else `default`.
     #[command(after_help = UP_EXAMPLES)]
     Up {
         /// The file
@@ -574,7 +574,7 @@ mod tests {
             assert!(text.contains(&format!("[default: {default}]")), "{id}: {text}");
         }
         let name = help("name");
-        assert!(name.contains(&format!("else {}]", standard.name)), "{name}");
+        assert!(name.contains(&format!("[default: {}]", standard.name)), "{name}");
     }
 
     #[test]

@@ -304,10 +304,10 @@ pub enum Refusal {
     /// Servers that wait for each other.
     #[error("{} wait for each other in a circle; take one of these edges out", .0.join(" -> "))]
     Cycle(Vec<String>),
-    /// A port is taken.
+    /// An address is taken.
     #[error(
-        "{why}. Another program (or another osps) has the port of {name}; choose another with \
-         --listen, or port 0 for any free one"
+        "{why}. Another program (or another osps) listens there; choose another address for {name} \
+         (key `listen` of a file, else --listen), or port 0 for any free one"
     )]
     AddressInUse {
         /// What was tried, and the kernel's answer.
@@ -327,6 +327,10 @@ pub enum Refusal {
         why: Unrunnable,
     },
 
+    /// The same, of a command that only a shell would understand.
+    #[error("{0}; there is no shell: write [\"sh\", \"-c\", \"...\"]")]
+    NoShell(Box<Refusal>),
+
     // ---- Inside a server ----
     /// `osps __exec` or `__probe` by hand.
     #[error("`osps {0}` is osps's own business")]
@@ -343,8 +347,13 @@ pub enum Refusal {
 
     // ---- Asking ----
     /// Nobody is there.
-    #[error("osps does not run in {}", Shown(.0))]
-    NotRunning(PathBuf),
+    #[error("osps does not run in {}{}", Shown(path), running(others))]
+    NotRunning {
+        /// The run directory.
+        path: PathBuf,
+        /// Names of those that run beside it.
+        others: Vec<String>,
+    },
     /// Several users have one of that name.
     #[error(
         "several users run an osps named {name}: say which with --run-dir: {}",
@@ -392,6 +401,9 @@ pub enum Refusal {
     /// The watchdog's own words.
     #[error("the watchdog refused: {0}")]
     Watchdog(String),
+    /// What was asked for is done, and did not come out well.
+    #[error("{0}")]
+    CameOut(String),
     /// It does not answer, because it does not run.
     #[error(
         "the watchdog (pid {pid}) is frozen: no beat for {}, state {state}. Continue it with \
@@ -415,6 +427,14 @@ pub enum Refusal {
     /// A server's own words, or why there are none.
     #[error("{0}")]
     Answer(String),
+}
+
+fn running(others: &[String]) -> String {
+    match others {
+        [] => String::new(),
+        [one] => format!("; running: {one}; say --name {one}"),
+        others => format!("; running: {}; say which with --name", others.join(", ")),
+    }
 }
 
 fn silence(age: Option<Duration>) -> String {

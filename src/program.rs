@@ -71,6 +71,34 @@ pub fn find_in(
     found.unwrap_or(Err(absent)).map_err(refused)
 }
 
+/// Words with which a line of a shell begins, and that are no programs.
+const SHELL_WORDS: [&[u8]; 14] = [
+    b".", b"alias", b"cd", b"eval", b"exec", b"export", b"for", b"if", b"set", b"source", b"trap",
+    b"ulimit", b"unset", b"while",
+];
+/// Words that mean something to a shell between and behind programs.
+const SHELL_SIGNS: [&[u8]; 10] =
+    [b"|", b"||", b"&", b"&&", b";", b">", b">>", b"<", b"2>", b"2>&1"];
+
+/// Whether whoever wrote this command thought of a shell.
+pub fn is_for_shell(command: &[OsString]) -> bool {
+    let Some((first, arguments)) = command.split_first() else { return false };
+    let first = first.as_bytes();
+    // `NAME=value program`, while a path may have a `=` in it.
+    let sets = first.iter().position(|byte| !byte.is_ascii_alphanumeric() && *byte != b'_');
+    let sets = sets.is_some_and(|end| end > 0 && first[end] == b'=');
+    let means = |word: &OsString| {
+        let word = word.as_bytes();
+        SHELL_SIGNS.contains(&word) || (word.len() > 1 && word.ends_with(b";"))
+    };
+    SHELL_WORDS.contains(&first)
+        || first.starts_with(b"~")
+        || first.starts_with(b"$")
+        || first.ends_with(b";")
+        || sets
+        || arguments.iter().any(means)
+}
+
 /// Whether the kernel would execute this file, as far as that can be known without trying.
 fn runs(path: &Path) -> Result<(), Unrunnable> {
     let meta = path.metadata().map_err(|error| match error.kind() {
@@ -163,3 +191,35 @@ fn examined(path: &Path) -> Option<Unloadable> {
 /// What this osps, and so its shim, was built for.
 const MACHINE: u16 =
     if cfg!(target_arch = "aarch64") { object::elf::EM_AARCH64 } else { object::elf::EM_X86_64 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_for_a_shell_is_known() {
+        let is = |line: &str| {
+            let words: Vec<_> = line.split(' ').map(OsString::from).collect();
+            is_for_shell(&words)
+        };
+        for line in [
+            "cd app",
+            "export A=1",
+            "FOO=1 x",
+            "~/x",
+            "$HOME/x",
+            "x | y",
+            "x > log",
+            "x 2>&1",
+            "x && y",
+            "x ; y",
+            "x; y",
+            "x a; y",
+        ] {
+            assert!(is(line), "{line}");
+        }
+        for line in ["", "x", "./a=b", "/x=1", "=x", "x --a=b", "x a|b", "x ~", "cdx"] {
+            assert!(!is(line), "{line}");
+        }
+    }
+}

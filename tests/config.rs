@@ -1008,11 +1008,28 @@ fn check_finds_what_this_machine_has_not() {
         found,
         [
             (true, "service a: cannot run /absent/x: no such file".to_owned()),
-            (false, "service a: there is no directory /absent for its log".to_owned()),
-            (false, "service b: there is no directory /absent".to_owned()),
+            (true, "service a: there is no directory /absent for its log".to_owned()),
+            (true, "service b: there is no directory /absent".to_owned()),
             (false, "service b: only its death is noticed (heart none)".to_owned()),
         ]
     );
+}
+
+#[test]
+fn a_command_for_a_shell_is_told_that_there_is_none() {
+    for (command, told) in [
+        ("export A=1 && node server.js", true),
+        ("FOO=1 node server.js", true),
+        ("~/server", true),
+        ("/absent/x > log", true),
+        ("/absent/x --out=log", false),
+    ] {
+        let text = format!("[service.a]\nheart = 'notify'\ncommand = '{command}'\n");
+        let found = check::findings(&read(&text));
+        let hint = "; there is no shell: write [\"sh\", \"-c\", \"...\"]";
+        assert_eq!(found.len(), 1, "{command}: {found:?}");
+        assert!(found[0].fatal && found[0].text.ends_with(hint) == told, "{found:?}");
+    }
 }
 
 #[test]

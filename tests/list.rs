@@ -123,6 +123,45 @@ fn an_instance_is_listed_wherever_its_directory_is() {
 }
 
 /// What a killed one left in its place is listed as that, until a start goes on with it.
+/// Who named the instance in the file and asked without a name was told that nothing runs.
+#[test]
+fn who_asks_for_a_wrong_name_learns_which_run() {
+    let runtime = tempfile::tempdir_in("/dev/shm").unwrap();
+    let ask = |args: &[&str]| {
+        let mut command = Command::new(BINARY);
+        command.args(args).env_remove("RUST_LOG").env("RUNTIME_DIRECTORY", runtime.path());
+        text(&run(command))
+    };
+    let start = |name: &str| {
+        let mut command = Command::new(BINARY);
+        command.args(["run", "--name", name, "--", "sleep", "600"]).stdin(Stdio::null());
+        command.env("RUNTIME_DIRECTORY", runtime.path());
+        let child = Guest(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
+        let control = runtime.path().join(name).join("control");
+        wait_until("an instance", SOON, || control.symlink_metadata().is_ok().then_some(()));
+        child
+    };
+    let default = runtime.path().join("default");
+    let nobody = format!("osps: osps does not run in {}", default.display());
+    assert!(ask(&["status"]).ends_with(&format!("{nobody}\n")), "{}", ask(&["status"]));
+    let _one = start("user1");
+    for command in ["status", "reload", "stop", "logs"] {
+        let said = ask(&[command]);
+        let expected = format!("{nobody}; running: user1; say --name user1\n");
+        assert!(said.ends_with(&expected), "{command}: {said}");
+    }
+    let _other = start("user2");
+    let said = ask(&["stop", "--name", "usr"]);
+    assert!(said.contains("; running: user1, user2; say which with --name"), "{said}");
+    // Who chose a directory by hand did not mean a name.
+    let elsewhere = runtime.path().join("x/y");
+    let said = ask(&["status", "--run-dir", elsewhere.to_str().unwrap()]);
+    assert!(!said.contains("running:"), "{said}");
+    for name in ["user1", "user2"] {
+        ask(&["stop", "--name", name]);
+    }
+}
+
 #[test]
 fn leftovers_in_a_default_place_are_listed_as_such() {
     let parent = tempfile::tempdir_in("/dev/shm").unwrap();

@@ -152,7 +152,8 @@ fn a_service_that_does_not_come_up_is_told_and_the_others_are_there() {
     osps.write("[service.a]\n@BEAT@\n[service.b]\n@BEAT@\n[service.bad]\ncommand = 'false'\n");
     let (code, said) = osps.ask_for(&["reload"]);
     assert!(code == 1 && said.contains("bad is backoff: see the log"), "{code} {said}");
-    assert!(!said.contains("nothing was changed"), "{said}");
+    // Nothing was refused: what was asked for is done.
+    assert!(said.ends_with("\nosps: bad is backoff: see the log\n"), "{said}");
     assert_eq!(state_of(&osps, "b"), Some(State::Up));
     same.check();
 }
@@ -167,6 +168,46 @@ fn who_was_stopped_stays_so_over_a_reload_that_changes_it() {
     osps.do_ask(&["start", "b"]);
     assert_eq!(osps.happened("b", Event::Started).len(), 2);
     osps.do_ask(&["reload"]);
+}
+
+/// Who reads the file is ended as soon as it has answered: its warnings were lost with it.
+#[test]
+fn what_the_machine_lacks_is_told_and_the_others_are_reloaded() {
+    let osps = up("[service.a]\n@BEAT@\n", &["a"]);
+    let same = Untouched::of(&osps, &["a"]);
+    osps.write(
+        "[service.a]\n@BEAT@\n[service.b]\n@BEAT@\n[service.none]\ncommand = 'no-such-program'\n\
+         [service.nowhere]\n@BEAT@\ndirectory = '@DIR@/nowhere'\ninstances = 2\n",
+    );
+    let (code, said) = osps.ask_for(&["reload"]);
+    assert_eq!(code, 1, "{said}");
+    for told in ["none: cannot run no-such-program: ", "nowhere: there is no directory "] {
+        assert_eq!(said.matches(told).count(), 1, "{told} {said}");
+        osps.wait_log(&["WARN", "reload: ", told]);
+    }
+    assert!(said.contains("none is backoff: see the log"), "{said}");
+    assert_eq!(state_of(&osps, "b"), Some(State::Up));
+    same.check();
+}
+
+#[test]
+fn keys_at_the_top_that_changed_are_told_and_take_a_new_start() {
+    let text = "check-interval = '2s'\nquiet = false\n[service.a]\n@BEAT@\n";
+    let osps = up(text, &["a"]);
+    let same = Untouched::of(&osps, &["a"]);
+    // A default that is said, or is not said any more, is the same; so is what an option overrules.
+    osps.write("run-dir = '/dev/shm/elsewhere'\norphan-timeout = '30s'\n[service.a]\n@BEAT@\n");
+    assert_eq!(osps.do_ask(&["reload"]), "reloaded: 1 unchanged\nreload done\n");
+    osps.write("check-interval = '1s'\n[service.a]\n@BEAT@\n[service.b]\n@BEAT@\n");
+    let told = "check-interval is another now: that takes a new start";
+    let said = osps.do_ask(&["reload"]);
+    assert!(said.contains(&format!("osps: {told}\n")), "{said}");
+    osps.wait_log(&["WARN", told]);
+    assert_eq!(state_of(&osps, "b"), Some(State::Up));
+    osps.write("name = 'x'\nslots = 9\nquiet = true\n[service.a]\n@BEAT@\n");
+    let said = osps.do_ask(&["reload"]);
+    assert!(said.contains("osps: name, quiet, slots are others now: that takes a"), "{said}");
+    same.check();
 }
 
 /// Takes a second and a half to leave, and shows which text it has.
@@ -212,6 +253,8 @@ fn a_file_that_is_wrong_half_written_or_gone_changes_nothing_and_is_told() {
         let (code, said) = osps.ask_for(&["reload"]);
         assert!(code == 1 && said.contains(says), "{wrong:?}: {code} {said}");
         assert!(said.ends_with("refused: nothing was changed\n"), "{said}");
+        let output = osps.command(&["reload"]);
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "", "a mistake is an error");
     }
     fs::remove_file(&path).unwrap();
     let (code, said) = osps.ask_for(&["reload"]);
@@ -340,7 +383,7 @@ fn hang_up_reads_the_file_again() {
     osps.signal_watchdog(Signal::HUP);
     osps.wait_state("b", State::Up);
     osps.wait_log(&["SIGHUP: reading the file again"]);
-    osps.wait_log(&["ok reload done"]);
+    osps.wait_log(&["INFO", "reload done"]);
     same.check();
 }
 
@@ -548,6 +591,7 @@ fn an_address_that_is_in_use_changes_nothing_and_leaves_no_socket() {
     ));
     let (code, said) = osps.ask_for(&["reload"]);
     assert!(code == 1 && said.contains("in use"), "{code} {said}");
+    assert!(said.contains("choose another address for b (key `listen` of a file"), "{said}");
     assert!(!osps.dir().join("b.sock").exists(), "a socket of nobody stayed");
     same.check();
 }

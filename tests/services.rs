@@ -95,6 +95,7 @@ fn a_failed_oneshot_blocks_who_waits_for_its_success_and_is_named() {
     osps.wait_up(&["other"]);
     for (name, by) in [("web", "migrate"), ("edge", "web")] {
         osps.wait_state(name, State::Blocked);
+        osps.wait_log(&["INFO", &format!("{name} gen=0: down -> blocked (waits for {by})")]);
         osps.wait("by whom", || (osps.service(name)["blocked_by"] == by).then_some(()));
         let table = osps.table();
         let row = table.lines().find(|line| line.starts_with(name)).unwrap();
@@ -238,6 +239,8 @@ fn an_essential_service_that_fails_for_good_ends_all_in_order() {
     assert_eq!(osps.wait_exit().code(), Some(3), "{}", osps.log());
     assert_eq!(of(&segment, web, Event::StopOrder).len(), 1);
     osps.wait_log(&["web", "stopping -> down (status 0"]);
+    osps.wait_log(&["ERROR", "heart is essential and failed for good: stopping everything"]);
+    osps.wait_log(&["ERROR", "gave up: heart failed, and is not restarted"]);
     assert!(!osps.run_dir().join("segment").exists());
 }
 
@@ -250,6 +253,7 @@ fn an_essential_service_that_is_done_ends_all_well() {
     )
     .spawn();
     assert_eq!(osps.wait_exit().code(), Some(0), "{}", osps.log());
+    osps.wait_log(&["INFO", "job is essential and done: stopping everything"]);
 }
 
 // ---- Instances, and what is asked for ----
@@ -785,7 +789,18 @@ fn a_limit_above_the_hard_one_is_the_affair_of_one_service() {
     );
     let words = [&["sh", "-c", "ulimit -u 20000; exec \"$@\"", "sh"][..], &through].concat();
     let launch = launch.through(&words);
-    assert_only_it_suffers(launch, &["cannot be started: set limit nproc", "by root"]);
+    assert_only_it_suffers(launch, &["cannot be started: set limit nproc", "CAP_SYS_RESOURCE"]);
+}
+
+/// Root was told that root may do it.
+#[test]
+fn more_descriptors_than_the_kernel_has_are_refused_with_its_bound() {
+    let most = fs::read_to_string("/proc/sys/fs/nr_open").unwrap();
+    let launch = Launch::up(
+        "[service.good]\n@BEAT@\n[service.bad]\n@BEAT@\nlimits = { nofile = 99999999999 }\n",
+    );
+    let bound = format!("fs.nr_open allows {} at most", most.trim());
+    assert_only_it_suffers(launch, &["cannot be started: set limit nofile", &bound]);
 }
 
 // ---- The control socket ----

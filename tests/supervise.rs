@@ -643,7 +643,7 @@ fn a_crash_loop_with_a_limit_ends_with_exit_code_3() {
     let output = launch.output();
     let log = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(3), "{log}");
-    assert!(log.contains("gave up"), "{log}");
+    assert!(log.contains("gave up: sh was restarted too often"), "{log}");
     assert_eq!(log.matches("-> exited (status 1").count(), 3, "{log}");
     assert!(!launch.run_dir().exists());
 }

@@ -21,7 +21,7 @@ use crate::service::Service;
 pub struct Finding {
     /// What, and of which service.
     pub text: String,
-    /// Whether `osps up` would refuse to start because of it.
+    /// Whether its service would not run because of it.
     pub fatal: bool,
 }
 
@@ -154,6 +154,17 @@ pub fn latency(service: &Service) -> String {
     format!("is noticed after {}", parts.join(", "))
 }
 
+/// The directories that a service needs and that are not there.
+pub(super) fn missing_directories(service: &Service) -> Vec<String> {
+    let missing = |path: &&Path| !path.is_dir();
+    let own = service.launch.directory.as_deref().filter(missing);
+    let logs = service.launch.log.as_deref().and_then(Path::parent).filter(missing);
+    let own = own.map(|path| format!("there is no directory {}", Shown(path)));
+    own.into_iter()
+        .chain(logs.map(|path| format!("there is no directory {} for its log", Shown(path))))
+        .collect()
+}
+
 /// What of a file is not as it should be on this machine, by service and without repetition.
 pub fn findings(file: &File) -> Vec<Finding> {
     let mut found = Vec::new();
@@ -167,14 +178,8 @@ pub fn findings(file: &File) -> Vec<Finding> {
             Ok(Some(warning)) => add(false, warning),
             Err(error) => add(true, error.to_string()),
         }
-        let missing = |path: &Path| !path.is_dir();
-        if let Some(directory) = service.launch.directory.as_deref().filter(|path| missing(path)) {
-            add(false, format!("there is no directory {}", Shown(directory)));
-        }
-        if let Some(log) = &service.launch.log
-            && let Some(directory) = log.parent().filter(|path| missing(path))
-        {
-            add(false, format!("there is no directory {} for its log", Shown(directory)));
+        for what in missing_directories(service) {
+            add(true, what);
         }
         match service.manner.heart.source {
             HeartSource::None => add(false, "only its death is noticed (heart none)".to_owned()),

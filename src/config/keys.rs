@@ -315,6 +315,6 @@ pub const KEYS: [Key; 33] = [
         "essential",
         (Both, Flag, Value("false")),
         "true or false",
-        "when it failed for good, the whole instance ends (exit 3)",
+        "when it failed for good, the whole instance ends (exit 3); when it is done, too (exit 0)",
     ),
 ];

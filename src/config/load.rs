@@ -8,7 +8,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
+use osps_heart::shown::Shown;
 use rustix::fs::{MemfdFlags, memfd_create};
 
 use super::check;
@@ -38,6 +40,14 @@ pub struct Over {
 /// What a file wants to run.
 pub fn config(path: &Path, over: &Over) -> Result<Config, Error> {
     let file = load(path)?;
+    // What the command line says stays as it is, whatever the file says later.
+    let mut top = top(&file.instance);
+    top.retain(|(key, _)| match key.as_str() {
+        "name" => over.name.is_none(),
+        "run-dir" => over.run_dir.is_none(),
+        "quiet" => !over.quiet,
+        _ => true,
+    });
     let Instance { name, run_dir, check_interval, orphan_timeout, quiet, slots } = file.instance;
     let standard = Config::default();
     let config = Config {
@@ -48,11 +58,27 @@ pub fn config(path: &Path, over: &Over) -> Result<Config, Error> {
         quiet: over.quiet || quiet.unwrap_or(false),
         // Nobody but the pair has data to share: the least that a segment has.
         data_size: standard.cell_size * 16,
-        programs: Programs::Listed { services: file.services, slots, file: path.to_owned() },
+        programs: Programs::Listed { services: file.services, slots, file: path.to_owned(), top },
         ..Config::default()
     };
     config.validate()?;
     Ok(config)
+}
+
+/// The keys at the top of a file with what is in effect, said or not.
+fn top(instance: &Instance) -> Vec<(String, String)> {
+    let Instance { name, run_dir, check_interval, orphan_timeout, quiet, slots } = instance;
+    let standard = Config::default();
+    let time = |said: &Option<Duration>, standard| super::time(said.unwrap_or(standard));
+    let texts = [
+        ("name", name.clone().unwrap_or(standard.name)),
+        ("run-dir", run_dir.as_ref().map_or(String::new(), |path| Shown(path).to_string())),
+        ("check-interval", time(check_interval, standard.check_interval)),
+        ("orphan-timeout", time(orphan_timeout, standard.orphan_timeout)),
+        ("quiet", quiet.unwrap_or(false).to_string()),
+        ("slots", slots.to_string()),
+    ];
+    texts.map(|(key, text)| (key.to_owned(), text)).into()
 }
 
 fn load(path: &Path) -> Result<file::File, Error> {
@@ -94,18 +120,25 @@ pub(super) fn bind(services: &mut [Service]) -> Result<(), Error> {
 /// Says what is known to go wrong with services that are about to start. They are started all the
 /// same: the others do not suffer for it.
 pub(super) fn warn(services: &[Service]) {
+    for warning in warnings(services) {
+        log::warn!("{warning}");
+    }
+}
+
+/// What of the machine is not as these services need it, once for all instances of one.
+fn warnings(services: &[Service]) -> Vec<String> {
     let mut seen: Vec<&str> = Vec::new();
+    let mut found = Vec::new();
     for service in services {
         if seen.contains(&service.family.as_str()) {
             continue;
         }
         seen.push(&service.family);
-        match service.look() {
-            Ok(None) => {}
-            Ok(Some(warning)) => log::warn!("{}: {warning}", service.family),
-            Err(error) => log::error!("{}: {error}", service.family),
-        }
+        let program = service.look().unwrap_or_else(|error| Some(error.to_string()));
+        let missing = program.into_iter().chain(check::missing_directories(service));
+        found.extend(missing.map(|what| format!("{}: {what}", service.family)));
     }
+    found
 }
 
 /// Reads a file for a watchdog that runs (`osps __load FILE`): it gets the sockets that are held
@@ -128,6 +161,8 @@ pub fn main(args: &[OsString]) -> Result<ExitCode, Error> {
         Err(error) => (WRONG, error.to_string().into_bytes(), Vec::new()),
     };
     let memory = pack(&bytes).map_err(Failed::to("write down", "services"))?;
+    // Whoever gets the answer ends this process at once, with what it has not written yet.
+    output::stderr().flush_bounded();
     let fds: Vec<BorrowedFd<'_>> =
         [memory.as_fd()].into_iter().chain(sockets.iter().map(AsFd::as_fd)).collect();
     socket::send_descriptors_to(std::io::stdin(), kind, &fds)?;
@@ -150,8 +185,9 @@ fn unbind<'a>(listeners: impl IntoIterator<Item = &'a Listener>) {
 
 /// The file as it is now, and sockets for the addresses that nobody holds yet.
 fn again(path: &Path, held: &[Held]) -> Result<(Loaded, Vec<Listener>), Error> {
-    let services = load(path)?.services;
-    let mut loaded = Loaded { services, bound: Vec::new() };
+    let file::File { services, instance, .. } = load(path)?;
+    let (warnings, top) = (warnings(&services), top(&instance));
+    let mut loaded = Loaded { services, bound: Vec::new(), warnings, top };
     let mut sockets = Vec::new();
     for service in &loaded.services {
         for address in &service.launch.listen {
@@ -178,6 +214,5 @@ fn again(path: &Path, held: &[Held]) -> Result<(Loaded, Vec<Listener>), Error> {
             loaded.bound.push(wanted);
         }
     }
-    warn(&loaded.services);
     Ok((loaded, sockets))
 }

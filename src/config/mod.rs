@@ -59,6 +59,8 @@ pub enum Programs {
         slots: usize,
         /// The file.
         file: PathBuf,
+        /// The keys at its top that the command line did not overrule, with what is in effect.
+        top: Vec<(String, String)>,
     },
     /// One program of the user's.
     Own {
@@ -166,6 +168,10 @@ impl Config {
             file: match &self.programs {
                 Programs::Listed { file, .. } => Some(file.clone()),
                 Programs::Pair { .. } | Programs::Own { .. } => None,
+            },
+            top: match &self.programs {
+                Programs::Listed { top, .. } => top.clone(),
+                Programs::Pair { .. } | Programs::Own { .. } => Vec::new(),
             },
             quiet: self.quiet,
         }

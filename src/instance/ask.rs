@@ -60,6 +60,13 @@ pub fn ask(place: &Place, wish: &Wish, quiet: bool) -> Result<ExitCode, Error> {
         if let Some(why) = line.strip_prefix(b"error ") {
             return Err(refused(why));
         }
+        if let Some(how) = line.strip_prefix(b"failed ") {
+            return Err(Refusal::CameOut(shown(how)).into());
+        }
+        if let Some(what) = line.strip_prefix(b"problem ") {
+            log::error!("{}", shown(what));
+            continue;
+        }
         let end = line.strip_prefix(b"ok ");
         if !quiet {
             show(end.unwrap_or(&line));
@@ -73,7 +80,7 @@ pub fn ask(place: &Place, wish: &Wish, quiet: bool) -> Result<ExitCode, Error> {
 
 impl<'a> Talk<'a> {
     fn begin(place: &'a Place, wish: &Wish) -> Result<Talk<'a>, Error> {
-        let not_running = || Error::from(Refusal::NotRunning(place.path.clone()));
+        let not_running = || Error::from(place.not_running());
         let run_dir = match RunDir::visit(&place.path) {
             Err(Error::Failed(failed)) if failed.answer.kind() == ErrorKind::NotFound => {
                 return Err(not_running());
@@ -152,10 +159,14 @@ impl<'a> Talk<'a> {
 }
 
 fn refused(why: &[u8]) -> Error {
-    Refusal::Watchdog(Shown(OsStr::from_bytes(why)).to_string()).into()
+    Refusal::Watchdog(shown(why)).into()
 }
 
-/// Prints a line of a watchdog that may be another user's: a terminal shall not obey it.
+/// A line of a watchdog that may be another user's: a terminal shall not obey it.
+fn shown(line: &[u8]) -> String {
+    Shown(OsStr::from_bytes(line)).to_string()
+}
+
 fn show(line: &[u8]) {
-    output::print(format!("{}\n", Shown(OsStr::from_bytes(line))).as_bytes());
+    output::print(format!("{}\n", shown(line)).as_bytes());
 }

@@ -2,6 +2,14 @@
 //!
 //! The watchdog never waits for a client here: what a slow one does not take is not sent to it.
 //! Only the user who runs osps, and root, may ask.
+//!
+//! ```text
+//! TEXT           how it goes: standard output, unless the asker wants quiet
+//! problem TEXT   what is wrong: standard error
+//! ok TEXT        the end: done
+//! failed TEXT    the end: done, and it did not come out well
+//! error TEXT     the end: refused
+//! ```
 
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};

@@ -201,10 +201,10 @@ fn settle(orders: &Orders) -> Result<(), Failed> {
         let resource = words.next().unwrap_or_default();
         let mut number = || words.next().and_then(|number| number.parse().ok());
         let (soft, hard) = (number(), number());
-        limits::set(resource, soft, hard).map_err(Failed::to(
-            "set limit",
-            format!("{resource} (hard limits are raised by root)"),
-        ))?;
+        limits::set(resource, soft, hard).map_err(|error| {
+            let advice = limits::advice(resource, hard);
+            Failed::to("set limit", format!("{resource} ({advice})"))(error)
+        })?;
     }
     if let Some(mask) =
         text(setting::UMASK).next().and_then(|text| u32::from_str_radix(text, 8).ok())

@@ -11,8 +11,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use osps_heart::segment::mapping::FILE_NAME as SEGMENT;
+use osps_heart::shown::Shown;
 use rustix::fs::{FileType, lstat, stat};
 
+use super::life::is_locked;
 use super::place::{DEFAULTS, LOCK, Place, runtime_directory};
 use crate::error::Refusal;
 use crate::sys::procfs;
@@ -35,6 +37,19 @@ impl Place {
             1 => Ok(Place { path: others.remove(0), own_parent: true }),
             _ => Err(Refusal::Ambiguous { name: name.to_owned(), paths: others }),
         }
+    }
+}
+
+impl Place {
+    /// That nobody runs there. Whoever asked by a name, or by none, learns who does.
+    pub fn not_running(&self) -> Refusal {
+        let path = self.path.clone();
+        let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
+        let beside = path.parent().filter(|_| Place::of(name, None).path == path);
+        let beside = beside.map(entries).unwrap_or_default();
+        let others = beside.iter().filter(|other| is_lived_in(other) && is_locked(other));
+        let others = others.filter_map(|other| Some(Shown(other.file_name()?).to_string()));
+        Refusal::NotRunning { others: others.collect(), path }
     }
 }
 

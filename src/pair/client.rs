@@ -112,7 +112,7 @@ fn find_primary(place: &Place) -> Result<SocketAddr, Trouble> {
     let segment = Segment::open(&place.path, Access::ReadOnly).map_err(|error| {
         Trouble::Final(match &error {
             AttachError::Io { answer, .. } if answer.kind() == ErrorKind::NotFound => {
-                Refusal::NotRunning(place.path.clone()).to_string()
+                place.not_running().to_string()
             }
             _ => format!("cannot tell who runs in {shown}: {error}"),
         })

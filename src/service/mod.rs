@@ -126,6 +126,10 @@ pub struct Loaded {
     pub services: Vec<Service>,
     /// The sockets that were bound for it; they come with the answer, in this order.
     pub bound: Vec<Held>,
+    /// What will go wrong on this machine, and is no reason to leave the others as they are.
+    pub warnings: Vec<String>,
+    /// The keys at the top of the file, with what is in effect.
+    pub top: Vec<(String, String)>,
 }
 
 impl Loaded {
@@ -253,7 +257,9 @@ impl Service {
         let Launch { command, directory, env, .. } = &self.launch;
         let Some(named) = command.first() else { return Ok(None) };
         let path = env.iter().find(|(name, _)| name == "PATH").map(|(_, path)| path.as_os_str());
-        let found = program::find_in(named, path, directory.as_deref())?;
+        let found = program::find_in(named, path, directory.as_deref()).map_err(|refusal| {
+            if program::is_for_shell(command) { Refusal::NoShell(refusal.into()) } else { refusal }
+        })?;
         if self.manner.heart.is_looped()
             && let Some((file, why)) = program::unloadable(found)
         {

@@ -46,6 +46,18 @@ resources! {
     Stack = "stack", Stack;
 }
 
+/// Why a limit was perhaps refused, for people: nobody has more descriptors than the kernel allows.
+pub fn advice(name: &str, maximum: Option<u64>) -> String {
+    let most = std::fs::read_to_string("/proc/sys/fs/nr_open");
+    let most: Option<u64> = most.ok().and_then(|text| text.trim().parse().ok());
+    match most {
+        Some(most) if name == Resource::Files.word() && maximum.is_none_or(|max| max > most) => {
+            format!("fs.nr_open allows {most} at most, to root as well")
+        }
+        _ => "to raise a hard limit takes CAP_SYS_RESOURCE, as root has it".to_owned(),
+    }
+}
+
 /// Limits this process, and what it becomes, in the resource of this name; `None` = unlimited.
 pub fn set(name: &str, current: Option<u64>, maximum: Option<u64>) -> io::Result<()> {
     let known = Resource::ALL.into_iter().find(|resource| resource.word() == name);

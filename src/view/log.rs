@@ -169,8 +169,8 @@ fn level(what: &What, scene: &Scene<'_>) -> Level {
         | What::Asked { .. }
         | What::Resumed
         | What::Removed
+        | What::Blocked { .. }
         | What::WatchdogStopping => Level::Info,
-        What::Blocked { .. } => Level::Debug,
     }
 }
 

@@ -71,8 +71,7 @@ pub fn main(
 
 /// The files of those that were asked for, each once.
 fn find(place: &Place, services: &[String]) -> Result<Vec<Log>, Error> {
-    let run_dir =
-        RunDir::visit(&place.path).map_err(|_| Refusal::NotRunning(place.path.clone()))?;
+    let run_dir = RunDir::visit(&place.path).map_err(|_| place.not_running())?;
     let listed = run_dir.listed_services().ok_or(Refusal::NoServices(place.path.clone()))?;
     if let Some(unknown) = services
         .iter()

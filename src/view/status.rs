@@ -30,7 +30,7 @@ pub fn main(place: Result<Place, Refusal>, as_json: bool, quiet: bool) -> Result
     let segment = match Segment::open(&place.path, Access::ReadOnly) {
         Ok(segment) => segment,
         Err(AttachError::Io { answer, .. }) if answer.kind() == std::io::ErrorKind::NotFound => {
-            complain(&Refusal::NotRunning(place.path.clone()));
+            complain(&place.not_running());
             return Ok(exit(Health::NotRunning));
         }
         Err(error) => {

@@ -1,8 +1,8 @@
 //! What people ask for over the control socket, and what they are told of it.
 //!
 //! Everything goes through the policy and is written down with who asked. Whoever asked gets a
-//! line for each change of those that are concerned, and at the end one that begins with `ok` or
-//! `error`. Tested in tests/services.rs.
+//! line for each change of those that are concerned, and at the end one that says how it came out.
+//! Tested in tests/services.rs.
 
 use osps_heart::ids::{Generation, SlotId};
 use osps_heart::segment::What;
@@ -156,18 +156,25 @@ impl Watchdog {
     pub(super) fn answer(&mut self) {
         let mut waiting = std::mem::take(&mut self.waiting);
         waiting.retain(|waiting| {
-            let Some(answer) = self.answer_to(waiting) else { return true };
-            match waiting.token {
-                Some(token) => self.control.close(&self.poll, token, &answer),
-                None => log::info!("{answer}"),
+            let Some(trouble) = self.trouble_of(waiting) else { return true };
+            let Waiting { token, summary, .. } = waiting;
+            match (token, trouble.is_empty()) {
+                (Some(token), true) => {
+                    self.control.close(&self.poll, *token, &format!("ok {summary}"));
+                }
+                (Some(token), false) => {
+                    self.control.close(&self.poll, *token, &format!("failed {trouble}"));
+                }
+                (None, true) => log::info!("{summary}"),
+                (None, false) => log::warn!("{summary}, but {trouble}"),
             }
             false
         });
         self.waiting.extend(waiting);
     }
 
-    /// The last line for somebody who waits; `None` = it is not done yet.
-    fn answer_to(&self, waiting: &Waiting) -> Option<String> {
+    /// What did not come out well of what somebody waits for; `None` = it is not done yet.
+    fn trouble_of(&self, waiting: &Waiting) -> Option<String> {
         if waiting.request == Request::Reload && self.group.is_editing() {
             return None;
         }
@@ -194,11 +201,7 @@ impl Watchdog {
             let name = self.children[slot.index()].name();
             troubles.extend(trouble.map(|trouble| format!("{name} {trouble}")));
         }
-        Some(if troubles.is_empty() {
-            format!("ok {}", waiting.summary)
-        } else {
-            format!("error {}", troubles.join("; "))
-        })
+        Some(troubles.join("; "))
     }
 
     /// Whether nothing of a server runs any more, or why that will not be; `None` = not yet.

@@ -98,6 +98,8 @@ pub struct Settings {
     pub slots: usize,
     /// The file that the services come from, to be read again at a reload.
     pub file: Option<PathBuf>,
+    /// The keys at its top that a reload does not take up, with what is in effect.
+    pub top: Vec<(String, String)>,
     /// No status lines, and servers of osps's own log less.
     pub quiet: bool,
 }
@@ -196,6 +198,8 @@ struct Watchdog {
     quiet: bool,
     /// The file that the services come from.
     file: Option<PathBuf>,
+    /// The keys at its top, as they were at the start.
+    top: Vec<(String, String)>,
     /// One that is being read.
     loading: Option<Loading>,
     /// Those who wait until what they asked for is done.

@@ -165,6 +165,18 @@ impl Watchdog {
                 What::Unwatched => self.advise_unwatched(slot),
                 _ => {}
             }
+            // Without a file everybody is essential, and that one gave up is said already.
+            if self.file.is_some() && self.group.ended_by() == Some((slot, what)) {
+                let name = self.children[slot.index()].name();
+                match what {
+                    What::Done { .. } => {
+                        log::info!("{name} is essential and done: stopping everything");
+                    }
+                    _ => {
+                        log::error!("{name} is essential and failed for good: stopping everything");
+                    }
+                }
+            }
         }
         if from != to {
             self.tell_askers(slot, to);

@@ -131,7 +131,7 @@ impl Watchdog {
         for line in why.lines() {
             log::error!("reload: {line}");
             if let Some(token) = token {
-                self.control.tell(token, line);
+                self.control.tell(token, &format!("problem {line}"));
             }
         }
         log::error!("reload: nothing was changed");
@@ -213,7 +213,7 @@ impl Watchdog {
         if self.group.is_ending() {
             return Err("osps is stopping".to_owned());
         }
-        let Loaded { mut services, bound: addresses } = loaded;
+        let Loaded { mut services, bound: addresses, warnings, top } = loaded;
         let pool = self.sockets(addresses, bound)?;
         for service in &mut services {
             let find = |address: &Address| {
@@ -305,6 +305,12 @@ impl Watchdog {
             self.control.tell(token, &summary);
         }
         log::info!("{summary}");
+        for warning in warnings.into_iter().chain(self.changed_top(&top)) {
+            log::warn!("reload: {warning}");
+            if let Some(token) = token {
+                self.control.tell(token, &format!("problem {warning}"));
+            }
+        }
         let actions = self.group.edit(now, edits);
         self.actions.extend(actions);
         let request = Request::Reload;
@@ -312,6 +318,15 @@ impl Watchdog {
         self.waiting.push(Waiting { token, request, slots: concerned, summary });
         self.write_services();
         Ok(())
+    }
+
+    /// The keys at the top of the file that are others now than at the start.
+    fn changed_top(&self, top: &[(String, String)]) -> Option<String> {
+        let changed = self.top.iter().filter(|said| !top.contains(said));
+        let keys: Vec<_> = changed.map(|(key, _)| key.as_str()).collect();
+        let verb = if keys.len() == 1 { "is another" } else { "are others" };
+        let keys = keys.join(", ");
+        (!keys.is_empty()).then(|| format!("{keys} {verb} now: that takes a new start"))
     }
 
     fn no_room(&self) -> String {

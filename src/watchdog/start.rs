@@ -105,6 +105,7 @@ impl Watchdog {
             descriptors: None,
             quiet: settings.quiet,
             file: settings.file.clone(),
+            top: settings.top.clone(),
             loading: None,
             waiting: Vec::new(),
             stoppers: Vec::new(),

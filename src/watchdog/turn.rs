@@ -8,8 +8,8 @@ use std::time::Duration;
 use osps_heart::ids::SlotId;
 use osps_heart::ownership;
 use osps_heart::pulse::slack;
-use osps_heart::segment::What;
 use osps_heart::segment::mapping::FILE_NAME;
+use osps_heart::segment::{Death, What};
 use osps_heart::shown::Shown;
 use osps_heart::sync::Ordering;
 use osps_heart::time::{Clock, Monotonic, nanos};
@@ -417,11 +417,23 @@ impl Watchdog {
         let listening =
             taken.iter().flat_map(|slot| &self.children[slot.index()].service.launch.listen);
         remove_paths(listening.filter_map(Address::path).collect());
+        let given_up = self.given_up();
         drop(self.segment);
         self.claim.remove();
         match outcome {
             Outcome::Clean | Outcome::Forced => log::info!("all stopped, nothing left"),
-            Outcome::GaveUp => log::error!("gave up: a server was restarted too often"),
+            Outcome::GaveUp => log::error!("gave up: {given_up}"),
         }
+    }
+
+    /// Who ended all by failing for good, and by what.
+    fn given_up(&self) -> String {
+        let Some((slot, what)) = self.group.ended_by() else { return "a server failed".to_owned() };
+        let why = match what {
+            What::Failed { death: Death::NotSpawned, once: false } => "could not be started",
+            What::Failed { once: false, .. } => "was restarted too often",
+            _ => "failed, and is not restarted",
+        };
+        format!("{} {why}", self.children[slot.index()].name())
     }
 }

@@ -93,10 +93,13 @@ impl Group {
         if let (Next::Wait(until), Some(server)) = (next, self.servers.get_mut(slot.index())) {
             server.timer = Some(until);
         }
-        match next {
-            Next::Never if essential => self.ending = Some(Outcome::GaveUp),
-            Next::Finish if essential => self.ending = Some(Outcome::Clean),
-            Next::Rest | Next::Wait(_) | Next::Never | Next::Finish => {}
+        let end = match next {
+            Next::Never if essential => Some(Outcome::GaveUp),
+            Next::Finish if essential => Some(Outcome::Clean),
+            Next::Rest | Next::Wait(_) | Next::Never | Next::Finish => None,
+        };
+        if end.is_some() {
+            (self.ending, self.ended_by) = (end, Some((slot, what)));
         }
         if self.ending.is_none() {
             // Not for those whose end was a success: nothing failed.

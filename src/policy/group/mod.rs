@@ -280,6 +280,8 @@ pub struct Group {
     graph: Graph,
     turn: Turn,
     ending: Option<Outcome>,
+    /// The essential server whose end is that of all, and how that came.
+    ended_by: Option<(SlotId, What)>,
     /// Those that are to be restarted one after the other.
     roll: VecDeque<SlotId>,
     /// The one that is being restarted of them.
@@ -296,6 +298,7 @@ impl Group {
             graph: Graph::new(specs.iter().map(|spec| spec.edges.clone()))?,
             turn: Turn { now, previous: now, lateness: Duration::ZERO },
             ending: None,
+            ended_by: None,
             roll: VecDeque::new(),
             rolling: None,
             forced: false,
@@ -414,6 +417,11 @@ impl Group {
     /// Whether it is stopping.
     pub fn is_ending(&self) -> bool {
         self.ending.is_some()
+    }
+
+    /// The essential server that ends all, and how it ended; `None` = none does.
+    pub fn ended_by(&self) -> Option<(SlotId, What)> {
+        self.ended_by
     }
 
     /// The turn that is under way.
