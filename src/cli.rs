@@ -11,9 +11,10 @@ use osps_heart::shown::Shown;
 
 use crate::config::load::FILE;
 use crate::config::texts::{duration, intensity, signal};
-use crate::config::{Config, Programs};
+use crate::config::{Config, Programs, is_name};
 use crate::error::Invalid;
 use crate::policy::restart::Intensity;
+use crate::service::NAME_MAX;
 use crate::service::manner::{HeartChoice, KillMode, Manner};
 
 const ABOUT: &str = "A supervisor that can tell frozen from alive.";
@@ -346,7 +347,7 @@ pub enum Command {
 #[derive(Args, Clone, Debug)]
 pub struct These {
     /// Which services, or instances of them
-    #[arg(required = true, value_name = "SERVICE")]
+    #[arg(required = true, value_name = "SERVICE", value_parser = service)]
     pub services: Vec<String>,
     /// No progress, only what went wrong
     #[arg(long, short)]
@@ -357,7 +358,7 @@ pub struct These {
 #[derive(Args, Clone, Debug)]
 pub struct Those {
     /// Which services, or instances of them [default: all]
-    #[arg(value_name = "SERVICE")]
+    #[arg(value_name = "SERVICE", value_parser = service)]
     pub services: Vec<String>,
     /// No progress, only what went wrong
     #[arg(long, short)]
@@ -521,6 +522,12 @@ impl Cli {
 fn address(text: &str) -> Result<SocketAddr, String> {
     let hint = "write it like 127.0.0.1:2222 or [::1]:2222, port 0 for any free one";
     text.parse().map_err(|_| hint.to_owned())
+}
+
+/// A name of a service or of an instance: an empty one is nobody, and not all.
+fn service(text: &str) -> Result<String, String> {
+    let why = "names have 1 to 32 letters, digits, dots, dashes and underscores";
+    if is_name(text, NAME_MAX) { Ok(text.to_owned()) } else { Err(why.to_owned()) }
 }
 
 fn size(text: &str) -> Result<u64, String> {

@@ -17,6 +17,7 @@ use osps::instance::place::Place;
 use osps::instance::{ask, beat, exec};
 use osps::pair::{client, plan, server};
 use osps::prober;
+use osps::service::Inheritance;
 use osps::sys::output;
 use osps::view::{list, logs, status};
 use osps::watchdog;
@@ -113,7 +114,7 @@ fn run(cli: &Cli) -> ExitCode {
 }
 
 fn supervise(config: &Config) -> Result<ExitCode, Error> {
-    let plan = |dir: BorrowedFd<'_>| config.services(dir);
+    let plan = |dir: BorrowedFd<'_>, inherited: &mut Inheritance| config.services(dir, inherited);
     watchdog::main(&config.settings(), plan::fifos(), &plan)
 }
 

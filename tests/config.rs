@@ -27,7 +27,9 @@ use osps::config::{Config, Programs, check, schema, time};
 use osps::policy::lifecycle::Patience;
 use osps::policy::restart::{Intensity, Restart, Rule};
 use osps::service::launch::{Limit, Resource, User};
-use osps::service::{Address, HeartChoice, KillMode, Launch, Manner, Needs, Reload, Service};
+use osps::service::{
+    Address, HeartChoice, Inheritance, KillMode, Launch, Manner, Needs, Reload, Service,
+};
 use osps_heart::clock::SystemClock;
 use osps_heart::pulse::Limits;
 use osps_heart::time::Clock;
@@ -333,7 +335,8 @@ fn patience_is_that_of_osps_run() {
             ..Config::default()
         };
         let here = std::fs::File::open("/").unwrap();
-        let own = config.services(std::os::fd::AsFd::as_fd(&here)).unwrap();
+        let own =
+            config.services(std::os::fd::AsFd::as_fd(&here), &mut Inheritance::default()).unwrap();
         let text = format!("hang-timeout = \"{}\"\nstop-timeout = \"{}\"", time(hang), time(stop));
         assert_eq!(read(&one(&text)).services[0].patience, own[0].patience);
     }
@@ -1179,7 +1182,11 @@ proptest! {
     ) {
         let mut chars: Vec<char> = WHOLE.chars().collect();
         for (at, what, with) in edits {
-            let at = at % chars.len().max(1);
+            // Earlier edits may have left nothing.
+            if chars.is_empty() {
+                chars.push(with);
+            }
+            let at = at % chars.len();
             match what {
                 0 => chars.insert(at, with),
                 1 => { chars.remove(at); }

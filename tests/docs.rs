@@ -28,6 +28,7 @@ use osps::pair::link::announced;
 use osps::pair::store::commands::{self, MAX_PAUSE_SECONDS};
 use osps::pair::store::resp;
 use osps::pair::wire::{self, Frame, FrameKind, offset};
+use osps::policy::adopt::{self, Seen};
 use osps::policy::lifecycle::{Stage, Trigger};
 use osps_heart::ids::{Epoch, Generation, Owner, SlotId};
 use osps_heart::ownership::{Arbiter, ArbiterAction, Holder, HolderAction};
@@ -41,7 +42,8 @@ use osps_heart::sync::Word;
 use osps_heart::table as store;
 use osps_heart::time::Monotonic;
 use osps_heart::words::{
-    Cause, Class, DeathKind, Desired, Event, HeartSource, Press, Request, Role, State, Watched, env,
+    Cause, Class, DeathKind, Desired, Event, Goal, HeartSource, Press, Request, Role, State,
+    Watched, env,
 };
 
 fn path(relative: &str) -> PathBuf {
@@ -190,6 +192,10 @@ fn every_field_is_where_the_document_says() {
         watched,
         last_heart,
         paused_until_ns,
+        goal,
+        due_ns,
+        excused_until_ns,
+        tally,
         reserved,
     });
     check_fields!(ActivityCells {
@@ -243,6 +249,7 @@ fn constants_have_the_values_in_the_document() {
         ("HEARTS_MAX", layout::HEARTS_MAX as u64),
         ("HEARTS_DEFAULT", layout::HEARTS_DEFAULT as u64),
         ("EVENTS", layout::EVENTS as u64),
+        ("TALLY", layout::TALLY as u64),
         ("RANGES", layout::RANGES as u64),
         ("DATA_MAX", layout::DATA_MAX),
     ]
@@ -263,7 +270,7 @@ fn codes_have_the_words_in_the_document() {
             check_codes(stringify!($name), &rows);
         )+};
     }
-    check_words!(State, Cause, Class, Role, Desired, HeartSource, Watched, DeathKind, Press);
+    check_words!(State, Cause, Class, Role, Desired, Goal, HeartSource, Watched, DeathKind, Press);
     check_words!(Request);
 
     let flags = [
@@ -1210,6 +1217,22 @@ fn the_lifecycle_tables_are_what_the_code_does() {
         lifecycle_table(ending),
     );
     check_block(FILE, BEGIN, END, &rendered);
+}
+
+#[test]
+fn the_adoption_table_is_what_the_code_does() {
+    let mut lines = vec!["recorded".to_owned(), "---".to_owned()];
+    for seen in Seen::ALL {
+        write!(lines[0], " | {}", seen.word()).unwrap();
+        lines[1] += " | ---";
+    }
+    lines.extend(State::ALL.map(|state| {
+        let cells = Seen::ALL.map(|seen| adopt::fate(state, seen).word());
+        format!("{state} | {}", cells.join(" | "))
+    }));
+    let rendered = format!("| {} |\n", lines.join(" |\n| "));
+    let begin = "<!-- adoption table -->\n";
+    check_block("docs/architecture.md", begin, "<!-- end -->", &rendered);
 }
 
 /// Compares what stands between two markers of a file with what it should be, or writes it.

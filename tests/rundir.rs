@@ -449,8 +449,12 @@ fn a_recorded_pid_is_believed_only_with_its_start_time() {
 
     patch_record(offset_of!(ServerCells, pid), sleep.id().into());
     patch_record(offset_of!(ServerCells, start_time), innocent.start_time());
-    drop(Again::start(osps.run_dir(), &[]));
-    assert!(innocent.is_dead(), "the patch reaches the right words");
+    let mut again = Again::start(osps.run_dir(), &[]);
+    let line = format!("pid={}: up (taken over", sleep.id());
+    wait_until("the patch reaches the right words", SOON, || {
+        again.log().contains(&line).then_some(())
+    });
+    again.stop();
     sleep.wait().unwrap();
 }
 

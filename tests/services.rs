@@ -703,30 +703,6 @@ fn a_socket_that_a_dead_program_left_is_replaced_and_a_living_one_refused() {
     assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
 }
 
-#[test]
-fn after_a_killed_watchdog_the_next_one_starts_the_file_again_on_the_same_sockets() {
-    let port = common::free_port();
-    let mut osps = Launch::up(&format!(
-        "[service.db]\n@BEAT@\nlisten = 'unix:@DIR@/db.sock'\n\
-         [service.web]\n@SERVE@\nlisten = '127.0.0.1:{port}'\ndepends-on = ['db']\n"
-    ))
-    .spawn();
-    osps.wait_up(&["db", "web"]);
-    let address = osps.address(osps.slot("web"));
-    let old = ["db", "web"].map(|name| osps.process(osps.slot(name)));
-    osps.kill_watchdog();
-    // They serve on without it.
-    assert_eq!(who_serves(address).unwrap(), old[1].pid());
-    osps.start_again();
-    osps.wait_founded();
-    osps.wait_up(&["db", "web"]);
-    assert!(old.iter().all(osps::sys::process::Process::is_dead));
-    assert_eq!(who_serves(address).unwrap(), osps.pid(osps.slot("web")));
-    UnixStream::connect(osps.dir().join("db.sock")).unwrap();
-    osps.stop();
-    assert!(!osps.dir().join("db.sock").exists());
-}
-
 /// What is wrong with one service is told with its cause, and is that service's affair alone.
 fn assert_only_it_suffers(launch: Launch, cause: &[&str]) -> Osps {
     let osps = launch.spawn();
@@ -803,6 +779,37 @@ fn more_descriptors_than_the_kernel_has_are_refused_with_its_bound() {
     assert_only_it_suffers(launch, &["cannot be started: set limit nofile", &bound]);
 }
 
+/// `osps up` hung for ever, deaf to every signal, in its look whether somebody listens there.
+#[test]
+fn a_socket_whose_queue_is_full_is_in_use() {
+    let launch = Launch::up("[service.db]\n@SLEEP@\nlisten = 'unix:@DIR@/db.sock'\n");
+    let path = launch.dir().join("db.sock");
+    let _busy = UnixListener::bind(&path).unwrap();
+    let connect = || {
+        use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+        let (kind, flags) = (SocketType::STREAM, SocketFlags::NONBLOCK);
+        let socket = rustix::net::socket_with(AddressFamily::UNIX, kind, flags, None).unwrap();
+        let address = SocketAddrUnix::new(&path).unwrap();
+        rustix::net::connect(&socket, &address).ok().map(|()| socket)
+    };
+    let queue: Vec<_> = std::iter::from_fn(connect).collect();
+    assert!(!queue.is_empty());
+    let output = launch.output();
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    assert!(text(&output).contains("Address already in use"), "{}", text(&output));
+}
+
+#[test]
+fn an_empty_name_is_nobody_and_not_all() {
+    let osps = shop();
+    for words in [["stop", ""], ["reload", ""], ["stop", "web db"]] {
+        let (code, said) = osps.ask_for(&words);
+        assert!(code == 2 && said.contains("names have 1 to 32"), "{words:?}: {code} {said}");
+    }
+    osps.wait_up(&["db"]);
+    assert!(!osps.watchdog_is_dead());
+}
+
 // ---- The control socket ----
 
 fn control(osps: &Osps) -> UnixStream {
@@ -859,6 +866,9 @@ fn half_a_line_garbage_and_a_second_request_do_nothing() {
         (&b"stopp\n"[..], "error unknown request\n"),
         (b"\xff\xfe\n", "error unknown request\n"),
         (b"restart\n", "error unknown request\n"),
+        // `osps stop "$UNSET"` stopped everything.
+        (b"stop \n", "error unknown request\n"),
+        (b"reload \n", "error unknown request\n"),
         (b"pause never web\n", "error unknown request\n"),
     ] {
         let mut stream = control(&osps);

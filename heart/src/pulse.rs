@@ -158,6 +158,12 @@ impl Pulse {
         Pulse { counts, not_before, ..self }
     }
 
+    /// The same, of a process that beat before we came: one full limit from now on.
+    #[must_use]
+    pub fn continued(self) -> Pulse {
+        Pulse { beaten: true, not_before: self.counted_from, ..self }
+    }
+
     /// Judges one observation. Call it once a turn.
     pub fn observe(&mut self, turn: &Turn, seen: Sample) -> Reading {
         let slack = slack(self.limit());
@@ -232,6 +238,11 @@ impl Pulse {
     /// Who is not overdue before some moment is late as much earlier as ever.
     fn excused_until(&self, share: Duration) -> Monotonic {
         self.not_before - self.limit().saturating_sub(share)
+    }
+
+    /// Not overdue before this moment.
+    pub fn excused(&self) -> Monotonic {
+        self.not_before
     }
 
     /// It asked for more time: not overdue before this moment.

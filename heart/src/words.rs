@@ -123,6 +123,7 @@ words! {
     Paused = 23, "paused", "it is not judged for a while";
     Resumed = 24, "resumed", "it is judged again: its limit runs from now";
     Removed = 25, "removed", "its service is not in the file any more";
+    Adopted = 26, "adopted", "a new watchdog took it over, alive";
 }
 
 words! {
@@ -166,6 +167,15 @@ words! {
     Desired:
     Run = 0, "run", "it shall run";
     Stop = 1, "stop", "it shall finish what it does and exit";
+}
+
+words! {
+    /// What becomes of a server's process, and of its slot. Written by the watchdog.
+    Goal:
+    Run = 0, "run", "it shall run";
+    Rest = 1, "rest", "it shall go, and stay away: somebody asked for that";
+    Again = 2, "again", "it shall go, and come back";
+    Leave = 3, "leave", "it shall go for good: its service is not wanted any more";
 }
 
 words! {
@@ -265,6 +275,7 @@ mod tests {
     #[test]
     fn codes_and_words_are_unique() {
         check!(State);
+        check!(Goal);
         check!(Cause);
         check!(Class);
         check!(Event);

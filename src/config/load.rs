@@ -7,7 +7,6 @@ use std::io::{BufReader, Seek, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Duration;
 
 use osps_heart::shown::Shown;
@@ -18,7 +17,7 @@ use super::file::{self, Instance};
 use super::look::Machine;
 use super::{Config, Programs};
 use crate::error::{Error, Refusal};
-use crate::service::{Held, Listener, Loaded, Service};
+use crate::service::{Held, Inheritance, Listener, Loaded, Service};
 use crate::sys::{Failed, output, socket};
 
 /// The file that is meant if none is named.
@@ -95,23 +94,18 @@ pub fn check(path: &Path) -> Result<ExitCode, Error> {
 }
 
 /// Binds the sockets of services that are about to start; instances of one share them.
-pub(super) fn bind(services: &mut [Service]) -> Result<(), Error> {
-    let mut bound: Vec<(Held, Arc<Listener>)> = Vec::new();
+pub(super) fn bind(services: &mut [Service], inherited: &mut Inheritance) -> Result<(), Error> {
+    let there = inherited.sockets.len();
     for service in services {
-        for address in service.launch.listen.clone() {
-            let wanted = Held { family: service.family.clone(), address };
-            let listener = match bound.iter().find(|(held, _)| *held == wanted) {
-                Some((_, listener)) => Arc::clone(listener),
-                None => match Listener::bind(&wanted.address, &service.family) {
-                    Ok(listener) => Arc::new(listener),
-                    Err(error) => {
-                        unbind(bound.iter().map(|(_, listener)| &**listener));
-                        return Err(error);
-                    }
-                },
-            };
-            service.sockets.push(Arc::clone(&listener));
-            bound.push((wanted, listener));
+        let all = service.launch.listen.iter();
+        let all: Result<Option<Vec<_>>, Error> =
+            all.map(|address| inherited.listener(&service.family, address)).collect();
+        match all {
+            Ok(all) => service.sockets = all.unwrap_or_default(),
+            Err(error) => {
+                unbind(inherited.sockets[there..].iter().map(|(_, listener)| &**listener));
+                return Err(error);
+            }
         }
     }
     Ok(())

@@ -33,7 +33,7 @@ use crate::pair::plan::{self, WORKERS_MAX};
 use crate::policy::lifecycle::Patience;
 use crate::policy::restart::{INTENSITY_MAX, Intensity, Rule};
 use crate::prober::target::Target;
-use crate::service::{Address, Launch, Manner, NAME_MAX, Service, bind, program_name};
+use crate::service::{Address, Inheritance, Launch, Manner, NAME_MAX, Service, program_name};
 use crate::watchdog::Settings;
 
 /// Smallest cell: a key of 64 bytes, a few words of control, and a value worth the name.
@@ -178,7 +178,11 @@ impl Config {
     }
 
     /// The services of the instance, their sockets bound, with what they need in the run directory.
-    pub fn services(&self, dir: BorrowedFd<'_>) -> Result<Vec<Service>, Error> {
+    pub fn services(
+        &self,
+        dir: BorrowedFd<'_>,
+        inherited: &mut Inheritance,
+    ) -> Result<Vec<Service>, Error> {
         let limits = Limits { hang: self.hang_timeout, start: self.start_timeout };
         // Nothing else runs beside it: its end is the end of all.
         let rule = Rule { intensity: self.intensity, essential: true, ..Rule::default() };
@@ -195,21 +199,21 @@ impl Config {
                 if let Some(warning) = service.look()? {
                     log::warn!("{warning}");
                 }
-                if let Some(address) = listen {
-                    service.launch.listen.push(Address::Tcp(*address));
-                    service.sockets.push(bind(*address, &service.name)?);
+                if let Some(address) = listen.map(Address::Tcp) {
+                    service.sockets.extend(inherited.listener(&service.name, &address)?);
+                    service.launch.listen.push(address);
                 }
                 Ok(vec![service])
             }
             Programs::Listed { services, .. } => {
                 let mut services = services.clone();
                 load::warn(&services);
-                load::bind(&mut services)?;
+                load::bind(&mut services, inherited)?;
                 Ok(services)
             }
             Programs::Pair { workers, listen } => {
                 let patience = patience(self.stop_timeout, TERM_GRACE, self.hang_timeout);
-                plan::services(dir, *listen, *workers, limits, patience, &rule)
+                plan::services(dir, inherited, *listen, *workers, limits, patience, &rule)
             }
         }
     }
@@ -343,7 +347,7 @@ fn name_is_valid(option: &'static str, name: &str, most: usize) -> Result<(), In
 }
 
 /// Whether something may be called that.
-fn is_name(name: &str, most: usize) -> bool {
+pub fn is_name(name: &str, most: usize) -> bool {
     (1..=most).contains(&name.len())
         && !name.starts_with('.')
         && name.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))

@@ -72,7 +72,8 @@ impl Wish {
 
     /// What a line asks for.
     pub fn parse(line: &[u8]) -> Option<Wish> {
-        let mut words = str::from_utf8(line).ok()?.split(' ').filter(|word| !word.is_empty());
+        let line = str::from_utf8(line).ok()?;
+        let mut words = line.split(' ').filter(|word| !word.is_empty());
         let verb = words.next()?;
         let request = Request::ALL.into_iter().find(|request| request.word() == verb)?;
         let span = match request {
@@ -80,6 +81,10 @@ impl Wish {
             _ => Duration::ZERO,
         };
         let names: Vec<_> = words.map(str::to_owned).collect();
+        // An empty name is nobody, and not all: `stop "$UNSET"`.
+        if names.is_empty() && line != verb {
+            return None;
+        }
         match (request, names.is_empty()) {
             (Request::Stop, true) => Some(Wish::StopAll),
             (Request::Reload, true) => Some(Wish::ReloadFile),

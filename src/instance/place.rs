@@ -26,6 +26,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 use rustix::process::Uid;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Refusal};
@@ -44,10 +45,14 @@ pub const NEW_SEGMENT: &str = "segment.new";
 pub(super) const SHIM: &str = "loop.so";
 /// The control socket.
 pub const CONTROL: &str = "control";
+/// What was started, for the next watchdog.
+pub const STARTED: &str = "started";
 /// Which services there are, for those who read their logs.
-const SERVICES: &str = "services";
+pub const SERVICES: &str = "services";
+/// A list that is being written.
+const NEW_LIST: &str = "list.new";
 
-/// An instance of a service, as [`RunDir::list_services`] writes it down.
+/// An instance of a service, as it stands in [`SERVICES`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Listed {
     /// Its name.
@@ -199,19 +204,21 @@ impl RunDir {
             .map_err(Failed::to("create", Shown(self.path.join(name))))
     }
 
-    /// Writes down which services there are, in place of what was written before.
-    pub fn list_services(&self, services: &[Listed]) -> Result<(), Failed> {
-        let failed = |error| Failed::to("write", Shown(self.path.join(SERVICES)))(error);
-        let bytes = serde_json::to_vec(services).map_err(|error| failed(error.into()))?;
-        let _ = unlinkat(&self.dir, SERVICES, AtFlags::empty());
-        let mut file = File::from(self.create_file(SERVICES)?);
-        file.write_all(&bytes).map_err(failed)
+    /// Writes a list down, in place of what was written before: the whole of the old one or the
+    /// whole of the new one is there, whenever we are killed.
+    pub fn write_list<T: Serialize>(&self, name: &str, list: &[T]) -> Result<(), Failed> {
+        let failed = |error| Failed::to("write", Shown(self.path.join(name)))(error);
+        let bytes = serde_json::to_vec(list).map_err(|error| failed(error.into()))?;
+        let _ = unlinkat(&self.dir, NEW_LIST, AtFlags::empty());
+        let mut file = File::from(self.create_file(NEW_LIST)?);
+        file.write_all(&bytes).map_err(failed)?;
+        renameat(&self.dir, NEW_LIST, &self.dir, name).map_err(|errno| failed(errno.into()))
     }
 
     /// What was written down last; `None` = nothing that can be read.
-    pub fn listed_services(&self) -> Option<Vec<Listed>> {
+    pub fn read_list<T: DeserializeOwned>(&self, name: &str) -> Option<Vec<T>> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        let file = openat(&self.dir, SERVICES, flags, Mode::empty()).ok()?;
+        let file = openat(&self.dir, name, flags, Mode::empty()).ok()?;
         serde_json::from_reader(BufReader::new(File::from(file))).ok()
     }
 
@@ -268,6 +275,14 @@ impl RunDir {
         }
     }
 
+    /// Removes the control socket of a watchdog that is gone.
+    pub(super) fn clear_control(&self) {
+        let stat = statat(&self.dir, CONTROL, AtFlags::SYMLINK_NOFOLLOW);
+        if stat.is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Socket) {
+            let _ = unlinkat(&self.dir, CONTROL, AtFlags::empty());
+        }
+    }
+
     /// Removes what osps made in it, FIFOs of these names too, except `lock` and perhaps the
     /// segment, which goes last: who is killed meanwhile has not lost the data. Returns how many
     /// names were there.
@@ -288,6 +303,8 @@ impl RunDir {
             SEGMENT,
             SHIM,
             SERVICES,
+            STARTED,
+            NEW_LIST,
         ]);
         let files = files.map(|name| (name, FileType::RegularFile));
         let all = fifos.chain(sockets).chain(files);

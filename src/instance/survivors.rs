@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use osps_heart::ids::SlotId;
 use osps_heart::segment::slot::Identity;
 use osps_heart::segment::{Access, Segment, text};
 use osps_heart::sync::Ordering;
@@ -11,6 +12,8 @@ use crate::sys::process::Process;
 /// A server that outlived its watchdog.
 #[derive(Debug)]
 pub struct Survivor {
+    /// Its slot.
+    pub slot: SlotId,
     /// Its name, as its page says.
     pub name: String,
     /// As which it was recorded.
@@ -24,10 +27,10 @@ pub struct Survivor {
 /// The servers that a segment records and that live.
 pub fn survivors(segment: &Segment) -> Vec<Survivor> {
     let watchdog = segment.header().watchdog_pid.load(Ordering::Relaxed);
-    let alive = segment.slots().iter().filter_map(|page| {
+    let alive = (0u8..).map(SlotId).zip(segment.slots()).filter_map(|(slot, page)| {
         let identity = page.server.identity()?;
         let process = Process::find(identity.pid, identity.start_time)?;
-        Some(Survivor { name: text::load(&page.server.name), identity, process, watchdog })
+        Some(Survivor { slot, name: text::load(&page.server.name), identity, process, watchdog })
     });
     alive.collect()
 }

@@ -1,5 +1,6 @@
 //! The built-in pair as a list of services: a primary, its secondaries, and the FIFOs between them.
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use super::wire::{self, FRAME_SIZE, Frame, FrameKind, PAYLOAD_SIZE};
 use crate::error::Error;
 use crate::policy::lifecycle::Patience;
 use crate::policy::restart::Rule;
-use crate::service::{Launch, Manner, Needs, Service, WAKE_SIZE, Wake, bind};
+use crate::service::{Address, Inheritance, Launch, Manner, Needs, Service, WAKE_SIZE, Wake};
 use crate::sys::fifo::Fifo;
 
 /// Most secondaries.
@@ -28,6 +29,7 @@ const _: () = assert!(WAKE_SIZE == FRAME_SIZE, "a wake-up is a frame");
 /// the run directory. Secondaries listen on the ports after the primary's.
 pub fn services(
     dir: BorrowedFd<'_>,
+    inherited: &mut Inheritance,
     listen: SocketAddr,
     workers: usize,
     limits: Limits,
@@ -45,7 +47,7 @@ pub fn services(
             _ => (format!("secondary-{number}"), Role::Secondary, vec![PRIMARY.to_owned()]),
         };
         Ok(Service {
-            sockets: vec![bind(address, &name)?],
+            sockets: inherited.listener(&name, &Address::Tcp(address))?.into_iter().collect(),
             role,
             manner: Manner::built_in(),
             rule: rule.clone(),
@@ -57,7 +59,11 @@ pub fn services(
     let mut services = (0..=count).map(service).collect::<Result<Vec<_>, Error>>()?;
     for number in 1..=count {
         let made = |name: String| {
-            Fifo::create(dir, &name)?;
+            match Fifo::create(dir, &name) {
+                // That of servers that are taken over.
+                Err(failed) if failed.answer.kind() == ErrorKind::AlreadyExists => {}
+                made => made?,
+            }
             Fifo::open(dir, &name).map(Arc::new)
         };
         let (down, up) = (made(tube_down(number))?, made(tube_up(number))?);

@@ -14,6 +14,7 @@
 //! sequence of inputs makes it panic; memory bounded. `now` is an argument, so a day of trouble
 //! is a millisecond of test (tests/policy).
 
+pub mod adopt;
 pub mod graph;
 pub mod group;
 pub mod lifecycle;

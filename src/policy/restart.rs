@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use osps_heart::segment::Death;
+use osps_heart::segment::layout::TALLY;
 use osps_heart::time::Monotonic;
 use serde::{Deserialize, Serialize};
 
@@ -34,6 +35,8 @@ pub const HEALTHY: Duration = Duration::from_secs(60);
 pub const LAUNCHES_MAX: u32 = 10;
 /// Longest delay between two such launches.
 pub const LAUNCH_DELAY_MAX: Duration = Duration::from_secs(10);
+/// So many doublings are as good as more.
+const DOUBLINGS_MAX: u32 = 16;
 /// Largest number of restarts that an intensity may name; bounds the tally.
 pub const INTENSITY_MAX: u32 = 1000;
 
@@ -118,6 +121,27 @@ impl Tally {
         Tally { intensity, deaths: VecDeque::new(), doublings: 0, launches: 0 }
     }
 
+    /// As words, for the next watchdog: deaths that there is no room for are the oldest.
+    pub fn words(&self) -> [u64; TALLY] {
+        let mut words = [0; TALLY];
+        (words[0], words[1]) = (self.doublings.into(), self.launches.into());
+        for (word, death) in words[2..].iter_mut().zip(self.deaths.iter().rev()) {
+            *word = death.0;
+        }
+        words
+    }
+
+    /// Continues what a tally wrote down. An allegation: moments to come, and counts that no tally
+    /// reaches, are none.
+    pub fn recall(&mut self, words: &[u64; TALLY], now: Monotonic) {
+        let small = |word: u64| u32::try_from(word).unwrap_or(u32::MAX);
+        self.doublings = small(words[0]).min(DOUBLINGS_MAX);
+        self.launches = small(words[1]).min(LAUNCHES_MAX - 1);
+        let deaths = words[2..].iter().rev().map(|word| Monotonic(*word));
+        self.deaths = deaths.filter(|death| death.0 != 0 && *death <= now).collect();
+        self.deaths.make_contiguous().sort_unstable();
+    }
+
     /// From now on it is given up at another number of restarts.
     pub fn set_intensity(&mut self, intensity: Option<Intensity>) {
         self.intensity = intensity;
@@ -157,7 +181,7 @@ impl Tally {
             return Decision::Again(now);
         }
         let most = if up.is_some() { DELAY_UP_MAX } else { DELAY_MAX };
-        let delay = DELAY_MIN.saturating_mul(1 << self.doublings.min(16)).min(most);
+        let delay = DELAY_MIN.saturating_mul(1 << self.doublings.min(DOUBLINGS_MAX)).min(most);
         // Whoever waits its longest climbs no further: a failing start after it begins there.
         if delay < most {
             self.doublings += 1;
@@ -271,6 +295,27 @@ mod tests {
         assert_eq!(tally.died(at(60_001), up), Decision::GiveUp);
         let mut none = Tally::new(Some(Intensity { restarts: 0, ..intensity }));
         assert_eq!(none.died(at(0), up), Decision::GiveUp);
+    }
+
+    #[test]
+    fn the_next_watchdog_continues_where_this_one_was() {
+        let second = Duration::from_secs(1);
+        let intensity = Some(Intensity { restarts: 5, period: 60 * second });
+        let mut known = Tally::new(intensity);
+        let mut now = at(1000);
+        for round in 0..20 {
+            now = now + second / 2;
+            let mut next = Tally::new(intensity);
+            next.recall(&known.words(), now);
+            let up = (round % 3 != 0).then_some(second / 4);
+            assert_eq!(next.died(now, up), known.died(now, up), "death {round}");
+        }
+        // Nonsense does no harm.
+        let mut next = Tally::new(intensity);
+        next.recall(&[u64::MAX; TALLY], now);
+        assert!(matches!(next.died(now, None), Decision::Again(_)));
+        next.recall(&[u64::MAX; TALLY], now);
+        assert!(matches!(next.not_launched(now), Decision::GiveUp));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use osps_heart::pulse::{Counts, Limits, Pulse};
 use osps_heart::time::Monotonic;
+pub use osps_heart::words::Goal;
 use osps_heart::words::{Cause, HeartSource};
 
 use super::group::Spec;
@@ -134,19 +135,6 @@ pub(super) enum Holding {
     Alive(Life),
     /// Asked, terminating, killing, unkillable.
     Leaving(Life, Reason),
-}
-
-/// What a server shall do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Goal {
-    /// Run.
-    Run,
-    /// Go, and stay away: somebody asked for that.
-    Rest,
-    /// Go, and come back.
-    Again,
-    /// Go for good: its service is not wanted any more.
-    Leave,
 }
 
 #[derive(Debug)]

@@ -119,6 +119,37 @@ pub struct Held {
     pub address: Address,
 }
 
+/// Sockets that are there already: what survivors of a killed watchdog hold.
+#[derive(Debug, Default)]
+pub struct Inheritance {
+    /// Those that could be had.
+    pub sockets: Vec<(Held, Arc<Listener>)>,
+    /// Those that could not: whoever holds them goes on with them, and they are bound again when
+    /// that one's successor starts.
+    pub beyond: Vec<Held>,
+}
+
+impl Inheritance {
+    /// The socket of a service on an address: one that is there, or a new one; `None` = somebody
+    /// who survived has it.
+    pub fn listener(
+        &mut self,
+        family: &str,
+        address: &Address,
+    ) -> Result<Option<Arc<Listener>>, Error> {
+        let wanted = Held { family: family.to_owned(), address: address.clone() };
+        if let Some((_, listener)) = self.sockets.iter().find(|(held, _)| *held == wanted) {
+            return Ok(Some(Arc::clone(listener)));
+        }
+        if self.beyond.contains(&wanted) {
+            return Ok(None);
+        }
+        let listener = Arc::new(Listener::bind(address, family)?);
+        self.sockets.push((wanted, Arc::clone(&listener)));
+        Ok(Some(listener))
+    }
+}
+
 /// What the process answers that reads the file for a reload.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Loaded {
@@ -169,6 +200,18 @@ impl Listener {
             Address::Unix(_) => Socket::Unix(socket.into()),
         };
         Listener { asked, socket }
+    }
+
+    /// One that somebody else made, and where it listens; `None` = it is of another kind.
+    pub fn found(socket: OwnedFd) -> Option<(Address, OwnedFd)> {
+        use rustix::net::{SocketAddrAny, SocketAddrUnix};
+        let name: SocketAddrAny = rustix::net::getsockname(&socket).ok()?;
+        if let Ok(unix) = SocketAddrUnix::try_from(name.clone()) {
+            let path = OsStr::from_bytes(unix.path()?.to_bytes()).into();
+            return Some((Address::Unix(path), socket));
+        }
+        let address = SocketAddr::try_from(name).ok()?;
+        Some((Address::Tcp(address), socket))
     }
 
     /// The address that clients use: with the port that the kernel chose.
@@ -291,11 +334,6 @@ mod limits {
         let (hang, start) = <(Duration, Duration)>::deserialize(from)?;
         Ok(Limits { hang, start })
     }
-}
-
-/// Binds one TCP socket of a service.
-pub fn bind(address: SocketAddr, name: &str) -> Result<Arc<Listener>, Error> {
-    Listener::bind(&Address::Tcp(address), name).map(Arc::new)
 }
 
 /// The last part of a program's path names its slot, as much of it as there is room for.

@@ -18,8 +18,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::mm::MlockAllFlags;
 use rustix::process::{
-    Pid, PidfdFlags, Resource, Rlimit, Signal, WaitId, WaitIdOptions, getrlimit,
-    kill_process_group, pidfd_open, pidfd_send_signal, setrlimit, waitid,
+    Pid, PidfdFlags, PidfdGetfdFlags, Resource, Rlimit, Signal, WaitId, WaitIdOptions, getrlimit,
+    kill_process_group, pidfd_getfd, pidfd_open, pidfd_send_signal, setrlimit, waitid,
 };
 
 use super::{Failed, procfs, raw, socket};
@@ -250,7 +250,11 @@ impl Process {
     fn signal_group(&self, signal: Signal) -> io::Result<()> {
         let refused = raw::signal_group(self.as_fd(), signal.as_raw());
         if refused.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::EINVAL)) {
-            // Before Linux 6.9. The group is led by this process or does not exist.
+            // Before Linux 6.9. The group is led by this process or does not exist; of one that
+            // somebody else reaped the number may be another's by now.
+            if procfs::start_time(self.pid) != Some(self.start_time) {
+                return Err(Errno::SRCH.into());
+            }
             let group = i32::try_from(self.pid).ok().and_then(Pid::from_raw).ok_or(Errno::SRCH)?;
             return Ok(kill_process_group(group, signal)?);
         }
@@ -297,8 +301,32 @@ impl Process {
             }),
             Ok(None) | Err(Errno::INTR) => None,
             // Not our child: whoever is its parent gets the status.
-            Err(_) => self.is_dead().then_some(Death::Unknown),
+            Err(_) => self.is_dead().then(|| self.fate()),
         }
+    }
+
+    /// How one that is nobody's child of ours died, as far as the kernel tells: from its zombie, or
+    /// from its pidfd once it was reaped.
+    pub fn fate(&self) -> Death {
+        let known = || {
+            procfs::exit_status(self.pid, self.start_time)
+                .or_else(|| raw::status_of_reaped(self.as_fd()))
+        };
+        // Between the two it may be neither.
+        let status = known().or_else(known);
+        status.map_or(Death::Unknown, |status| match status & 0x7f {
+            0 => Death::Exited((status >> 8) & 0xff),
+            signal => Death::Killed(signal),
+        })
+    }
+
+    /// Duplicates of the sockets on which it listens; none where we may not look into it (ptrace(2)
+    /// has the rule, and Yama makes it stricter).
+    pub fn listening(&self) -> Vec<OwnedFd> {
+        let take = |number| pidfd_getfd(&self.pidfd, number, PidfdGetfdFlags::empty()).ok();
+        let numbers = procfs::open_sockets(self.pid).into_iter();
+        let listens = |socket: &OwnedFd| rustix::net::sockopt::socket_acceptconn(socket);
+        numbers.filter_map(take).filter(|socket| listens(socket) == Ok(true)).collect()
     }
 }
 

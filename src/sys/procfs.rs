@@ -177,11 +177,19 @@ const ENVIRON_MAX: u64 = 1 << 18;
 /// Whether a process has this `NAME=VALUE` in its environment. Reading it waits for locks of the
 /// process, so a thread does, and is left behind if that takes too long; then the answer is no.
 pub fn has_variable(pid: u32, variable: &[u8]) -> bool {
+    has_variables(pid, &[variable])
+}
+
+/// The same for several: all of them.
+pub fn has_variables(pid: u32, variables: &[&[u8]]) -> bool {
     let (tell, told) = std::sync::mpsc::sync_channel(1);
     let read = move || tell.send(read_bytes(&format!("/proc/{pid}/environ"), ENVIRON_MAX));
     let reader = std::thread::Builder::new().stack_size(64 << 10).spawn(read);
     let environ = reader.ok().and_then(|_| told.recv_timeout(PATIENCE).ok()).flatten();
-    environ.is_some_and(|bytes| bytes.split(|byte| *byte == 0).any(|entry| entry == variable))
+    environ.is_some_and(|bytes| {
+        let has = |variable: &&[u8]| bytes.split(|byte| *byte == 0).any(|entry| entry == *variable);
+        variables.iter().all(has)
+    })
 }
 
 /// When a process started, in clock ticks since boot.
@@ -243,6 +251,25 @@ pub fn lock_holders() -> Vec<u32> {
 pub fn open_files(pid: u32) -> Vec<PathBuf> {
     let fds = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
     fds.filter_map(|fd| std::fs::read_link(fd.path()).ok()).collect()
+}
+
+/// Numbers of the sockets that a process has open; none if we may not know.
+pub fn open_sockets(pid: u32) -> Vec<i32> {
+    let fds = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    let is_socket = |path: PathBuf| path.as_os_str().as_bytes().starts_with(b"socket:");
+    fds.filter(|fd| std::fs::read_link(fd.path()).is_ok_and(is_socket))
+        .filter_map(|fd| fd.file_name().to_str()?.parse().ok())
+        .collect()
+}
+
+/// The status of a process that is dead and not yet reaped, as wait(2) has it; `None` = it is not
+/// there any more, or we may not know.
+pub fn exit_status(pid: u32, started: u64) -> Option<i32> {
+    let line = read(&format!("/proc/{pid}/stat"))?;
+    let stat = parse_stat(pid, &line)?;
+    let is_it = stat.state == 'Z' && stat.start_time == started;
+    // Field 52, the last one.
+    is_it.then(|| line.split_ascii_whitespace().next_back()?.parse().ok()).flatten()
 }
 
 fn locks() -> String {

@@ -40,6 +40,28 @@ pub fn may_signal(pidfd: BorrowedFd<'_>) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// The status of a process that somebody else reaped, as wait(2) has it. Needs Linux 6.15; `None` =
+/// it is not known, or not yet.
+pub fn status_of_reaped(pidfd: BorrowedFd<'_>) -> Option<i32> {
+    /// `struct pidfd_info` in its first size (linux/pidfd.h).
+    #[repr(C)]
+    #[derive(Default)]
+    struct Info {
+        mask: u64,
+        cgroup: u64,
+        ids: [u32; 11],
+        status: i32,
+    }
+    const SIZE: libc::c_ulong = size_of::<Info>() as libc::c_ulong;
+    const REQUEST: libc::c_ulong = 0xC000_FF0B | (SIZE << 16); // PIDFD_GET_INFO
+    const EXIT: u64 = 8; // PIDFD_INFO_EXIT
+    let mut info = Info { mask: EXIT, ..Info::default() };
+    // SAFETY: the size in the request is that of `info`, which lives over the call and into which
+    // the kernel writes no more than that; the descriptor is borrowed, so open.
+    let result = unsafe { libc::ioctl(pidfd.as_raw_fd(), REQUEST, &raw mut info) };
+    (result == 0 && info.mask & EXIT != 0).then_some(info.status)
+}
+
 /// Sets every signal back to its default action, as a fresh program expects: an ignored one is
 /// inherited over exec. To be called before a program is exec'd, with one thread.
 pub fn default_signals() {

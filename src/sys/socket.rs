@@ -15,7 +15,7 @@ use rustix::fs::{FileType, Mode, OFlags, fstat, openat};
 use rustix::io::Errno;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+    SendAncillaryMessage, SendFlags, SocketAddrUnix, recvmsg, sendmsg,
 };
 
 use super::Failed;
@@ -44,7 +44,8 @@ pub fn listen_path(path: &Path) -> Result<UnixListener, Failed> {
         if error.kind() != ErrorKind::AddrInUse || !is_socket {
             return Err(error);
         }
-        match UnixStream::connect(path) {
+        let address = SocketAddrUnix::new(path)?;
+        match connect_now(&address) {
             Err(refused) if refused.kind() == ErrorKind::ConnectionRefused => {
                 std::fs::remove_file(path)?;
                 UnixListener::bind(path)
@@ -145,7 +146,9 @@ pub fn claim_name(name: &[u8]) -> Result<Claimed, Failed> {
         }
         Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
             let ours = rustix::process::geteuid().as_raw();
-            let peer = connect_now(name).and_then(|stream| peer(&stream).ok());
+            let address = SocketAddrUnix::new_abstract_name(name);
+            let stream = address.ok().and_then(|address| connect_now(&address).ok());
+            let peer = stream.and_then(|stream| peer(&stream).ok());
             Ok(match peer {
                 Some((uid, pid)) if uid == ours => Claimed::Taken(pid),
                 // Gone between the two calls, too: the lock decides.
@@ -156,15 +159,13 @@ pub fn claim_name(name: &[u8]) -> Result<Claimed, Failed> {
     }
 }
 
-/// Connects to a name without waiting for room: its owner may be frozen.
-fn connect_now(name: &[u8]) -> Option<UnixStream> {
-    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+/// Connects to a unix socket without waiting for room: its owner may be frozen.
+fn connect_now(address: &SocketAddrUnix) -> std::io::Result<UnixStream> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType};
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket =
-        rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).ok()?;
-    let address = SocketAddrUnix::new_abstract_name(name).ok()?;
-    rustix::net::connect(&socket, &address).ok()?;
-    Some(UnixStream::from(socket))
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::net::connect(&socket, address)?;
+    Ok(UnixStream::from(socket))
 }
 
 /// The user at the other end of a unix socket, and its process id; `None` = it lives in a pid

@@ -169,6 +169,7 @@ fn level(what: &What, scene: &Scene<'_>) -> Level {
         | What::Asked { .. }
         | What::Resumed
         | What::Removed
+        | What::Adopted { .. }
         | What::Blocked { .. }
         | What::WatchdogStopping => Level::Info,
     }
@@ -263,6 +264,8 @@ fn line(what: &What, scene: &Scene<'_>) -> Option<String> {
         }
         What::Resumed => "resumed: judged again, its limit runs from now".to_owned(),
         What::Removed => "removed: its service is not in the file any more".to_owned(),
+        What::Adopted { .. } if from == to => format!("{to} (taken over, alive)"),
+        What::Adopted { .. } => format!("{from} -> {to} (taken over, alive)"),
         What::LateTurn { by } => {
             return Some(format!("watchdog was late by {}: every limit runs again", Short(*by)));
         }

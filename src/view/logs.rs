@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use crate::error::{Error, Refusal};
-use crate::instance::place::{Place, RunDir};
+use crate::instance::place::{Listed, Place, RunDir, SERVICES};
 use crate::sys::poll::sleep;
 
 /// How often files are looked at while they are followed.
@@ -72,7 +72,8 @@ pub fn main(
 /// The files of those that were asked for, each once.
 fn find(place: &Place, services: &[String]) -> Result<Vec<Log>, Error> {
     let run_dir = RunDir::visit(&place.path).map_err(|_| place.not_running())?;
-    let listed = run_dir.listed_services().ok_or(Refusal::NoServices(place.path.clone()))?;
+    let listed: Option<Vec<Listed>> = run_dir.read_list(SERVICES);
+    let listed = listed.ok_or(Refusal::NoServices(place.path.clone()))?;
     if let Some(unknown) = services
         .iter()
         .find(|name| !listed.iter().any(|known| known.name == **name || known.family == **name))

@@ -23,6 +23,8 @@ use crate::view::log::Who;
 #[derive(Debug)]
 pub(super) struct Child {
     pub(super) service: Service,
+    /// The pid of its process, if that was taken over: it is no child of ours, nor is its kin.
+    pub(super) adopted: Option<u32>,
     /// What a reload brought; takes its place when its process is gone.
     pub(super) next: Option<Service>,
     /// The generation that was started last.
@@ -58,6 +60,7 @@ impl Child {
     pub(super) fn new(service: Service, count: u64) -> Child {
         Child {
             service,
+            adopted: None,
             next: None,
             generation: Generation::default(),
             report: None,

@@ -32,6 +32,9 @@ use crate::sys::procfs::{self, Stat};
 /// much memory; longer means an uninterruptible wait.
 pub(super) const DYING: Duration = Duration::from_secs(5);
 
+/// The parent of all threads of the kernel.
+const KTHREADD: u32 = 2;
+
 /// A living process of a launch that is not its leader.
 #[derive(Debug)]
 pub(super) struct Kin {
@@ -165,6 +168,9 @@ impl Watchdog {
     /// The living kin of a slot's launch, the leader not included. Costs as much as there are of
     /// those, and of orphans: the trees of other launches are not looked at.
     pub(super) fn kin(&self, slot: SlotId) -> Vec<Stat> {
+        if let Some(leader) = self.children[slot.index()].adopted {
+            return self.adopted_kin(slot, leader);
+        }
         let leaders: Vec<u32> = self.launched().collect();
         let leader = self.children[slot.index()].pid();
         let others: Vec<u32> = leaders.iter().copied().filter(|pid| Some(*pid) != leader).collect();
@@ -181,6 +187,34 @@ impl Watchdog {
             strangers: &self.strangers,
         };
         kin_of(&procfs::tree_but(me, &others), me, launch)
+    }
+
+    /// The living kin of a launch that was taken over: whoever of it lost its parent went to
+    /// somebody else, so the whole machine is looked at. Of it is who is below the leader, in the
+    /// session that it made, or has the marks of this generation in its environment.
+    fn adopted_kin(&self, slot: SlotId, leader: u32) -> Vec<Stat> {
+        let child = &self.children[slot.index()];
+        let mut all = procfs::processes();
+        // The number of a leader that is gone may be another's, which then leads a session of its
+        // own.
+        let reused = child.process.is_none() && all.iter().any(|stat| stat.pid == leader);
+        if reused {
+            return Vec::new();
+        }
+        let run_dir = self.claim.run_dir.path().as_os_str().as_bytes();
+        let place = [env::RUN_DIR.as_bytes(), b"=", run_dir].concat();
+        let launch = format!("{}={}", env::GENERATION, child.generation);
+        let marks = [place.as_slice(), launch.as_bytes()];
+        let own: Vec<u32> = self.launched().chain([std::process::id(), leader]).collect();
+        let is_of = |stat: &Stat| {
+            !own.contains(&stat.pid)
+                && (stat.session == leader
+                    || stat.parent != KTHREADD && procfs::has_variables(stat.pid, &marks))
+        };
+        let mut kin = below(&all, [leader]);
+        all.retain(|stat| is_of(stat) && !kin.iter().any(|known| known.pid == stat.pid));
+        kin.extend(all);
+        kin
     }
 
     /// Looks who is there besides the leader, and holds them.

@@ -4,7 +4,7 @@
 //! and once it runs no error ends it: a failed action becomes an input of the next step.
 //!
 //! ```text
-//! start     the run directory claimed, survivors ended, the segment made
+//! start     the run directory claimed, the segment made;  adopt: what a killed watchdog left
 //! turn      the loop: what is gathered, in which order
 //! perform   actions become system calls; child: what is held for one slot
 //! kin       what a launch started besides its leader; claimant: who of them beats
@@ -16,6 +16,7 @@
 //! evidence  what /proc shows, in the policy's terms
 //! ```
 
+mod adopt;
 mod asked;
 mod child;
 mod claimant;
@@ -45,6 +46,7 @@ use osps_heart::ids::{Epoch, Generation, SlotId};
 use osps_heart::segment::{CreateOptions, Segment, Times};
 use osps_heart::time::Monotonic;
 
+use self::adopt::Left;
 use self::asked::Waiting;
 use self::child::Child;
 use self::hooks::Hooks;
@@ -56,7 +58,7 @@ use crate::instance::control::Control;
 use crate::instance::place::Place;
 use crate::instance::shim::Shim;
 use crate::policy::group::{Action, Group, Outcome};
-use crate::service::Service;
+use crate::service::{Inheritance, Service};
 use crate::sys::poll::Poll;
 use crate::sys::process::{self, Process};
 use crate::sys::signals::Signals;
@@ -106,7 +108,7 @@ pub struct Settings {
 
 /// Makes the services of an instance in its run directory, once that is ours: their sockets may be
 /// those of survivors that had to be ended first.
-pub type Plan<'a> = &'a dyn Fn(BorrowedFd<'_>) -> Result<Vec<Service>, Error>;
+pub type Plan<'a> = &'a dyn Fn(BorrowedFd<'_>, &mut Inheritance) -> Result<Vec<Service>, Error>;
 
 /// Runs an instance to its end. `fifos` names what the plan may make in the run directory.
 pub fn main(settings: &Settings, fifos: Vec<String>, plan: Plan<'_>) -> Result<ExitCode, Error> {
@@ -198,6 +200,8 @@ struct Watchdog {
     quiet: bool,
     /// The file that the services come from.
     file: Option<PathBuf>,
+    /// What a killed watchdog left, until it is taken over, and the services of today.
+    left: Option<(Left, Vec<Service>)>,
     /// The keys at its top, as they were at the start.
     top: Vec<(String, String)>,
     /// One that is being read.

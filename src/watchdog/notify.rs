@@ -10,7 +10,8 @@ use humantime::format_duration as shown;
 use osps_heart::ids::SlotId;
 use osps_heart::pulse::{LIMIT_MAX, LIMIT_MIN, is_limit};
 use osps_heart::shown::Shown;
-use osps_heart::time::Clock;
+use osps_heart::sync::Ordering;
+use osps_heart::time::{Clock, nanos};
 use osps_heart::words::HeartSource;
 
 use super::{NOTIFY, Watchdog};
@@ -50,6 +51,11 @@ impl Hearing {
     pub(super) fn new(notify: Notify) -> Hearing {
         let (ready, beats, main, dropped) = (false, false, None, 0);
         Hearing { notify, ready, beats, main, dropped, told_store: false }
+    }
+
+    /// Of a program that said so to a watchdog that was killed.
+    pub(super) fn go_on(&mut self, ready: bool, beats: bool) {
+        (self.ready, self.beats) = (ready, beats);
     }
 
     /// Before a launch: what a predecessor sent is not its successor's.
@@ -158,6 +164,7 @@ impl Watchdog {
             Said::Trigger => self.step(now, Input::Triggered { slot }),
             Said::Limit(hang) if is_limit(hang) => {
                 log::info!("{name}: chose a limit of {} (WATCHDOG_USEC)", shown(hang));
+                line.limit_ns.store(nanos(hang), Ordering::Relaxed);
                 self.step(now, Input::Limited { slot, hang });
             }
             Said::Limit(hang) => log::warn!(

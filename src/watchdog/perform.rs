@@ -55,6 +55,8 @@ impl Watchdog {
             let old = std::mem::replace(&mut child.service, service);
             self.remove_sockets(&old.launch.listen);
             self.furnish_anew(slot, self.group.turn().now);
+            // Before its process starts: what runs is what is written down.
+            self.write_services();
         }
     }
 
@@ -155,6 +157,7 @@ impl Watchdog {
             }
             _ => {}
         }
+        self.write_past(slot);
         if matches!(what, What::Started { .. }) {
             self.children[slot.index()].starting = Some(change);
         } else {
@@ -331,6 +334,7 @@ impl Watchdog {
         line.stamp_ns.store(0, Ordering::Relaxed);
         child.claimant = Claimant::unclaimed(count);
         child.generation = generation;
+        child.adopted = None;
         (child.before, child.after) = (None, None);
         let (place, number) = (slot.to_string(), generation.to_string());
         let now = self.clock.now();

@@ -24,7 +24,7 @@ use super::kin::DYING;
 use super::probing::end_session;
 use super::start::furnish_slot;
 use super::{Child, LOAD, Watchdog};
-use crate::instance::place::Listed;
+use crate::instance::place::{Listed, SERVICES};
 use crate::instance::shim::Shim;
 use crate::policy::group::{Edit, Input};
 use crate::service::diff::{Fate, diff};
@@ -228,6 +228,30 @@ impl Watchdog {
             let sockets: Option<Vec<_>> = service.launch.listen.iter().map(find).collect();
             service.sockets = sockets.ok_or_else(|| format!("{}: no socket", service.name))?;
         }
+        let (summary, slots) = self.exchange_services(now, services)?;
+        let summary = format!("reloaded: {summary}");
+        if let Some(token) = token {
+            self.control.tell(token, &summary);
+        }
+        log::info!("{summary}");
+        for warning in warnings.into_iter().chain(self.changed_top(&top)) {
+            log::warn!("reload: {warning}");
+            if let Some(token) = token {
+                self.control.tell(token, &format!("problem {warning}"));
+            }
+        }
+        let (request, summary) = (Request::Reload, "reload done".to_owned());
+        self.waiting.push(Waiting { token, request, slots, summary });
+        Ok(())
+    }
+
+    /// The services of another list, their sockets bound, take the place of those that are there.
+    /// Returns what that means, and whom it concerns.
+    pub(super) fn exchange_services(
+        &mut self,
+        now: Monotonic,
+        services: Vec<Service>,
+    ) -> Result<(String, Vec<(SlotId, Generation)>), String> {
         let slots: Vec<_> = self.group.slots().collect();
         let old: Vec<_> =
             slots.iter().map(|slot| (*slot, &self.children[slot.index()].service)).collect();
@@ -300,24 +324,10 @@ impl Watchdog {
             .map(|(what, names)| format!("{} {what} ({})", names.len(), names.join(", ")))
             .collect();
         parts.push(format!("{kept} unchanged"));
-        let summary = format!("reloaded: {}", parts.join(", "));
-        if let Some(token) = token {
-            self.control.tell(token, &summary);
-        }
-        log::info!("{summary}");
-        for warning in warnings.into_iter().chain(self.changed_top(&top)) {
-            log::warn!("reload: {warning}");
-            if let Some(token) = token {
-                self.control.tell(token, &format!("problem {warning}"));
-            }
-        }
         let actions = self.group.edit(now, edits);
         self.actions.extend(actions);
-        let request = Request::Reload;
-        let summary = "reload done".to_owned();
-        self.waiting.push(Waiting { token, request, slots: concerned, summary });
         self.write_services();
-        Ok(())
+        Ok((parts.join(", "), concerned))
     }
 
     /// The keys at the top of the file that are others now than at the start.
@@ -394,6 +404,7 @@ impl Watchdog {
 
     /// Once a turn: slots whose service is not wanted any more, and of which nothing is left.
     pub(super) fn vacate(&mut self, now: Monotonic) {
+        let mut vacated = false;
         for slot in self.group.slots() {
             let child = &self.children[slot.index()];
             if !self.group.is_over(slot) || !child.left.is_empty() {
@@ -409,8 +420,12 @@ impl Watchdog {
             self.free_further(slot);
             let page = &self.segment.slots()[slot.index()].server;
             text::store(&page.name, "");
+            vacated = true;
             text::store(&self.segment.hearts()[slot.index()].name, "");
             self.segment.hearts()[slot.index()].unclaim(slot);
+        }
+        if vacated {
+            self.write_services();
         }
     }
 
@@ -437,9 +452,12 @@ impl Watchdog {
             }
         });
         let all: Vec<_> = all.collect();
-        if let Err(failed) = self.claim.run_dir.list_services(&all) {
+        if self.file.is_some()
+            && let Err(failed) = self.claim.run_dir.write_list(SERVICES, &all)
+        {
             log::warn!("{failed}: `osps logs` does not know the services");
         }
+        self.write_started();
     }
 }
 

@@ -13,6 +13,7 @@ use osps_heart::segment::{AttachError, CreateOptions, Geometry, Segment, text};
 use osps_heart::sync::Ordering;
 use osps_heart::time::{Clock, nanos};
 
+use super::adopt::Left;
 use super::hooks::Hooks;
 use super::kin::DYING;
 use super::spares::Spares;
@@ -36,7 +37,10 @@ const BEAT: Duration = Duration::from_secs(1);
 
 /// What a watchdog is made of before it runs.
 struct Parts {
-    services: Vec<Service>,
+    /// By slot; `None` = nobody has it.
+    services: Vec<Option<Service>>,
+    /// What a killed watchdog left, and the services of today.
+    left: Option<(Left, Vec<Service>)>,
     group: Group,
     segment: Segment,
     file: File,
@@ -56,10 +60,17 @@ impl Watchdog {
     ) -> Result<Watchdog, Error> {
         let clock = SystemClock;
         let mut claim = Claim::take(&settings.place, fifos)?;
+        let left = Left::look(&mut claim);
         end(std::mem::take(&mut claim.survivors), clock)?;
-        claim.move_in()?;
-        let parts = match set_up(settings, &claim, &signals, clock, plan) {
+        match &left {
+            Some(_) => claim.join_in()?,
+            None => claim.move_in()?,
+        }
+        let lived_in = left.as_ref().is_some_and(|left| !left.survivors.is_empty());
+        let parts = match set_up(settings, &claim, &signals, clock, plan, left) {
             Ok(parts) => parts,
+            // Who lives there goes on, and the next one takes over.
+            Err(error) if lived_in => return Err(error),
             Err(error) => {
                 claim.abandon();
                 return Err(error);
@@ -67,11 +78,16 @@ impl Watchdog {
         };
         let now = clock.now();
         let last = parts.segment.header().generation.load(Ordering::Relaxed);
-        let arbiter = (0u8..).zip(&parts.services).find(|(_, service)| service.arbiter);
-        let arbiter = arbiter.map(|(slot, _)| SlotId(slot));
+        let last = Generation(u32::try_from(last).unwrap_or(0));
+        let known = parts.left.as_ref().map(|(left, _)| left.generation());
+        let arbiter = (0u8..).zip(&parts.services);
+        let mut arbiter = arbiter.filter(|(_, service)| service.as_ref().is_some_and(is_arbiter));
+        let arbiter = arbiter.next().map(|(slot, _)| SlotId(slot));
         let hearts = parts.segment.hearts().iter().map(|heart| heart.sample().count);
-        let children = parts.services.into_iter().zip(hearts);
-        let children = children.map(|(service, count)| Child::new(service, count)).collect();
+        let child = |(service, count): (Option<Service>, u64)| {
+            service.map_or_else(Child::vacant, |service| Child::new(service, count))
+        };
+        let children = parts.services.into_iter().zip(hearts).map(child).collect();
         Ok(Watchdog {
             clock,
             poll: parts.poll,
@@ -91,7 +107,7 @@ impl Watchdog {
             group: parts.group,
             arbiter,
             children,
-            generation: Generation(u32::try_from(last).unwrap_or(0)),
+            generation: known.map_or(last, |known| known.max(last)),
             recall: None,
             actions: VecDeque::new(),
             strangers: Watchdog::children_before(),
@@ -105,6 +121,7 @@ impl Watchdog {
             descriptors: None,
             quiet: settings.quiet,
             file: settings.file.clone(),
+            left: parts.left,
             top: settings.top.clone(),
             loading: None,
             waiting: Vec::new(),
@@ -116,7 +133,7 @@ impl Watchdog {
 
 /// Kills the servers that a dead watchdog left running, and waits until the kernel confirms.
 fn end(survivors: Vec<Survivor>, clock: SystemClock) -> Result<(), Error> {
-    for Survivor { name, identity, process, watchdog } in survivors {
+    for Survivor { name, identity, process, watchdog, .. } in survivors {
         process.kill()?;
         let until = clock.now() + DYING;
         while !process.is_dead() {
@@ -142,9 +159,11 @@ fn set_up(
     signals: &Signals,
     clock: SystemClock,
     plan: Plan<'_>,
+    mut left: Option<Left>,
 ) -> Result<Parts, Error> {
     let dir = claim.run_dir.as_fd();
-    let services = plan(dir)?;
+    let mut inherited = left.as_ref().map(Left::inheritance).unwrap_or_default();
+    let mut services = plan(dir, &mut inherited)?;
     // Its own, and for each server a pidfd, a socket, a report, a claimant, FIFOs, and some for
     // what it leaves behind. A server needs less.
     let fifos: usize = services.iter().map(|service| service.fifos.len()).sum();
@@ -153,16 +172,33 @@ fn set_up(
     if have.is_some_and(|have| have < need as u64) {
         return Err(Refusal::Descriptors { have: have.unwrap_or(0), need }.into());
     }
-    let slot_of = |name: &str| {
-        let mut slots = (0u8..).map(SlotId).zip(&services);
-        slots.find(|(_, service)| service.name == name).map(|(slot, _)| slot)
-    };
-    let specs: Vec<_> = services.iter().map(|service| service.spec(slot_of)).collect();
-    let group = Group::new(clock.now(), &specs).map_err(|cycle| named(&cycle, &services))?;
     // Each server's own, each prober's, and room for further ones.
     let hearts = HEARTS_DEFAULT.max(slots * 2 + HEARTS_DEFAULT / 4);
-    let geometry = Geometry::new(slots, hearts, settings.data_size, settings.cell_size)
+    let mut geometry = Geometry::new(slots, hearts, settings.data_size, settings.cell_size)
         .ok_or(Refusal::Sizes)?;
+    match left.as_ref().map(|left| left.geometry(&geometry, &services)) {
+        None => {}
+        Some(Some(old)) => {
+            if old.slots != geometry.slots {
+                log::warn!("there is room for {} services until all were stopped", old.slots);
+            }
+            geometry = old;
+        }
+        Some(None) => {
+            log::warn!(
+                "what a killed watchdog left cannot be taken over: other sizes, or other servers"
+            );
+            end(left.take().map(|left| left.survivors).unwrap_or_default(), clock)?;
+            claim.move_in()?;
+            // What was swept is made again.
+            services = plan(dir, &mut inherited)?;
+        }
+    }
+    let slots = match &left {
+        Some(left) => left.services(&inherited),
+        None => services.drain(..).map(Some).collect(),
+    };
+    let group = Left::group(clock.now(), &slots).map_err(|cycle| named(&cycle, &slots))?;
     let pid = std::process::id();
     let options = CreateOptions {
         geometry,
@@ -174,10 +210,13 @@ fn set_up(
         unix_ns: unix_ns(),
         times: settings.times,
     };
-    let (segment, file, new) = create(claim, &options, &services)?;
-    drop(claim.run_dir.create_file(place::MEMBERS)?);
+    let (segment, file, new) = create(claim, &options, &slots, left.is_some())?;
+    if !claim.has(place::MEMBERS) {
+        drop(claim.run_dir.create_file(place::MEMBERS)?);
+    }
     let is_looped = |service: &Service| service.manner.heart.is_looped();
-    let shim = services.iter().any(is_looped).then(|| Shim::place(&claim.run_dir)).transpose()?;
+    let mut all = slots.iter().flatten().chain(&services);
+    let shim = all.any(is_looped).then(|| Shim::place(&claim.run_dir)).transpose()?;
     let poll = Poll::new()?;
     let control = Control::open(dir, place::CONTROL, &poll, CONTROL)?;
     poll.add(signals, SIGNALS, Interest::READ)?;
@@ -193,12 +232,18 @@ fn set_up(
             );
         }
     }
-    Ok(Parts { services, group, segment, file, poll, control, options, shim })
+    let left = left.map(|left| (left, services));
+    Ok(Parts { services: slots, left, group, segment, file, poll, control, options, shim })
+}
+
+fn is_arbiter(service: &Service) -> bool {
+    service.arbiter
 }
 
 /// A circle, by the names of its servers.
-fn named(cycle: &Cycle, services: &[Service]) -> Refusal {
-    let name = |slot: &SlotId| services.get(slot.index()).map(|service| service.name.clone());
+fn named(cycle: &Cycle, services: &[Option<Service>]) -> Refusal {
+    let name =
+        |slot: &SlotId| services.get(slot.index())?.as_ref().map(|service| service.name.clone());
     Refusal::Cycle(cycle.0.iter().filter_map(name).collect())
 }
 
@@ -207,13 +252,17 @@ fn named(cycle: &Cycle, services: &[Service]) -> Refusal {
 fn create(
     claim: &Claim,
     options: &CreateOptions,
-    services: &[Service],
+    services: &[Option<Service>],
+    adopt: bool,
 ) -> Result<(Segment, File, bool), Error> {
     let path = claim.run_dir.path();
     let failed = |why| Error::Segment { path: path.to_owned(), why };
     let furnish = |segment: &Segment| furnish(segment, services);
     if let Some(kept) = &claim.kept {
         let kept = kept.try_clone().map_err(Failed::to("keep", "segment"))?;
+        if adopt && let Some(segment) = Segment::adopt(&kept, options).map_err(failed)? {
+            return Ok((segment, kept, false));
+        }
         if let Some(segment) = Segment::refound(&kept, options, furnish).map_err(failed)? {
             log::info!(
                 "kept the data that a killed instance left (commit {}, {} keys)",
@@ -239,8 +288,9 @@ fn create(
 }
 
 /// What does not change in slots and hearts as long as the segment lives.
-fn furnish(segment: &Segment, services: &[Service]) {
-    for (slot, service) in (0u8..).map(SlotId).zip(services) {
+fn furnish(segment: &Segment, services: &[Option<Service>]) {
+    let services = (0u8..).map(SlotId).zip(services);
+    for (slot, service) in services.filter_map(|(slot, service)| Some((slot, service.as_ref()?))) {
         furnish_slot(segment, slot, service);
         segment.hearts()[slot.index()].unclaim(slot);
     }
@@ -254,12 +304,17 @@ pub(super) fn furnish_slot(segment: &Segment, slot: SlotId, service: &Service) {
     text::store(&heart.name, &service.name);
     server.role.store(service.role.code(), Ordering::Relaxed);
     server.heart_source.store(service.manner.heart.source.code(), Ordering::Relaxed);
+    furnish_listen(segment, slot, service);
+    heart.limit_ns.store(nanos(service.limits.hang), Ordering::Relaxed);
+}
+
+/// Where it listens.
+pub(super) fn furnish_listen(segment: &Segment, slot: SlotId, service: &Service) {
     let mut addresses = service.sockets.iter().map(|socket| socket.address().to_string());
     let listen = match (addresses.next(), addresses.count()) {
         (Some(first), 0) => first,
         (Some(first), more) => format!("{first} (+{more})"),
         (None, _) => String::new(),
     };
-    text::store(&server.listen, &listen);
-    heart.limit_ns.store(nanos(service.limits.hang), Ordering::Relaxed);
+    text::store(&segment.slots()[slot.index()].server.listen, &listen);
 }

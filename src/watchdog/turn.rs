@@ -51,9 +51,10 @@ impl Watchdog {
             self.open_notify(slot);
         }
         self.place_probers(now);
-        if self.file.is_some() {
-            self.write_services();
+        if let Some((left, services)) = self.left.take() {
+            self.take_over(now, left, services);
         }
+        self.write_services();
         self.step(now, Input::Boot);
         loop {
             self.perform_all();
@@ -178,8 +179,7 @@ impl Watchdog {
             let waits = self.group.stage(slot) == Stage::Blocked;
             let by = self.group.blocked_by(slot).filter(|_| waits);
             page.blocked_by.store(by.map_or(0, |by| u64::from(by.0) + 1), Ordering::Relaxed);
-            let paused = self.group.paused_until(slot).map_or(0, |until| until.0);
-            page.paused_until_ns.store(paused, Ordering::Relaxed);
+            self.write_past(slot);
         }
     }
 

@@ -24,8 +24,8 @@ pub struct Life<'a> {
     pub segment: &'a Segment,
     pub board: &'a Board,
     pub tally: &'a mut Tally,
-    /// Descriptors by slot, `None` = the watchdog, and whether it took over its segment.
-    pub descriptors: BTreeMap<(Option<usize>, bool), usize>,
+    /// Descriptors by slot, `None` = the watchdog.
+    pub descriptors: BTreeMap<Option<usize>, usize>,
     pub resident: u64,
     /// The longest pause before a restart so far.
     pub pause: Duration,

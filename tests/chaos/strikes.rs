@@ -89,11 +89,11 @@ impl Toll {
         self.deadly[slot] + if quiet > INNOCENT { strikes } else { 0 }
     }
 
-    /// The same, for all reasons: the primary takes the others with it, the next watchdog replaces
-    /// everybody.
+    /// The same, for all reasons: the primary takes the others with it. The next watchdog restarts
+    /// nobody who lives.
     pub fn starts(&self, slot: usize) -> u64 {
         let primary = if slot == PRIMARY { 0 } else { self.own_starts(PRIMARY) };
-        self.own_starts(slot) + primary + self.renewals
+        self.own_starts(slot) + primary
     }
 }
 

@@ -517,6 +517,14 @@ impl Osps {
         (self.child, self.watchdog) = self.launch.begin(&self.out, &self.err);
     }
 
+    /// The same, started by these words.
+    pub fn start_again_through(&mut self, words: &[&str]) {
+        let words = words.iter().map(OsString::from).collect();
+        let own = std::mem::replace(&mut self.launch.through, words);
+        self.start_again();
+        self.launch.through = own;
+    }
+
     /// Zombie children of the watchdog, right now.
     pub fn zombies(&self) -> Vec<u32> {
         let pid = self.watchdog_pid();

@@ -38,6 +38,7 @@ pub fn stage_after(change: &Change) -> Result<Stage, TestCaseError> {
         | What::Paused { .. }
         | What::Resumed
         | What::Removed
+        | What::Adopted { .. }
         | What::WatchdogStarted
         | What::WatchdogStopping => {
             return Err(TestCaseError::fail(format!("no change of a state: {change:?}")));

@@ -127,6 +127,11 @@ pub enum What {
     Resumed,
     /// Its service is not in the file any more.
     Removed,
+    /// A new watchdog took it over.
+    Adopted {
+        /// Its pid.
+        pid: u32,
+    },
     /// The watchdog itself was late: every silent server's limit runs again.
     LateTurn {
         /// By this much.
@@ -254,6 +259,7 @@ impl What {
             What::Paused { until } => (Event::Paused, [until.0, 0, 0]),
             What::Resumed => (Event::Resumed, [0; 3]),
             What::Removed => (Event::Removed, [0; 3]),
+            What::Adopted { pid } => (Event::Adopted, [u64::from(pid), 0, 0]),
             What::LateTurn { by } => (Event::LateTurn, [nanos(by), 0, 0]),
             What::Spared { silence } => (Event::Spared, [nanos(silence), 0, 0]),
             What::Warned { class, silence } => (Event::Warned, [class.code(), nanos(silence), 0]),
@@ -302,6 +308,7 @@ impl What {
             Event::Paused => What::Paused { until: Monotonic(a) },
             Event::Resumed => What::Resumed,
             Event::Removed => What::Removed,
+            Event::Adopted => What::Adopted { pid: u32::try_from(a).ok()? },
             Event::LateTurn => What::LateTurn { by: span(a) },
             Event::Spared => What::Spared { silence: span(a) },
             Event::Warned => What::Warned { class: Class::from_code(a)?, silence: span(b) },
@@ -418,6 +425,7 @@ mod tests {
             (one_of(&Request::ALL), any::<u32>())
                 .prop_map(|(request, uid)| What::Asked { request, uid }),
             any::<u64>().prop_map(|until| What::Paused { until: Monotonic(until) }),
+            any::<u32>().prop_map(|pid| What::Adopted { pid }),
             span().prop_map(|by| What::LateTurn { by }),
             span().prop_map(|silence| What::Spared { silence }),
             (one_of(&Class::ALL), span())

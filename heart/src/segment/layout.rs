@@ -22,6 +22,8 @@ pub const HEARTS_MAX: usize = 1 << 16;
 pub const HEARTS_DEFAULT: usize = 256;
 /// Events kept. A crash loop writes some five events a restart, so this is the last 200 restarts.
 pub const EVENTS: usize = if cfg!(loom) { 2 } else { 1024 };
+/// Words that a slot has for its recent deaths: two counts and their moments, monotonic ns.
+pub const TALLY: usize = 130;
 /// Dirty ranges listed before one range stands for everything.
 pub const RANGES: usize = 496;
 /// Largest data area, a page below 4 GiB: range entries hold 32-bit offsets and lengths.
@@ -179,8 +181,16 @@ pub struct ServerCells {
     pub last_heart: [Word; 4],
     /// Until when it is not judged, monotonic ns; 0 = it is judged.
     pub paused_until_ns: Word,
+    /// What it shall do, see `words::Goal`: for the next watchdog, if this one is killed.
+    pub goal: Word,
+    /// When a server that backs off starts again, monotonic ns; 0 = it does not.
+    pub due_ns: Word,
+    /// Nobody convicts it before, monotonic ns: for the next watchdog, too.
+    pub excused_until_ns: Word,
+    /// Its recent deaths, see `tally`: for the next watchdog, too.
+    pub tally: [Word; TALLY],
     /// Room for later fields.
-    pub reserved: [Word; 216],
+    pub reserved: [Word; 213 - TALLY],
 }
 
 /// What the server in the slot says of itself.

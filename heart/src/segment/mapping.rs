@@ -208,6 +208,17 @@ impl Segment {
         Ok(Some(segment))
     }
 
+    /// Takes over the segment of an instance whose servers live and whose watchdog is gone: all
+    /// that it says of them stays. `None` if its sizes are not those of the options.
+    pub fn adopt(file: &File, options: &CreateOptions) -> Result<Option<Segment>, AttachError> {
+        let segment = Segment::attach(file, Access::ReadWrite)?;
+        if segment.geometry != options.geometry {
+            return Ok(None);
+        }
+        segment.fill(options);
+        Ok(Some(segment))
+    }
+
     /// Fills in what the options say.
     fn fill(&self, options: &CreateOptions) {
         for (word, value) in self.header_words(options) {

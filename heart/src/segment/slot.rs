@@ -66,6 +66,8 @@ impl ServerCells {
         let words = [&self.generation, &self.since_ns, &self.spawned_ns, &self.baseline];
         let words = words.into_iter().chain([&self.starts, &self.last_cause, &self.last_class]);
         let words = words.chain([&self.last_silence_ns, &self.blocked_by, &self.paused_until_ns]);
+        let words =
+            words.chain([&self.goal, &self.due_ns, &self.excused_until_ns]).chain(&self.tally);
         for word in words.chain(&self.restarts) {
             word.store(0, Ordering::Relaxed);
         }

@@ -242,5 +242,17 @@ impl Group {
                 self.stop(slot, now, out);
             }
         }
+        // While a reload is carried out, old and new edges together may make a circle, in which
+        // everybody waits for another: one of them goes first.
+        let is_going = |slot: &SlotId| {
+            let stage = self.stage(*slot);
+            goes(self, *slot) && stage.has_process() && stage != Stage::Unkillable
+        };
+        let mut going = self.slots().rev().filter(is_going);
+        let first = going.next();
+        let all_wait = |slot: SlotId| self.stage(slot).is_watched();
+        if let Some(first) = first.filter(|slot| all_wait(*slot) && going.all(all_wait)) {
+            self.stop(first, now, out);
+        }
     }
 }

@@ -14,12 +14,14 @@
 mod asked;
 mod hearts;
 mod life;
+mod taken;
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use osps_heart::ids::SlotId;
 use osps_heart::pulse::{Limits, Sample, Turn, slack};
+use osps_heart::segment::layout::TALLY;
 use osps_heart::segment::{Death, What};
 use osps_heart::time::Monotonic;
 use osps_heart::words::{Cause, Class, Press, State};
@@ -30,6 +32,7 @@ use super::restart::Rule;
 pub use super::server::{Goal, Line, Watch};
 use super::server::{Holding, Life, Server};
 pub use asked::Edit;
+pub use taken::Past;
 
 /// What the policy has to know about one server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -316,6 +319,8 @@ impl Group {
                         self.want(slot, now, out);
                     }
                 }
+                self.start_waiting(now, out);
+                self.press_stop(now, out);
             }
             Input::Turn { planned } => self.begin_turn(now, planned, out),
             Input::Stop => {
@@ -427,6 +432,30 @@ impl Group {
     /// The turn that is under way.
     pub fn turn(&self) -> Turn {
         self.turn
+    }
+
+    /// Before which moment a server's own heart convicts nobody.
+    pub fn excused_until(&self, slot: SlotId) -> Option<Monotonic> {
+        Some(self.servers.get(slot.index())?.life()?.own.pulse.excused())
+    }
+
+    /// When a server that backs off starts again.
+    pub fn due(&self, slot: SlotId) -> Option<Monotonic> {
+        let server = self.servers.get(slot.index())?;
+        server.timer.filter(|_| server.stage == Stage::Backoff)
+    }
+
+    /// A server's recent deaths, as words.
+    pub fn tally(&self, slot: SlotId) -> Option<[u64; TALLY]> {
+        Some(self.servers.get(slot.index())?.tally.words())
+    }
+
+    /// A slot that nobody has: what comes later takes it.
+    pub fn empty(&mut self, slot: SlotId) {
+        self.graph.set(slot, Edges::default());
+        if let Some(server) = self.servers.get_mut(slot.index()) {
+            *server = Server::vacant();
+        }
     }
 
     /// Where a server stands.

@@ -377,6 +377,31 @@ fn a_stop_begins_with_those_that_nobody_needs() {
     assert_eq!(group.outcome(), Some(Outcome::Clean));
 }
 
+/// After a reload that turned an edge round while the old one was still in force, `osps stop` never
+/// ended: each of two services waited for the other to stop first.
+#[test]
+fn old_and_new_edges_that_make_a_circle_hold_up_no_stop() {
+    let mut group = chain();
+    for slot in [0, 1, 2].map(SlotId) {
+        first_beat(&mut group, 10, slot);
+    }
+    let edits = vec![
+        (SlotId(0), Edit::Keep(spec(&[1], &[]))),
+        (SlotId(1), Edit::Replace(spec(&[], &[]))),
+        (SlotId(2), Edit::Replace(spec(&[1], &[]))),
+    ];
+    group.edit(at(20), edits);
+    group.step(at(21), Input::Stop);
+    for round in 0..10 {
+        for slot in group.slots().collect::<Vec<_>>() {
+            if matches!(group.stage(slot), Stage::Asked | Stage::Terminating | Stage::Killing) {
+                group.step(at(30 + round), Input::Died { slot, death: Death::Exited(0) });
+            }
+        }
+    }
+    assert_eq!(group.outcome(), Some(Outcome::Clean));
+}
+
 #[test]
 fn nobody_waits_for_itself() {
     let circle = Group::new(at(0), &[spec(&[1], &[]), spec(&[], &[0])]);

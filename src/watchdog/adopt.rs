@@ -1,0 +1,400 @@
+//! Taking over what a killed watchdog left: its servers live, and none of them is restarted.
+//!
+//! What was started stands in the run directory (`started`), where each server stands in its slot
+//! page. Who lives is proved by pid, start time and boot id, and held by pidfd from then on; the
+//! listening sockets are taken from whoever holds them. Then everything goes on by the same rules
+//! as ever (`policy::adopt`), and the services of today take the place of those that were started,
+//! as in a reload. Tested in tests/adopt.rs.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use osps_heart::clock::SystemClock;
+use osps_heart::ids::{Generation, SlotId};
+use osps_heart::pulse::is_limit;
+use osps_heart::segment::layout::SlotCells;
+use osps_heart::segment::{Access, Geometry, Segment};
+use osps_heart::sync::Ordering;
+use osps_heart::time::{Clock, Monotonic};
+use osps_heart::words::{Cause, Desired, Goal, HeartSource, State, Watched};
+use serde::{Deserialize, Serialize};
+
+use super::claimant::Claimant;
+use super::start::furnish_listen;
+use super::{CHILD, Child, Watchdog};
+use crate::instance::claim::Claim;
+use crate::instance::place::STARTED;
+use crate::instance::survivors::Survivor;
+use crate::policy::adopt::Seen;
+use crate::policy::group::{Group, Input, Past, Spec};
+use crate::service::{Address, Held, Inheritance, Listener, Service};
+use crate::sys::poll::{Interest, pause};
+use crate::sys::procfs::OomCounts;
+
+/// A trampoline whose watchdog was killed before its gate was open leaves within this time.
+const LEAVING: Duration = Duration::from_millis(100);
+
+/// A service as its process was started, in its slot.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Started {
+    slot: u8,
+    service: Service,
+    /// Where it listens, in the order of its sockets: as it was asked for, and as it became.
+    bound: Vec<(Address, Address)>,
+}
+
+/// What a killed watchdog left.
+#[derive(Debug)]
+pub(super) struct Left {
+    started: BTreeMap<SlotId, Started>,
+    pub(super) survivors: Vec<Survivor>,
+    pasts: Vec<(SlotId, Past)>,
+    /// Limits that programs chose for themselves.
+    limits: Vec<(SlotId, Duration)>,
+    /// Those that had said that they are ready, and whether they beat over their socket.
+    heard: Vec<(SlotId, bool, bool)>,
+    geometry: Geometry,
+    /// The last generation that was given out.
+    generation: Generation,
+}
+
+impl Left {
+    /// Looks at what is there; `None` = there is nothing to go on with.
+    pub(super) fn look(claim: &mut Claim) -> Option<Left> {
+        let segment = Segment::attach(claim.kept.as_ref()?, Access::ReadOnly).ok()?;
+        let pages = || (0u8..).map(SlotId).zip(segment.slots());
+        let waits = |page: &SlotCells| state_of(page) == State::Backoff;
+        if claim.survivors.is_empty() && !pages().any(|(_, page)| waits(page)) {
+            return None;
+        }
+        let list: Option<Vec<Started>> = claim.run_dir.read_list(STARTED);
+        let slots = segment.slots().len();
+        let list = list.filter(|list| list.iter().all(|one| usize::from(one.slot) < slots));
+        let Some(list) = list else {
+            log::warn!("what was started here cannot be read: nobody can be taken over");
+            return None;
+        };
+        let started: BTreeMap<_, _> = list.into_iter().map(|one| (SlotId(one.slot), one)).collect();
+        let survivors = std::mem::take(&mut claim.survivors);
+        let (known, unknown) =
+            survivors.into_iter().partition(|one| started.contains_key(&one.slot));
+        // Of no service that we know of: ended as ever.
+        claim.survivors = unknown;
+        let mut left = Left {
+            started,
+            survivors: known,
+            pasts: Vec::new(),
+            limits: Vec::new(),
+            heard: Vec::new(),
+            geometry: *segment.geometry(),
+            generation: Generation::default(),
+        };
+        left.read(&segment);
+        Some(left)
+    }
+
+    fn read(&mut self, segment: &Segment) {
+        let clock = SystemClock;
+        let header = segment.header().generation.load(Ordering::Relaxed);
+        self.generation = Generation(u32::try_from(header).unwrap_or(0));
+        for slot in self.started.keys().copied().collect::<Vec<_>>() {
+            let page = &segment.slots()[slot.index()];
+            let server = &page.server;
+            let baseline = server.baseline.load(Ordering::Relaxed);
+            let beats = segment.hearts()[slot.index()].sample().count;
+            let state = state_of(page);
+            self.generation = self.generation.max(server.current_generation());
+            if state == State::Starting && beats == baseline {
+                self.wait_for_trampoline(slot, clock);
+            }
+            let lives = self.survivors.iter().any(|one| one.slot == slot);
+            let pid = server.pid.load(Ordering::Relaxed);
+            let told = server.desired.load(Ordering::Relaxed) == Desired::Stop.code();
+            let seen = match (lives, pid) {
+                (true, _) if told => Seen::Told,
+                (true, _) => Seen::Lives,
+                (false, 0) => Seen::Nobody,
+                (false, _) => Seen::Gone,
+            };
+            // Never up, and dead by now: its gate was closed, so it never ran.
+            let never = state == State::Starting && beats == baseline && seen == Seen::Gone;
+            let up = matches!(state, State::Up | State::Late | State::Held)
+                || state != State::Starting && beats != baseline;
+            let beaten = up && beats != baseline;
+            let moment = |word: u64| Some(Monotonic(word)).filter(|_| word != 0);
+            let past = Past {
+                state,
+                goal: Goal::from_code(server.goal.load(Ordering::Relaxed)).unwrap_or(Goal::Run),
+                seen: if never { Seen::Nobody } else { seen },
+                pid: u32::try_from(pid).unwrap_or(0),
+                count: if up { beats } else { baseline },
+                beaten,
+                up,
+                spawned_at: Monotonic(server.spawned_ns.load(Ordering::Relaxed)),
+                since: Monotonic(server.since_ns.load(Ordering::Relaxed)),
+                paused_until: moment(server.paused_until_ns.load(Ordering::Relaxed)),
+                excused_until: Monotonic(server.excused_until_ns.load(Ordering::Relaxed)),
+                due: moment(server.due_ns.load(Ordering::Relaxed)),
+                cause: Cause::from_code(server.last_cause.load(Ordering::Relaxed)),
+                tally: std::array::from_fn(|i| server.tally[i].load(Ordering::Relaxed)),
+            };
+            self.pasts.push((slot, past));
+            let source = server.heart_source.load(Ordering::Relaxed);
+            let watched = server.watched.load(Ordering::Relaxed) == Watched::Yes.code();
+            let by_notify = watched && source == HeartSource::Notify.code();
+            self.heard.push((slot, up, by_notify));
+            let limit = segment.hearts()[slot.index()].limit_ns.load(Ordering::Relaxed);
+            let limit = Duration::from_nanos(limit);
+            let set = self.started[&slot].service.limits.hang;
+            if by_notify && limit != set && is_limit(limit) {
+                self.limits.push((slot, limit));
+            }
+        }
+    }
+
+    /// A process that waits at its gate is on its way out: nobody will open it.
+    fn wait_for_trampoline(&mut self, slot: SlotId, clock: SystemClock) {
+        let until = clock.now() + LEAVING;
+        let Some(place) = self.survivors.iter().position(|one| one.slot == slot) else { return };
+        while !self.survivors[place].process.is_dead() && clock.now() < until {
+            pause();
+        }
+        if self.survivors[place].process.is_dead() {
+            self.survivors.remove(place);
+        }
+    }
+
+    /// The sockets that survivors hold.
+    pub(super) fn inheritance(&self) -> Inheritance {
+        let mut inherited = Inheritance::default();
+        for survivor in &self.survivors {
+            let Some(started) = self.started.get(&survivor.slot) else { continue };
+            let family = &started.service.family;
+            let wanted = started.bound.iter().map(|(asked, bound)| {
+                (Held { family: family.clone(), address: asked.clone() }, bound)
+            });
+            let wanted: Vec<_> = wanted
+                .filter(|(held, _)| !inherited.sockets.iter().any(|(known, _)| known == held))
+                .collect();
+            if wanted.is_empty() {
+                continue;
+            }
+            let mut there: Vec<_> =
+                survivor.process.listening().into_iter().filter_map(Listener::found).collect();
+            for (held, bound) in wanted {
+                match there.iter().position(|(address, _)| address == bound) {
+                    Some(place) => {
+                        let (_, socket) = there.swap_remove(place);
+                        let listener = Listener::of(held.address.clone(), socket);
+                        inherited.sockets.push((held, Arc::new(listener)));
+                    }
+                    None => inherited.beyond.push(held),
+                }
+            }
+        }
+        // Of those that nobody holds any more the port is kept, whichever the kernel had chosen.
+        for started in self.started.values() {
+            for (asked, bound) in started.bound.iter().filter(|(asked, _)| asked.is_any()) {
+                let family = started.service.family.clone();
+                let held = Held { family, address: asked.clone() };
+                let known = inherited.sockets.iter().any(|(known, _)| *known == held);
+                if !known
+                    && !inherited.beyond.contains(&held)
+                    && let Ok(mut listener) = Listener::bind(bound, &started.service.name)
+                {
+                    listener.asked = asked.clone();
+                    inherited.sockets.push((held, Arc::new(listener)));
+                }
+            }
+        }
+        let had = |held: &Held| !inherited.sockets.iter().any(|(known, _)| known == held);
+        inherited.beyond.retain(had);
+        inherited
+    }
+
+    /// The sizes with which this can be gone on: the old ones, if the services of today have room
+    /// in them. Servers of osps's own share more than that, and fit only if nothing changed.
+    pub(super) fn geometry(&self, wanted: &Geometry, services: &[Service]) -> Option<Geometry> {
+        let old = self.started.values().map(|one| &one.service);
+        let programs = old.clone().chain(services).all(|service| service.launch.is_program());
+        let same = old.map(|service| &service.name).eq(services.iter().map(|one| &one.name));
+        let sizes = |geometry: &Geometry| (geometry.data_size, geometry.cell_size);
+        let fits = if programs {
+            sizes(wanted) == sizes(&self.geometry) && services.len() <= self.geometry.slots
+        } else {
+            same && *wanted == self.geometry
+        };
+        fits.then_some(self.geometry)
+    }
+
+    /// The slots as they were, with the sockets that could be had.
+    pub(super) fn services(&self, inherited: &Inheritance) -> Vec<Option<Service>> {
+        let last = self.started.keys().next_back().map_or(0, |slot| slot.index() + 1);
+        let mut services: Vec<Option<Service>> = (0..last).map(|_| None).collect();
+        for (slot, started) in &self.started {
+            let mut service = started.service.clone();
+            let find = |(address, _): &(Address, Address)| {
+                let held = Held { family: service.family.clone(), address: address.clone() };
+                let found = inherited.sockets.iter().find(|(known, _)| *known == held);
+                found.map(|(_, listener)| Arc::clone(listener))
+            };
+            let sockets: Option<Vec<_>> = started.bound.iter().map(find).collect();
+            service.sockets = sockets.unwrap_or_default();
+            services[slot.index()] = Some(service);
+        }
+        services
+    }
+
+    /// The policy's view of those slots.
+    pub(super) fn group(
+        now: Monotonic,
+        services: &[Option<Service>],
+    ) -> Result<Group, crate::policy::graph::Cycle> {
+        let slot_of = |name: &str| {
+            let mut slots = (0u8..).map(SlotId).zip(services);
+            let is_it =
+                |service: &Option<Service>| service.as_ref().is_some_and(|s| s.name == name);
+            slots.find(|(_, service)| is_it(service)).map(|(slot, _)| slot)
+        };
+        let spec = |service: &Option<Service>| {
+            service.as_ref().map_or_else(Spec::default, |service| service.spec(slot_of))
+        };
+        let specs: Vec<_> = services.iter().map(spec).collect();
+        let mut group = Group::new(now, &specs)?;
+        for (slot, service) in (0u8..).map(SlotId).zip(services) {
+            if service.is_none() {
+                group.empty(slot);
+            }
+        }
+        Ok(group)
+    }
+
+    /// The last generation that was given out.
+    pub(super) fn generation(&self) -> Generation {
+        self.generation
+    }
+}
+
+fn state_of(page: &SlotCells) -> State {
+    State::from_code(page.server.state.load(Ordering::Relaxed)).unwrap_or(State::Down)
+}
+
+impl Watchdog {
+    /// Takes over who lives, and goes on with what was under way; then the services of today take
+    /// the place of those that were started.
+    pub(super) fn take_over(&mut self, now: Monotonic, left: Left, services: Vec<Service>) {
+        let Left { survivors, pasts, limits, heard, .. } = left;
+        let watchdog = survivors.first().map_or(0, |one| one.watchdog);
+        for survivor in survivors {
+            let Survivor { slot, identity, process, .. } = survivor;
+            let child = &mut self.children[slot.index()];
+            if let Err(failed) = self.poll.add(&process, CHILD + u64::from(slot.0), Interest::READ)
+            {
+                self.unpolled = true;
+                log::error!("{}: {failed}; deaths are seen within a second only", child.name());
+            }
+            child.generation = identity.generation;
+            child.adopted = Some(process.pid());
+            child.process = Some(process);
+            child.count_oom_kills(&mut OomCounts::default());
+        }
+        for slot in self.group.slots() {
+            furnish_listen(&self.segment, slot, &self.children[slot.index()].service);
+        }
+        for (slot, past) in &pasts {
+            let server = &self.segment.slots()[slot.index()].server;
+            let child = &mut self.children[slot.index()];
+            child.claimant = Claimant::unclaimed(past.count);
+            if past.up {
+                child.unheard = None;
+            }
+            if child.process.is_none() {
+                child.generation = server.current_generation();
+                // What a dead one left behind is looked for by its marks.
+                child.adopted = Some(past.pid).filter(|pid| *pid != 0);
+                if past.seen == Seen::Nobody {
+                    server.clear_identity();
+                }
+            }
+        }
+        for (slot, ready, beats) in heard {
+            if let Some(hearing) = &mut self.children[slot.index()].hearing {
+                hearing.go_on(ready, beats);
+            }
+        }
+        let count = self.children.iter().filter(|child| child.process.is_some()).count();
+        log::info!(
+            "took over {count} of {} servers of a watchdog that was killed (pid {watchdog})",
+            pasts.len()
+        );
+        let actions = self.group.take_over(now, &pasts);
+        self.actions.extend(actions);
+        for (slot, hang) in limits {
+            self.step(now, Input::Limited { slot, hang });
+        }
+        self.perform_all();
+        for (slot, past) in &pasts {
+            if past.seen == Seen::Gone {
+                self.segment.slots()[slot.index()].server.clear_identity();
+                self.end_kin(*slot, None, now);
+            }
+        }
+        self.retire();
+        match self.exchange_services(now, services) {
+            Ok((summary, concerned)) => {
+                if !concerned.is_empty() {
+                    log::info!("meanwhile: {summary}");
+                }
+                self.perform_all();
+            }
+            Err(why) => log::error!("{why}: going on with what was started"),
+        }
+        let mut slots = self.group.slots();
+        self.arbiter = slots.find(|slot| self.children[slot.index()].service.arbiter);
+    }
+
+    /// Writes down what was started, for the next watchdog.
+    pub(super) fn write_started(&self) {
+        let all = self.group.slots().map(|slot| {
+            let service = &self.children[slot.index()].service;
+            let there = service.sockets.iter();
+            let mut bound: Vec<_> =
+                there.map(|socket| (socket.asked.clone(), socket.address())).collect();
+            if bound.is_empty() {
+                // Survivors have them, and we do not.
+                bound = service.launch.listen.iter().map(|at| (at.clone(), at.clone())).collect();
+            }
+            Started { slot: slot.0, service: service.clone(), bound }
+        });
+        let all: Vec<_> = all.collect();
+        if let Err(failed) = self.claim.run_dir.write_list(STARTED, &all) {
+            log::warn!("{failed}: the next watchdog cannot take the servers over");
+        }
+    }
+
+    /// Writes down what the next watchdog has to go on with, if this one is killed.
+    pub(super) fn write_past(&self, slot: SlotId) {
+        let page = &self.segment.slots()[slot.index()].server;
+        let put = |word: &osps_heart::sync::Word, value| word.store(value, Ordering::Relaxed);
+        let moment = |at: Option<Monotonic>| at.map_or(0, |at| at.0);
+        put(&page.goal, self.group.goal(slot).code());
+        put(&page.due_ns, moment(self.group.due(slot)));
+        put(&page.excused_until_ns, moment(self.group.excused_until(slot)));
+        put(&page.paused_until_ns, moment(self.group.paused_until(slot)));
+        for (word, value) in page.tally.iter().zip(self.group.tally(slot).into_iter().flatten()) {
+            put(word, value);
+        }
+    }
+}
+
+impl Child {
+    /// A slot that nobody has.
+    pub(super) fn vacant() -> Child {
+        let zero = Duration::ZERO;
+        let limits = osps_heart::pulse::Limits { hang: zero, start: zero };
+        let patience = crate::policy::lifecycle::Patience { ask: zero, term: zero, kill: zero };
+        let launch = crate::service::Launch::default();
+        Child::new(Service::program(String::new(), launch, limits, patience), 0)
+    }
+}

@@ -1,0 +1,519 @@
+//! Goal: a watchdog may be killed at any moment; the next one takes over who lives, restarts nobody
+//! who lived, and goes on with what was under way.
+//!
+//! Method: black box. The watchdog is killed and another one started in its place; pids,
+//! generations, counters and sockets are compared, then faults show that it supervises as fully as
+//! the first. The last tests kill it at each of its system calls, by `strace`.
+//!
+//! What it cannot show: `policy::adopt`'s table, which has tests of its own; another pid namespace
+//! (tests/namespaces.rs).
+#![allow(clippy::unwrap_used, reason = "a test that fails panics")]
+#![allow(clippy::disallowed_methods, reason = "these tests run in real time")]
+#![allow(clippy::print_stdout, reason = "a test says which calls it met")]
+
+mod common;
+
+use std::fs;
+use std::process::Command;
+
+use osps::sys::process::Process;
+use osps_heart::words::{Event, State};
+
+use common::services::{act, state_of, who_serves};
+use common::{
+    Launch, NO_RESTARTS, Osps, SOON, Signal, has, ms, now, pass, process_in, process_of, skip,
+    wait_until,
+};
+
+#[test]
+#[ignore = "not a test: the supervised program of the others"]
+fn as_program() {
+    act();
+}
+
+/// Kills the watchdog and starts another one; returns when that has taken over.
+fn replace_watchdog(osps: &mut Osps) {
+    osps.kill_watchdog();
+    osps.start_again();
+    osps.wait_log(&["took over"]);
+    osps.err.lock().unwrap().retain(|line| !line.text.contains("took over"));
+}
+
+/// Who runs, with its generation.
+fn lives(osps: &Osps, slots: usize) -> Vec<(u32, u32)> {
+    (0..slots).map(|slot| (osps.pid(slot), osps.generation(slot))).collect()
+}
+
+// ---- The pair ----
+
+#[test]
+fn servers_clients_and_data_do_not_notice_that_the_watchdog_was_killed() {
+    let mut osps = Launch::pair(&["--workers", "2"]).start();
+    osps.wait_linked();
+    let mut client = osps.client(0);
+    assert_eq!(client.ask("SET k v"), "+OK");
+    let (before, addresses) = (lives(&osps, 3), [0, 1, 2].map(|slot| osps.address(slot)));
+    for _ in 0..5 {
+        replace_watchdog(&mut osps);
+        assert_eq!(client.ask("GET k"), "v", "the same connection");
+    }
+    assert_eq!(lives(&osps, 3), before, "{}", osps.log());
+    assert_eq!([0, 1, 2].map(|slot| osps.address(slot)), addresses);
+    assert!((0..3).all(|slot| osps.restarts(slot) == NO_RESTARTS), "{}", osps.log());
+    assert!((0..3).all(|slot| osps.is_state(slot, State::Up)), "{}", osps.table());
+    assert_eq!(osps.ask(0, "INCR n"), ":1");
+    osps.stop();
+    assert!(!osps.run_dir().exists(), "{}", osps.log());
+}
+
+#[test]
+fn an_adopted_server_that_dies_is_replaced_at_once_with_its_signal() {
+    let mut osps = Launch::pair(&[]).start();
+    replace_watchdog(&mut osps);
+    let (old, generation) = (osps.process(1), osps.generation(1));
+    let (port, moment) = (osps.address(1), now());
+    osps.signal(&old, Signal::KILL);
+    let (_, up) = osps.wait_successor(1, generation);
+    assert!(up.since(moment) < ms(1000), "{:?}", up.since(moment));
+    assert_eq!(osps.address(1), port);
+    osps.wait_log(&["secondary-1", "up -> killed (signal 9"]);
+    assert_eq!(osps.ask(1, "PING"), "+PONG");
+    osps.stop();
+}
+
+#[test]
+fn an_adopted_server_that_freezes_is_convicted_one_full_limit_after_the_adoption() {
+    let limit = ms(1000);
+    let mut osps = Launch::pair(&["--hang-timeout", "1s"]).start();
+    let old = osps.process(1);
+    osps.kill_watchdog();
+    osps.stop_process(&old);
+    // Longer than the limit: what was before the adoption does not count.
+    pass(ms(1500));
+    let moment = now();
+    osps.start_again();
+    let line = osps.wait_log(&["secondary-1", "frozen (stopped"]);
+    assert!(line.at.since(moment) >= limit, "too early: {:?}", line.at.since(moment));
+    osps.wait_log(&["secondary-1", "starting -> up"]);
+    osps.stop();
+}
+
+#[test]
+fn who_died_while_nobody_watched_is_replaced() {
+    let mut osps = Launch::pair(&["--workers", "2"]).start();
+    let (old, generation, other) = (osps.process(1), osps.generation(1), osps.pid(2));
+    let port = osps.address(1);
+    osps.kill_watchdog();
+    osps.signal(&old, Signal::KILL);
+    wait_until("its death", SOON, || old.is_dead().then_some(()));
+    osps.start_again();
+    osps.wait_successor(1, generation);
+    assert_eq!(osps.pid(2), other, "{}", osps.log());
+    assert_eq!(osps.address(1), port, "clients keep their port");
+    assert_eq!(osps.ask(1, "PING"), "+PONG");
+    osps.stop();
+}
+
+// ---- Services ----
+
+const FIVE: &str = "[service.db]\n@BEAT@\n\
+     [service.web]\n@SERVE@\nlisten = '127.0.0.1:0'\ndepends-on = ['db']\ninstances = 2\n\
+     [service.edge]\n@LOOP@\nrestart-with = ['web']\n\
+     [service.sleeper]\n@SLEEP@\n";
+const NAMES: [&str; 5] = ["db", "web-1", "web-2", "edge", "sleeper"];
+
+fn five() -> Osps {
+    let osps = Launch::up(FIVE).spawn();
+    osps.wait_up(&NAMES);
+    osps
+}
+
+#[test]
+fn services_of_a_file_are_taken_over_with_their_sockets_and_hearts() {
+    let mut osps = five();
+    let before = NAMES.map(|name| osps.life(name));
+    let address = osps.address(osps.slot("web-1"));
+    for _ in 0..3 {
+        replace_watchdog(&mut osps);
+        let served = who_serves(address).unwrap();
+        assert!([before[1].0, before[2].0].contains(&served));
+    }
+    assert_eq!(NAMES.map(|name| osps.life(name)), before, "{}", osps.log());
+    osps.wait_up(&NAMES);
+    // It obeys as the first one did.
+    osps.do_ask(&["restart", "web"]);
+    let restarted = ["web-1", "web-2"].map(|name| osps.life(name));
+    assert!(restarted.iter().all(|life| !before.contains(life)));
+    assert_eq!(osps.life("db"), before[0]);
+    assert_eq!(osps.address(osps.slot("web-1")), address);
+    who_serves(address).unwrap();
+    osps.stop();
+    assert!(!osps.run_dir().exists(), "{}", osps.log());
+}
+
+#[test]
+fn an_event_loop_that_was_taken_over_is_convicted_when_it_freezes() {
+    let mut osps =
+        Launch::up("[defaults]\nhang-timeout = '500ms'\n[service.edge]\n@LOOP@\n").spawn();
+    osps.wait_up(&["edge"]);
+    osps.wait_beats("edge");
+    replace_watchdog(&mut osps);
+    let old = osps.process(0);
+    pass(ms(1200));
+    assert!(!old.is_dead(), "an innocent: {}", osps.log());
+    osps.stop_process(&old);
+    osps.wait_log(&["edge", "frozen (stopped"]);
+    osps.wait_log(&["edge", "down -> starting (after frozen)"]);
+    osps.stop();
+}
+
+#[test]
+fn what_changed_in_the_file_meanwhile_is_done_after_the_adoption() {
+    let mut osps = five();
+    let before = NAMES.map(|name| osps.life(name));
+    osps.kill_watchdog();
+    osps.write(
+        "[service.db]\n@BEAT@\numask = '077'\n\
+         [service.web]\n@SERVE@\nlisten = '127.0.0.1:0'\ndepends-on = ['db']\ninstances = 2\n\
+         [service.edge]\n@LOOP@\n\
+         [service.late]\n@BEAT@\ndepends-on = ['db']\n",
+    );
+    let sleeper = process_of(before[4].0).unwrap();
+    osps.start_again();
+    osps.wait_log(&["meanwhile: 1 changed (db), 1 new (late), 1 removed (sleeper)"]);
+    osps.wait_up(&["late", "db"]);
+    wait_until("the removed one's end", SOON, || sleeper.is_dead().then_some(()));
+    assert_ne!(osps.life("db"), before[0]);
+    for (name, life) in NAMES.iter().zip(before).skip(1).take(3) {
+        assert_eq!(osps.life(name), life, "{name}: {}", osps.log());
+    }
+    osps.stop();
+}
+
+#[test]
+fn what_was_held_stays_held() {
+    let mut osps = Launch::up(
+        "[defaults]\nhang-timeout = '400ms'\n[service.paused]\n@BEAT@\n[service.resting]\n@BEAT@\n\
+         [service.failed]\ncommand = 'false'\nmax-restarts = '1/1m'\nheart = 'none'\n\
+         [service.done]\ncommand = 'true'\nrestart = 'never'\nheart = 'none'\n\
+         [service.blocked]\n@BEAT@\ndepends-on = ['resting']\n",
+    )
+    .spawn();
+    osps.wait_up(&["paused", "resting", "blocked"]);
+    osps.do_ask(&["pause", "paused", "--for", "10m"]);
+    osps.do_ask(&["stop", "blocked", "resting"]);
+    osps.wait_state("failed", State::Failed);
+    osps.wait_state("done", State::Done);
+    let victim = osps.process(osps.slot("paused"));
+    replace_watchdog(&mut osps);
+    osps.stop_process(&victim);
+    pass(ms(1000));
+    assert!(!victim.is_dead(), "it is paused: {}", osps.log());
+    for (name, state) in
+        [("resting", State::Down), ("failed", State::Failed), ("done", State::Done)]
+    {
+        assert_eq!(state_of(&osps, name), Some(state), "{}", osps.log());
+    }
+    assert!(osps.service("paused")["paused_ms"].as_u64().unwrap() > 500_000);
+    osps.do_ask(&["resume", "paused"]);
+    osps.wait_log(&["paused", "frozen (stopped"]);
+    osps.do_ask(&["start", "resting"]);
+    osps.wait_up(&["resting"]);
+    osps.stop();
+}
+
+/// A watchdog that is killed again and again must not make a crash loop endless.
+#[test]
+fn a_crash_loop_is_not_forgiven_by_a_new_watchdog() {
+    let mut osps = Launch::up(
+        "[service.good]\n@BEAT@\n\
+         [service.bad]\ncommand = 'false'\nmax-restarts = '4/1m'\nheart = 'none'\n",
+    )
+    .spawn();
+    osps.wait_up(&["good"]);
+    let good = osps.life("good");
+    for round in 1..10 {
+        if state_of(&osps, "bad") == Some(State::Failed) {
+            break;
+        }
+        osps.wait_happened("bad", Event::Backoff, round.min(3));
+        replace_watchdog(&mut osps);
+    }
+    osps.wait_state("bad", State::Failed);
+    assert!(osps.happened("bad", Event::Started).len() <= 6, "{}", osps.log());
+    assert_eq!(osps.life("good"), good);
+    osps.stop();
+}
+
+#[test]
+fn a_stop_that_was_under_way_goes_on_and_then_all_starts_again() {
+    let mut osps = Launch::up(
+        "[service.db]\n@BEAT@\n[service.slow]\n@SLOW@\ndepends-on = ['db']\nstop-timeout = '10s'\n",
+    )
+    .spawn();
+    osps.wait_up(&["db", "slow"]);
+    let before = ["db", "slow"].map(|name| osps.life(name));
+    osps.signal_watchdog(Signal::TERM);
+    osps.wait_happened("slow", Event::StopOrder, 1);
+    osps.kill_watchdog();
+    osps.start_again();
+    osps.wait_log(&["took over"]);
+    osps.wait_up(&["db", "slow"]);
+    assert_ne!(osps.life("slow"), before[1], "it was told to go: {}", osps.log());
+    assert_eq!(osps.life("db"), before[0], "it was not told yet: {}", osps.log());
+    osps.stop();
+}
+
+#[test]
+fn what_an_adopted_program_started_goes_with_it() {
+    let mut osps = Launch::own(
+        &["--heart", "none"],
+        &["sh", "-c", "sleep 1000 & setsid sleep 2000 & echo kin $!; exec sleep 3000"],
+    )
+    .spawn();
+    osps.wait("up", || osps.is_state(0, State::Up).then_some(()));
+    let kin: u32 = osps.wait("its kin", || {
+        let lines = osps.out.lock().unwrap();
+        lines.iter().find_map(|line| line.text.strip_prefix("kin ")?.parse().ok())
+    });
+    let (kin, old) = (process_of(kin).unwrap(), osps.process(0));
+    replace_watchdog(&mut osps);
+    osps.signal(&old, Signal::KILL);
+    osps.wait_log(&["down -> starting (after killed)"]);
+    wait_until("the end of its kin", SOON, || kin.is_dead().then_some(()));
+    osps.stop();
+}
+
+// ---- Bad input ----
+
+#[test]
+fn a_record_that_cannot_be_read_makes_a_fresh_start() {
+    let mut osps = Launch::pair(&[]).start();
+    let old = osps.servers();
+    osps.kill_watchdog();
+    fs::write(osps.run_dir().join("started"), "[{\"slot\":9}]").unwrap();
+    osps.start_again();
+    osps.wait_founded();
+    osps.wait_all_up();
+    assert!(old.iter().all(Process::is_dead), "{}", osps.log());
+    osps.wait_log(&["what was started here cannot be read"]);
+    osps.stop();
+}
+
+#[test]
+fn a_second_new_watchdog_is_refused() {
+    let mut osps = five();
+    let before = NAMES.map(|name| osps.life(name));
+    osps.kill_watchdog();
+    osps.start_again();
+    osps.wait_log(&["took over"]);
+    let (code, said) = osps.ask_for(&["up", osps.dir().join("osps.toml").to_str().unwrap()]);
+    assert!(code == 1 && said.contains("already runs"), "{code} {said}");
+    osps.wait_up(&NAMES);
+    assert_eq!(NAMES.map(|name| osps.life(name)), before);
+    osps.stop();
+}
+
+// ---- At every system call ----
+
+/// Kills whoever makes it at the call with this number.
+fn inject(number: usize) -> String {
+    format!("inject=all:signal=KILL:when={number}")
+}
+
+/// Whether the watchdog died within the time in which it makes calls; else there is nothing to be
+/// killed at any more.
+fn dies(osps: &Osps, is_over: impl Fn() -> bool) -> bool {
+    wait_until("a death, or the end", SOON, || {
+        if osps.watchdog_is_dead() {
+            return Some(true);
+        }
+        is_over().then_some(false)
+    })
+}
+
+/// Starts osps under `strace`, which kills it at its `number`-th call. `false` = it came to its
+/// loop first.
+fn start_killed_at(osps: &mut Osps, number: usize) -> bool {
+    let before = osps.log().matches("watches over").count();
+    osps.start_again_through(&["strace", "-D", "-qq", "-o", "/dev/null", "-e", &inject(number)]);
+    dies(osps, || osps.log().matches("watches over").count() > before)
+}
+
+/// Kills a running watchdog at its `number`-th call from now on; `what` happens to it meanwhile.
+fn run_killed_at(
+    osps: &Osps,
+    number: usize,
+    what: impl FnOnce(),
+    is_over: impl Fn() -> bool,
+) -> bool {
+    let pid = osps.watchdog_pid();
+    let mut tracer = Command::new("strace")
+        .args(["-qq", "-o", "/dev/null", "-e", &inject(number), "-p", &pid.to_string()])
+        .spawn()
+        .unwrap();
+    let tracer_of = || {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        !status.contains("TracerPid:\t0\n")
+    };
+    wait_until("the tracer", SOON, || (tracer_of() || osps.watchdog_is_dead()).then_some(()));
+    what();
+    let died = dies(osps, is_over);
+    let _ = tracer.kill();
+    let _ = tracer.wait();
+    died
+}
+
+const THREE: &str = "[service.db]\n@BEAT@\n\
+     [service.web]\n@SERVE@\nlisten = '127.0.0.1:0'\ndepends-on = ['db']\n\
+     [service.sleeper]\n@SLEEP@\n";
+const THREE_NAMES: [&str; 3] = ["db", "web", "sleeper"];
+
+/// The numbers at which to kill: all, or a spread of them that differs from run to run.
+fn numbers(all: bool) -> impl Iterator<Item = usize> {
+    let step = if all { 1 } else { 41 };
+    let first = if all { 1 } else { 1 + usize::try_from(now().0 % 41).unwrap() };
+    println!("killed at every {step}. call from the {first}. on");
+    (first..).step_by(step)
+}
+
+/// The next watchdog finds a sound state: all up, whoever lived goes on, and a stop leaves nothing.
+fn assert_sound(osps: &mut Osps, before: &[Process], number: usize) {
+    let told = || format!("killed at call {number}\n{}", osps.log());
+    osps.wait_up(&THREE_NAMES[..2]);
+    // Without a heart it is up only after a second: that it is there is enough.
+    osps.wait("the sleeper", || process_in(&osps.segment(), osps.slot("sleeper")));
+    for process in before {
+        assert!(!process.is_dead(), "pid {} was restarted: {}", process.pid(), told());
+    }
+    who_serves(osps.address(osps.slot("web")))
+        .unwrap_or_else(|error| panic!("{error}: {}", told()));
+}
+
+fn take_overs_are_killed(all: bool) {
+    if !has("strace") {
+        return skip("strace");
+    }
+    let mut osps = Launch::up(THREE).spawn();
+    osps.wait_up(&THREE_NAMES);
+    let before = THREE_NAMES.map(|name| osps.process(osps.slot(name)));
+    osps.kill_watchdog();
+    for number in numbers(all) {
+        let killed = start_killed_at(&mut osps, number);
+        if killed {
+            osps.start_again();
+            osps.wait_founded();
+        }
+        assert_sound(&mut osps, &before, number);
+        osps.kill_watchdog();
+        if !killed {
+            println!("{number} calls");
+            break;
+        }
+    }
+    osps.start_again();
+    osps.wait_founded();
+    assert_sound(&mut osps, &before, 0);
+    osps.stop();
+    assert!(!osps.run_dir().exists(), "{}", osps.log());
+}
+
+fn starts_are_killed(all: bool) {
+    if !has("strace") {
+        return skip("strace");
+    }
+    let mut osps = Launch::up(THREE).spawn();
+    for number in numbers(all) {
+        osps.stop();
+        let killed = start_killed_at(&mut osps, number);
+        // Its call may come yet.
+        osps.kill_watchdog();
+        osps.start_again();
+        osps.wait_founded();
+        assert_sound(&mut osps, &[], number);
+        if !killed {
+            break;
+        }
+    }
+    osps.stop();
+    assert!(!osps.run_dir().exists(), "{}", osps.log());
+}
+
+fn restarts_are_killed(all: bool) {
+    if !has("strace") {
+        return skip("strace");
+    }
+    let mut osps = Launch::up(THREE).spawn();
+    osps.wait_up(&THREE_NAMES);
+    let others = ["db", "sleeper"].map(|name| osps.process(osps.slot(name)));
+    for number in numbers(all) {
+        let old = osps.process(osps.slot("web"));
+        let slot = osps.slot("web");
+        let segment = osps.segment();
+        let is_over = || {
+            let identity = segment.slots()[slot].server.identity();
+            identity.is_some_and(|new| new.pid != old.pid()) && osps.is_state(slot, State::Up)
+        };
+        let killed = run_killed_at(&osps, number, || osps.signal(&old, Signal::KILL), is_over);
+        osps.kill_watchdog();
+        osps.start_again();
+        osps.wait_founded();
+        osps.wait_successor(slot, old.pid());
+        assert_sound(&mut osps, &others, number);
+        if !killed {
+            break;
+        }
+    }
+    osps.stop();
+    assert!(!osps.run_dir().exists(), "{}", osps.log());
+}
+
+fn stops_are_killed(all: bool) {
+    if !has("strace") {
+        return skip("strace");
+    }
+    let mut osps = Launch::up(THREE).spawn();
+    for number in numbers(all) {
+        assert_sound(&mut osps, &[], number);
+        let asked = || drop(osps.ask_for(&["stop"]));
+        let killed = run_killed_at(&osps, number, asked, || false);
+        assert!(killed, "it ends in any case");
+        let gone = !osps.run_dir().exists();
+        osps.start_again();
+        osps.wait_founded();
+        if gone {
+            break;
+        }
+    }
+    osps.stop();
+    assert!(!osps.run_dir().exists(), "{}", osps.log());
+}
+
+#[test]
+fn a_take_over_killed_at_a_system_call_can_be_repeated() {
+    take_overs_are_killed(false);
+}
+
+#[test]
+fn a_start_killed_at_a_system_call_leaves_a_sound_state() {
+    starts_are_killed(false);
+}
+
+#[test]
+fn a_restart_killed_at_a_system_call_is_finished_by_the_next_watchdog() {
+    restarts_are_killed(false);
+}
+
+#[test]
+fn a_stop_killed_at_a_system_call_leaves_a_sound_state() {
+    stops_are_killed(false);
+}
+
+#[test]
+#[ignore = "takes minutes: cargo test --test adopt -- --ignored every_system_call"]
+fn every_system_call() {
+    take_overs_are_killed(true);
+    starts_are_killed(true);
+    restarts_are_killed(true);
+    stops_are_killed(true);
+}
