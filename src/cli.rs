@@ -65,6 +65,13 @@ Examples:
 
 Exit codes: 0 clean, 1 failure, 2 mistakes in the file, 3 an essential service failed for good.";
 
+const UPGRADE_EXAMPLES: &str = "\
+Examples:
+  osps upgrade                            after a new version was installed
+  osps upgrade --name shop --binary ./osps
+
+Exit codes: 0 it runs the new binary, 1 nothing was changed.";
+
 const CHECK_EXAMPLES: &str = "\
 Examples:
   osps check
@@ -162,6 +169,10 @@ pub struct Instance {
     /// [default: $RUNTIME_DIRECTORY/NAME, else /dev/shm/osps-UID/NAME]
     #[arg(long, global = true, help_heading = "Which instance", value_name = "DIR")]
     pub run_dir: Option<PathBuf>,
+    /// If it runs already: become its watchdog's next binary; if that is frozen: kill it, and go on
+    /// with its servers
+    #[arg(long, global = true, help_heading = "Which instance")]
+    pub take_over: bool,
 }
 
 impl Instance {
@@ -265,6 +276,18 @@ pub enum Command {
     /// key `reload` says.
     #[command(after_help = RELOAD_EXAMPLES)]
     Reload(Those),
+    /// Let a running osps become this binary, or another one: no server is restarted
+    ///
+    /// It stays the same process, with the same options; its file of services is read again.
+    #[command(after_help = UPGRADE_EXAMPLES)]
+    Upgrade {
+        /// The new binary [default: this one]
+        #[arg(long, value_name = "PATH")]
+        binary: Option<PathBuf>,
+        /// No progress, only what went wrong
+        #[arg(long, short)]
+        quiet: bool,
+    },
     /// Start services that were stopped or gave up
     Start(These),
     /// Restart services, one after the other, each as soon as the last one is up
@@ -473,7 +496,11 @@ impl Cli {
         match &self.command {
             None => self.watch.quiet,
             Some(Command::Run(run)) => run.watch.quiet,
-            Some(Command::Status { quiet, .. } | Command::Up { quiet, .. }) => *quiet,
+            Some(
+                Command::Status { quiet, .. }
+                | Command::Up { quiet, .. }
+                | Command::Upgrade { quiet, .. },
+            ) => *quiet,
             Some(Command::Stop(these) | Command::Reload(these)) => these.quiet,
             Some(Command::Start(these) | Command::Restart(these) | Command::Resume(these)) => {
                 these.quiet
@@ -496,7 +523,9 @@ impl Cli {
         let (watch, pair) = (&self.watch, &self.pair);
         // A script beats in its own instance. Its further hearts are --named.
         let beats = matches!(self.command, Some(Command::Beat { .. }));
+        let starts = matches!(self.command, Some(Command::Run(_) | Command::Up { .. }));
         [
+            ("--take-over", !starts && self.instance.take_over),
             ("--name", beats && self.instance.name.is_some()),
             ("--run-dir", beats && self.instance.run_dir.is_some()),
             ("--hang-timeout", watch.hang_timeout.is_some()),

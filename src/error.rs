@@ -421,6 +421,19 @@ pub enum Refusal {
     /// It ended in the middle of its stop.
     #[error("the watchdog ended, but not everything is gone: see its log and {}", Shown(.0))]
     LeftOver(PathBuf),
+    /// A binary that cannot take the place of this one.
+    #[error(
+        "{} does not say that it reads layout version {} of the segment (it says \"{layout}\"): \
+         it cannot go on with what runs. Nothing was changed; stop osps and start that one",
+        Shown(image),
+        osps_heart::segment::layout::VERSION
+    )]
+    OtherLayout {
+        /// The binary.
+        image: PathBuf,
+        /// What it says.
+        layout: String,
+    },
     /// It closed the connection.
     #[error("the watchdog hung up without stopping; try again")]
     HungUp,

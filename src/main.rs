@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::os::fd::BorrowedFd;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -39,8 +40,17 @@ fn main() -> ExitCode {
     } else if way_in == Some("__load") {
         start_log(Style::Service, false);
         finish(load::main(&args[2..]))
+    } else if way_in == Some("__layout") {
+        output::print(format!("{}\n", ask::layout()).as_bytes());
+        ExitCode::SUCCESS
     } else {
-        let cli = Cli::parse_from(args);
+        let cli = Cli::try_parse_from(args).unwrap_or_else(|error| {
+            if watchdog::is_handed() {
+                start_log(Style::Service, false);
+                watchdog::go_back(&error);
+            }
+            error.exit()
+        });
         let asks = !matches!(cli.command, None | Some(Command::Run(_) | Command::Up { .. }));
         start_log(if asks { Style::Question } else { Style::Service }, cli.is_quiet());
         run(&cli)
@@ -94,11 +104,16 @@ fn run(cli: &Cli) -> ExitCode {
         Some(Command::Logs { services, follow, lines }) => {
             asked(&|place| logs::main(place, services, *follow, *lines))
         }
+        Some(Command::Upgrade { binary, quiet }) => asked(&|place| {
+            let own = Path::new("/proc/self/exe");
+            let own = || std::fs::read_link(own).unwrap_or(own.to_owned());
+            ask::upgrade(place, &binary.clone().unwrap_or_else(own), *quiet)
+        }),
         Some(Command::Check { file }) => load::check(file),
         Some(Command::Up { file, quiet }) => {
-            let Instance { name, run_dir } = cli.instance.clone();
+            let Instance { name, run_dir, take_over } = cli.instance.clone();
             load::config(file, &Over { name, run_dir, quiet: *quiet })
-                .and_then(|config| supervise(&config))
+                .and_then(|config| supervise(&config, take_over))
         }
         Some(Command::Beat { named, activity }) => {
             beat::main(named.as_deref(), activity.as_deref())
@@ -108,12 +123,19 @@ fn run(cli: &Cli) -> ExitCode {
             client::main(place, &client::Request { address, timeout, words })
         }),
         None | Some(Command::Run(_)) => {
-            cli.config().map_err(Error::from).and_then(|config| supervise(&config))
+            let take_over = cli.instance.take_over;
+            cli.config().map_err(Error::from).and_then(|config| supervise(&config, take_over))
         }
     })
 }
 
-fn supervise(config: &Config) -> Result<ExitCode, Error> {
+fn supervise(config: &Config, take_over: bool) -> Result<ExitCode, Error> {
+    let place = config.settings().place;
+    if take_over && !watchdog::is_handed() && !watchdog::take_over(&place)? {
+        // It lives and works: it becomes what we are.
+        let own = Path::new("/proc/self/exe");
+        return ask::upgrade(&place, &std::fs::read_link(own).unwrap_or(own.to_owned()), false);
+    }
     let plan = |dir: BorrowedFd<'_>, inherited: &mut Inheritance| config.services(dir, inherited);
     watchdog::main(&config.settings(), plan::fifos(), &plan)
 }
@@ -123,6 +145,7 @@ const USAGE: u8 = 2;
 
 fn finish(result: Result<ExitCode, Error>) -> ExitCode {
     result.unwrap_or_else(|error| {
+        watchdog::go_back(&error);
         log::error!("{error}");
         match error {
             Error::Invalid(_) | Error::Problems(_) => ExitCode::from(USAGE),

@@ -21,8 +21,8 @@ use osps_heart::words::{Event, State};
 
 use common::services::{act, state_of, who_serves};
 use common::{
-    Launch, NO_RESTARTS, Osps, SOON, Signal, has, ms, now, pass, process_in, process_of, skip,
-    wait_until,
+    BINARY, Launch, NO_RESTARTS, Osps, SOON, Signal, has, ms, now, pass, process_in, process_of,
+    skip, wait_until,
 };
 
 #[test]
@@ -281,6 +281,136 @@ fn what_an_adopted_program_started_goes_with_it() {
     osps.signal(&old, Signal::KILL);
     osps.wait_log(&["down -> starting (after killed)"]);
     wait_until("the end of its kin", SOON, || kin.is_dead().then_some(()));
+    osps.stop();
+}
+
+// ---- Another binary in its place ----
+
+/// A copy of the binary, as a new version would be installed.
+fn installed(osps: &Osps) -> String {
+    let path = osps.dir().join("osps");
+    fs::copy(BINARY, &path).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+fn image(pid: u32) -> std::path::PathBuf {
+    fs::read_link(format!("/proc/{pid}/exe")).unwrap()
+}
+
+#[test]
+fn an_upgrade_restarts_nobody_and_refuses_no_client() {
+    let mut osps = five();
+    let before = NAMES.map(|name| osps.life(name));
+    let (pid, new) = (osps.watchdog_pid(), installed(&osps));
+    let address = osps.address(osps.slot("web-1"));
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let over = &done;
+    let asked = std::thread::scope(|scope| {
+        let clients = scope.spawn(move || {
+            let mut asked = 0;
+            while !over.load(std::sync::atomic::Ordering::Relaxed) {
+                who_serves(address).unwrap();
+                asked += 1;
+            }
+            asked
+        });
+        for _ in 0..3 {
+            let said = osps.do_ask(&["upgrade", "--binary", &new]);
+            assert!(said.contains("upgraded to osps"), "{said}");
+            osps.wait_log(&["upgraded: goes on with 5 of 5 servers, unwatched for"]);
+        }
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        clients.join().unwrap()
+    });
+    assert!(asked > 10, "{asked} clients");
+    assert_eq!((osps.watchdog_pid(), image(pid)), (pid, new.into()));
+    assert_eq!(NAMES.map(|name| osps.life(name)), before, "{}", osps.log());
+    // They are its children still, and it does everything as before.
+    let db = osps.process(osps.slot("db"));
+    osps.signal(&db, Signal::ABORT);
+    osps.wait_log(&["db", "up -> killed (signal 6"]);
+    osps.wait_up(&NAMES);
+    assert_eq!(osps.zombies(), [0; 0]);
+    osps.stop();
+    assert!(!osps.run_dir().exists(), "{}", osps.log());
+}
+
+#[test]
+fn an_upgrade_of_the_pair_keeps_connections_and_data() {
+    let mut osps = Launch::pair(&[]).start();
+    let before = lives(&osps, 2);
+    let mut client = osps.client(0);
+    assert_eq!(client.ask("SET k v"), "+OK");
+    let new = installed(&osps);
+    osps.do_ask(&["upgrade", "--binary", &new]);
+    osps.wait_log(&["upgraded: goes on with 2 of 2 servers"]);
+    assert_eq!(client.ask("GET k"), "v");
+    assert_eq!(lives(&osps, 2), before, "{}", osps.log());
+    osps.stop();
+}
+
+#[test]
+fn what_cannot_take_its_place_changes_nothing() {
+    let mut osps = five();
+    let before = NAMES.map(|name| osps.life(name));
+    let own = image(osps.watchdog_pid());
+    for (binary, why) in [
+        ("/bin/true", "does not say that it reads layout version"),
+        ("/no/such/osps", "No such file"),
+        ("/dev/null", "Permission denied"),
+    ] {
+        let (code, said) = osps.ask_for(&["upgrade", "--binary", binary]);
+        assert!(code == 1 && said.contains(why), "{binary}: {code} {said}");
+    }
+    // It could not read the file.
+    let new = installed(&osps);
+    osps.write("[service.db]\ncommnd = 'x'\n");
+    let (code, said) = osps.ask_for(&["upgrade", "--binary", &new]);
+    assert!(code == 1 && said.contains("commnd") && said.contains("nothing was changed"), "{said}");
+    assert_eq!(image(osps.watchdog_pid()), own);
+    assert_eq!(NAMES.map(|name| osps.life(name)), before, "{}", osps.log());
+    osps.stop();
+}
+
+/// As one that does not know an option any more.
+#[test]
+fn a_new_image_that_cannot_start_becomes_the_old_one_again() {
+    let mut osps = Launch::pair(&[]).start();
+    let before = lives(&osps, 2);
+    let own = image(osps.watchdog_pid());
+    let new = installed(&osps);
+    let wrapped = osps.dir().join("wrapped");
+    let script =
+        format!("#!/bin/sh\n[ \"$1\" = __layout ] || set -- --no-such-option\nexec {new} \"$@\"\n");
+    fs::write(&wrapped, script).unwrap();
+    fs::set_permissions(&wrapped, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let (code, said) = osps.ask_for(&["upgrade", "--binary", wrapped.to_str().unwrap()]);
+    assert_eq!(code, 0, "it goes on: {said}");
+    osps.wait_log(&["the new osps cannot start, going on with the old one"]);
+    osps.wait_log(&["upgraded: goes on with 2 of 2 servers"]);
+    assert_eq!(image(osps.watchdog_pid()), own);
+    assert_eq!(lives(&osps, 2), before, "{}", osps.log());
+    assert_eq!(osps.ask(1, "PING"), "+PONG");
+    osps.stop();
+}
+
+#[test]
+fn a_frozen_watchdog_is_replaced_and_a_living_one_upgraded() {
+    let mut osps = Launch::pair(&[]).start();
+    let before = lives(&osps, 2);
+    osps.stop_watchdog();
+    let old = process_of(osps.watchdog_pid()).unwrap();
+    let refused = Launch::pair(&["--take-over"]).output();
+    assert!(refused.status.code() == Some(1), "nothing runs there");
+    osps.start_again_with(&["--take-over"]);
+    osps.wait_log(&["is frozen: killing it, and taking its servers over"]);
+    osps.wait_log(&["took over 2 of 2"]);
+    assert!(old.is_dead());
+    assert_eq!(lives(&osps, 2), before, "{}", osps.log());
+    let (code, said) = osps.ask_for(&["--take-over", "--listen", "127.0.0.1:0"]);
+    assert!(code == 0 && said.contains("upgraded to osps"), "{code} {said}");
+    osps.wait_log(&["upgraded: goes on with 2 of 2 servers"]);
+    assert_eq!(lives(&osps, 2), before, "{}", osps.log());
     osps.stop();
 }
 

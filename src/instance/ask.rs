@@ -5,24 +5,31 @@ use std::io::{ErrorKind, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use osps_heart::clock::SystemClock;
 use osps_heart::orphan::watchdog_age;
+use osps_heart::segment::layout::VERSION;
 use osps_heart::segment::{Access, Segment};
 use osps_heart::shown::Shown;
+use osps_heart::sync::Ordering;
 use osps_heart::time::Clock;
 
 use super::control::Wish;
 use super::life::{is_frozen, is_locked};
 use super::place::{CONTROL, Place, RunDir};
 use crate::error::{Error, Refusal};
+use crate::sys::poll::pause;
 use crate::sys::process::Process;
 use crate::sys::{Failed, output, procfs, socket};
 
 /// How long an answer may take: a watchdog answers within one turn.
 const ANSWER: Duration = Duration::from_secs(2);
+
+/// How long the new image may take to begin.
+const UPGRADE: Duration = Duration::from_secs(10);
 
 /// Who was asked, and what came back so far.
 struct Talk<'a> {
@@ -76,6 +83,60 @@ pub fn ask(place: &Place, wish: &Wish, quiet: bool) -> Result<ExitCode, Error> {
         }
     }
     Err(Refusal::HungUp.into())
+}
+
+/// Lets a running osps become another binary, in its own process. That has to say first that it
+/// reads this layout; the watchdog lets it read its file of services before it lets go.
+pub fn upgrade(place: &Place, image: &Path, quiet: bool) -> Result<ExitCode, Error> {
+    let image = std::path::absolute(image).map_err(Failed::to("find", Shown(image)))?;
+    let version = layout_of(&image)?;
+    let started = || {
+        let segment = Segment::open(&place.path, Access::ReadOnly).ok()?;
+        Some(segment.header().started_ns.load(Ordering::Relaxed))
+    };
+    let before = started();
+    let mut talk = Talk::begin(place, &Wish::Upgrade(image))?;
+    while let Some(line) = talk.line()? {
+        if let Some(why) = line.strip_prefix(b"error ") {
+            return Err(refused(why));
+        }
+        match line.strip_prefix(b"problem ") {
+            Some(what) => log::error!("{}", shown(what)),
+            None => show(&line),
+        }
+    }
+    // Its last word is the end of the stream: the exec closed it.
+    let until = SystemClock.now() + UPGRADE;
+    while started() == before {
+        if SystemClock.now() >= until {
+            return Err(Refusal::HungUp.into());
+        }
+        pause();
+    }
+    let pid = talk.watchdog.map_or(0, |process| process.pid());
+    if !quiet {
+        show(format!("upgraded to osps {version}: pid {pid} goes on with its servers").as_bytes());
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What another binary says of itself: the layout that it reads, and its version.
+pub fn layout() -> String {
+    format!("{VERSION} {}", env!("CARGO_PKG_VERSION"))
+}
+
+/// The version of another binary, if it reads the same layout.
+fn layout_of(image: &Path) -> Result<String, Error> {
+    let mut osps = std::process::Command::new(image);
+    let output = osps.arg("__layout").stdin(std::process::Stdio::null()).output();
+    let output = output.map_err(Failed::to("run", Shown(image)))?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    let (layout, version) = said.trim().split_once(' ').unwrap_or_default();
+    if !output.status.success() || layout != VERSION.to_string() {
+        let (image, layout) = (image.to_owned(), layout.to_owned());
+        return Err(Refusal::OtherLayout { image, layout }.into());
+    }
+    Ok(version.to_owned())
 }
 
 impl<'a> Talk<'a> {

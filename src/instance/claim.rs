@@ -67,7 +67,12 @@ pub struct Restored {
 
 impl Claim {
     /// Finds or makes the directory, takes its lock, and looks at what a killed watchdog left.
-    pub fn take(place: &Place, fifos: Vec<String>) -> Result<Claim, Error> {
+    /// `locks` are those that we hold already, in another image's place.
+    pub fn take(
+        place: &Place,
+        fifos: Vec<String>,
+        mut locks: Vec<OwnedFd>,
+    ) -> Result<Claim, Error> {
         let clock = SystemClock;
         let until = clock.now() + LEAVING;
         let mut name = loop {
@@ -110,10 +115,15 @@ impl Claim {
                 }
                 Err(error) => return Err(error),
             };
-            match run_dir.take_lock() {
+            let lock = match locks.pop() {
+                Some(lock) => Ok(Some((lock, false))),
+                None => run_dir.take_lock(),
+            };
+            match lock {
                 Ok(Some((lock, lock_is_new))) => {
                     let (kept, survivors) = (None, Vec::new());
-                    let (locks, place) = (vec![lock], place.clone());
+                    let locks = [lock].into_iter().chain(locks).collect();
+                    let place = place.clone();
                     let mut claim = Claim {
                         run_dir,
                         made,
@@ -210,6 +220,11 @@ impl Claim {
             log::info!("swept {swept} files that a killed instance left in {path}");
         }
         Ok(self.sign(&self.locks[0])?)
+    }
+
+    /// The locks that we hold.
+    pub fn locks(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.locks.iter().map(AsFd::as_fd)
     }
 
     /// Puts our name to a lock.

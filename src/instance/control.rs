@@ -14,6 +14,7 @@
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use osps_heart::words::Request;
@@ -25,6 +26,8 @@ use crate::sys::{Failed, socket};
 const ASKERS: usize = 32;
 /// Longest request line: every name of the largest instance.
 const LINE: usize = 16 << 10;
+/// The verb of a request to become another binary.
+const UPGRADE: &str = "upgrade";
 /// What is read at once.
 const CHUNK: usize = 4096;
 
@@ -46,6 +49,8 @@ pub enum Wish {
     StopAll,
     /// Read the file again: `reload`.
     ReloadFile,
+    /// Become this binary: `upgrade /usr/bin/osps`.
+    Upgrade(PathBuf),
     /// Something for some services: `restart web db`, `pause 600000 web` (milliseconds).
     Some {
         /// What.
@@ -63,6 +68,7 @@ impl Wish {
         match self {
             Wish::StopAll => Request::Stop.word().to_owned(),
             Wish::ReloadFile => Request::Reload.word().to_owned(),
+            Wish::Upgrade(image) => format!("{UPGRADE} {}", image.display()),
             Wish::Some { request: Request::Pause, span, names } => {
                 format!("{} {} {}", Request::Pause, span.as_millis(), names.join(" "))
             }
@@ -73,6 +79,10 @@ impl Wish {
     /// What a line asks for.
     pub fn parse(line: &[u8]) -> Option<Wish> {
         let line = str::from_utf8(line).ok()?;
+        if let Some(image) = line.strip_prefix(UPGRADE).and_then(|rest| rest.strip_prefix(' ')) {
+            let image = PathBuf::from(image);
+            return image.is_absolute().then_some(Wish::Upgrade(image));
+        }
         let mut words = line.split(' ').filter(|word| !word.is_empty());
         let verb = words.next()?;
         let request = Request::ALL.into_iter().find(|request| request.word() == verb)?;

@@ -196,6 +196,17 @@ pub fn is_frozen(segment: &Segment) -> bool {
     is_stale(segment) && !moves(segment)
 }
 
+/// The same, however long ago it fell silent: watched until it beats, or has been silent for long
+/// enough.
+pub fn stays_frozen(segment: &Segment) -> bool {
+    while !moves(segment) {
+        if is_stale(segment) {
+            return true;
+        }
+    }
+    false
+}
+
 /// Whether its last beat was long ago, by its stamp and our clock.
 fn is_stale(segment: &Segment) -> bool {
     watchdog_age(segment, SystemClock.now()).is_none_or(|age| age >= WATCHDOG_STALE)

@@ -10,6 +10,7 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use osps_heart::segment::Death;
@@ -85,6 +86,9 @@ impl AsFd for Report {
     }
 }
 
+/// Set in the environment of an image that takes the place of another one, for itself alone.
+pub const UPGRADE: &str = "OSPS_UPGRADE";
+
 /// Tries the kernel calls that everything depends on: some sandboxes forbid them, and what cannot
 /// work shall be told at the start and not by restarts.
 pub fn check() -> Result<(), Failed> {
@@ -129,12 +133,22 @@ pub fn lower_descriptor_limit(to: u64) {
 ///
 /// What it is to run is not told if this fails: its arguments may hold secrets.
 pub fn launch(args: &[OsString], env: &[(&str, &OsStr)]) -> Result<(Process, Gate), Failed> {
+    launch_image(Path::new("/proc/self/exe"), args, env)
+}
+
+/// The same with another binary.
+pub fn launch_image(
+    image: &Path,
+    args: &[OsString],
+    env: &[(&str, &OsStr)],
+) -> Result<(Process, Gate), Failed> {
     let failed = |error: io::Error| Failed::to("start", "a process")(error);
     let (ours, theirs) = UnixStream::pair().map_err(failed)?;
-    let mut command = Command::new("/proc/self/exe");
+    let mut command = Command::new(image);
     command
         .arg0("osps")
         .args(args)
+        .env_remove(UPGRADE)
         // The watchdog's own: a server that used them would speak in its name.
         .env_remove("NOTIFY_SOCKET")
         .env_remove("WATCHDOG_USEC")
@@ -313,11 +327,7 @@ impl Process {
                 .or_else(|| raw::status_of_reaped(self.as_fd()))
         };
         // Between the two it may be neither.
-        let status = known().or_else(known);
-        status.map_or(Death::Unknown, |status| match status & 0x7f {
-            0 => Death::Exited((status >> 8) & 0xff),
-            signal => Death::Killed(signal),
-        })
+        known().or_else(known).map_or(Death::Unknown, death_by)
     }
 
     /// Duplicates of the sockets on which it listens; none where we may not look into it (ptrace(2)
@@ -327,6 +337,19 @@ impl Process {
         let numbers = procfs::open_sockets(self.pid).into_iter();
         let listens = |socket: &OwnedFd| rustix::net::sockopt::socket_acceptconn(socket);
         numbers.filter_map(take).filter(|socket| listens(socket) == Ok(true)).collect()
+    }
+}
+
+/// How a process with this pid and start time died, if its zombie is still there.
+pub fn fate_of(pid: u32, start_time: u64) -> Death {
+    procfs::exit_status(pid, start_time).map_or(Death::Unknown, death_by)
+}
+
+/// What a status of wait(2) says.
+fn death_by(status: i32) -> Death {
+    match status & 0x7f {
+        0 => Death::Exited((status >> 8) & 0xff),
+        signal => Death::Killed(signal),
     }
 }
 

@@ -4,7 +4,7 @@
 //! [`survive_bus_errors`], which is only compared with.
 #![allow(unsafe_code, reason = "libc calls that nix and rustix do not wrap; each block is argued")]
 
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::{io, ptr};
 
 use osps_heart::sync::{Ordering, Word};
@@ -60,6 +60,27 @@ pub fn status_of_reaped(pidfd: BorrowedFd<'_>) -> Option<i32> {
     // the kernel writes no more than that; the descriptor is borrowed, so open.
     let result = unsafe { libc::ioctl(pidfd.as_raw_fd(), REQUEST, &raw mut info) };
     (result == 0 && info.mask & EXIT != 0).then_some(info.status)
+}
+
+/// A duplicate of a descriptor that is known by its number alone: one that was handed over an exec.
+pub fn copy_of(number: i32) -> Option<OwnedFd> {
+    // SAFETY: F_DUPFD_CLOEXEC touches no memory, and refuses a number that is not open.
+    let copy = unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 3) };
+    // SAFETY: what the kernel just gave us is open and nobody else's.
+    (copy >= 0).then(|| unsafe { OwnedFd::from_raw_fd(copy) })
+}
+
+/// Lets such a descriptor go on over the next exec.
+pub fn keep_over_exec(number: i32) {
+    // SAFETY: F_SETFD touches no memory, and refuses a number that is not open.
+    let _ = unsafe { libc::fcntl(number, libc::F_SETFD, 0) };
+}
+
+/// Closes such a descriptor, which nobody owns.
+pub fn close(number: i32) {
+    // SAFETY: only numbers that were handed over an exec come here, once; nothing in this image
+    // owns them.
+    let _ = unsafe { libc::close(number) };
 }
 
 /// Sets every signal back to its default action, as a fresh program expects: an ignored one is

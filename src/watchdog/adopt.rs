@@ -14,14 +14,15 @@ use osps_heart::clock::SystemClock;
 use osps_heart::ids::{Generation, SlotId};
 use osps_heart::pulse::is_limit;
 use osps_heart::segment::layout::SlotCells;
-use osps_heart::segment::{Access, Geometry, Segment};
+use osps_heart::segment::{Access, Death, Geometry, Segment};
 use osps_heart::sync::Ordering;
-use osps_heart::time::{Clock, Monotonic};
+use osps_heart::time::{Clock, Monotonic, Short};
 use osps_heart::words::{Cause, Desired, Goal, HeartSource, State, Watched};
 use serde::{Deserialize, Serialize};
 
 use super::claimant::Claimant;
 use super::start::furnish_listen;
+use super::upgrade::Upgrade;
 use super::{CHILD, Child, Watchdog};
 use crate::instance::claim::Claim;
 use crate::instance::place::STARTED;
@@ -31,6 +32,7 @@ use crate::policy::group::{Group, Input, Past, Spec};
 use crate::service::{Address, Held, Inheritance, Listener, Service};
 use crate::sys::poll::{Interest, pause};
 use crate::sys::procfs::OomCounts;
+use crate::sys::{process, procfs};
 
 /// A trampoline whose watchdog was killed before its gate was open leaves within this time.
 const LEAVING: Duration = Duration::from_millis(100);
@@ -57,15 +59,20 @@ pub(super) struct Left {
     geometry: Geometry,
     /// The last generation that was given out.
     generation: Generation,
+    /// Sockets that another image handed over.
+    sockets: Vec<(Held, Arc<Listener>)>,
+    /// That image was this process.
+    upgraded: bool,
 }
 
 impl Left {
     /// Looks at what is there; `None` = there is nothing to go on with.
-    pub(super) fn look(claim: &mut Claim) -> Option<Left> {
+    pub(super) fn look(claim: &mut Claim, upgrade: Option<&Upgrade>) -> Option<Left> {
         let segment = Segment::attach(claim.kept.as_ref()?, Access::ReadOnly).ok()?;
         let pages = || (0u8..).map(SlotId).zip(segment.slots());
         let waits = |page: &SlotCells| state_of(page) == State::Backoff;
-        if claim.survivors.is_empty() && !pages().any(|(_, page)| waits(page)) {
+        let nobody = claim.survivors.is_empty() && !pages().any(|(_, page)| waits(page));
+        if nobody && upgrade.is_none() {
             return None;
         }
         let list: Option<Vec<Started>> = claim.run_dir.read_list(STARTED);
@@ -89,6 +96,8 @@ impl Left {
             heard: Vec::new(),
             geometry: *segment.geometry(),
             generation: Generation::default(),
+            sockets: upgrade.map_or_else(Vec::new, |upgrade| upgrade.inherited.sockets.clone()),
+            upgraded: upgrade.is_some(),
         };
         left.read(&segment);
         Some(left)
@@ -134,6 +143,10 @@ impl Left {
                 spawned_at: Monotonic(server.spawned_ns.load(Ordering::Relaxed)),
                 since: Monotonic(server.since_ns.load(Ordering::Relaxed)),
                 paused_until: moment(server.paused_until_ns.load(Ordering::Relaxed)),
+                death: match server.identity() {
+                    Some(identity) => process::fate_of(identity.pid, identity.start_time),
+                    None => Death::Unknown,
+                },
                 excused_until: Monotonic(server.excused_until_ns.load(Ordering::Relaxed)),
                 due: moment(server.due_ns.load(Ordering::Relaxed)),
                 cause: Cause::from_code(server.last_cause.load(Ordering::Relaxed)),
@@ -167,7 +180,7 @@ impl Left {
 
     /// The sockets that survivors hold.
     pub(super) fn inheritance(&self) -> Inheritance {
-        let mut inherited = Inheritance::default();
+        let mut inherited = Inheritance { sockets: self.sockets.clone(), ..Inheritance::default() };
         for survivor in &self.survivors {
             let Some(started) = self.started.get(&survivor.slot) else { continue };
             let family = &started.service.family;
@@ -284,8 +297,9 @@ impl Watchdog {
     /// Takes over who lives, and goes on with what was under way; then the services of today take
     /// the place of those that were started.
     pub(super) fn take_over(&mut self, now: Monotonic, left: Left, services: Vec<Service>) {
-        let Left { survivors, pasts, limits, heard, .. } = left;
+        let Left { survivors, pasts, limits, heard, upgraded, .. } = left;
         let watchdog = survivors.first().map_or(0, |one| one.watchdog);
+        let own = std::process::id();
         for survivor in survivors {
             let Survivor { slot, identity, process, .. } = survivor;
             let child = &mut self.children[slot.index()];
@@ -295,7 +309,9 @@ impl Watchdog {
                 log::error!("{}: {failed}; deaths are seen within a second only", child.name());
             }
             child.generation = identity.generation;
-            child.adopted = Some(process.pid());
+            // After an upgrade in place its servers are still our children.
+            let ours = procfs::stat(process.pid()).is_some_and(|stat| stat.parent == own);
+            child.adopted = Some(process.pid()).filter(|_| !ours);
             child.process = Some(process);
             child.count_oom_kills(&mut OomCounts::default());
         }
@@ -313,10 +329,12 @@ impl Watchdog {
                 child.generation = server.current_generation();
                 // What a dead one left behind is looked for by its marks.
                 child.adopted = Some(past.pid).filter(|pid| *pid != 0);
-                if past.seen == Seen::Nobody {
-                    server.clear_identity();
-                }
+                server.clear_identity();
             }
+        }
+        for (slot, _) in pasts.iter().filter(|(_, past)| past.seen == Seen::Gone) {
+            // Before anybody starts in its slot.
+            self.end_kin_of_dead(*slot, now);
         }
         for (slot, ready, beats) in heard {
             if let Some(hearing) = &mut self.children[slot.index()].hearing {
@@ -324,22 +342,24 @@ impl Watchdog {
             }
         }
         let count = self.children.iter().filter(|child| child.process.is_some()).count();
-        log::info!(
-            "took over {count} of {} servers of a watchdog that was killed (pid {watchdog})",
-            pasts.len()
-        );
+        let all = pasts.len();
+        if upgraded {
+            let since = self.unwatched_since.map_or(Duration::ZERO, |since| now.since(since));
+            log::info!(
+                "upgraded: goes on with {count} of {all} servers, unwatched for {}",
+                Short(since)
+            );
+        } else {
+            log::info!(
+                "took over {count} of {all} servers of a watchdog that was killed (pid {watchdog})"
+            );
+        }
         let actions = self.group.take_over(now, &pasts);
         self.actions.extend(actions);
         for (slot, hang) in limits {
             self.step(now, Input::Limited { slot, hang });
         }
         self.perform_all();
-        for (slot, past) in &pasts {
-            if past.seen == Seen::Gone {
-                self.segment.slots()[slot.index()].server.clear_identity();
-                self.end_kin(*slot, None, now);
-            }
-        }
         self.retire();
         match self.exchange_services(now, services) {
             Ok((summary, concerned)) => {

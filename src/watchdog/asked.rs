@@ -41,6 +41,7 @@ impl Watchdog {
             _ if self.allow != Allow::Running => {
                 self.control.close(&self.poll, token, "error osps is stopping");
             }
+            Wish::Upgrade(image) => self.upgrade(now, token, uid, image),
             Wish::ReloadFile => self.reload_file(now, Some(token), uid),
             Wish::Some { request, span, names } => match self.find(&names) {
                 Err(why) => self.control.close(&self.poll, token, &format!("error {why}")),

@@ -288,6 +288,12 @@ impl Watchdog {
         child.left.kill(now);
     }
 
+    /// What one left behind that died while nobody watched.
+    pub(super) fn end_kin_of_dead(&mut self, slot: SlotId, now: Monotonic) {
+        self.find_kin(slot);
+        self.end_kin(slot, None, now);
+    }
+
     /// Once a turn: who of those that were left behind is gone, and what waits for that.
     pub(super) fn gather_kin(&mut self, now: Monotonic) {
         for slot in self.group.slots() {

@@ -4,6 +4,7 @@
 //! and once it runs no error ends it: a failed action becomes an input of the next step.
 //!
 //! ```text
+//! upgrade   another binary in the place of this one
 //! start     the run directory claimed, the segment made;  adopt: what a killed watchdog left
 //! turn      the loop: what is gathered, in which order
 //! perform   actions become system calls; child: what is held for one slot
@@ -32,6 +33,7 @@ mod reload;
 mod spares;
 mod start;
 mod turn;
+mod upgrade;
 
 use std::collections::{HashSet, VecDeque};
 use std::fs::File;
@@ -52,6 +54,8 @@ use self::child::Child;
 use self::hooks::Hooks;
 use self::reload::Loading;
 use self::spares::Spares;
+use self::upgrade::Upgrade;
+pub use self::upgrade::{go_back, is_handed, take_over};
 use crate::error::{Error, Refusal};
 use crate::instance::claim::{Claim, Looks};
 use crate::instance::control::Control;
@@ -112,6 +116,7 @@ pub type Plan<'a> = &'a dyn Fn(BorrowedFd<'_>, &mut Inheritance) -> Result<Vec<S
 
 /// Runs an instance to its end. `fifos` names what the plan may make in the run directory.
 pub fn main(settings: &Settings, fifos: Vec<String>, plan: Plan<'_>) -> Result<ExitCode, Error> {
+    let upgrade = Upgrade::take();
     let signals = Signals::block()?;
     raw::close_on_exec_from(3);
     if procfs::stat(std::process::id()).is_none() {
@@ -120,9 +125,14 @@ pub fn main(settings: &Settings, fifos: Vec<String>, plan: Plan<'_>) -> Result<E
     process::check().map_err(Refusal::Kernel)?;
     process::inherit_orphans()?;
     let (before, now) = process::raise_descriptor_limit();
-    let mut watchdog = Watchdog::start(settings, signals, fifos, plan)?;
+    let mut watchdog = Watchdog::start(settings, signals, fifos, plan, upgrade.as_ref())?;
     process::stay_in_memory();
     watchdog.descriptors = before.filter(|before| now != Some(*before));
+    if let Some(upgrade) = upgrade {
+        watchdog.descriptors = upgrade.descriptors;
+        watchdog.unwatched_since = Some(upgrade.since);
+        upgrade.done();
+    }
     let outcome = watchdog.run();
     let rebuild = watchdog.rebuild;
     let homeless = !watchdog.names_told.is_empty();
@@ -200,6 +210,8 @@ struct Watchdog {
     quiet: bool,
     /// The file that the services come from.
     file: Option<PathBuf>,
+    /// Since when an upgrade in place has left everybody unwatched.
+    unwatched_since: Option<Monotonic>,
     /// What a killed watchdog left, until it is taken over, and the services of today.
     left: Option<(Left, Vec<Service>)>,
     /// The keys at its top, as they were at the start.

@@ -4,6 +4,7 @@
 //! failed action never returns early: it is logged and becomes an input of this turn.
 
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use osps_heart::ids::{Generation, SlotId};
@@ -16,11 +17,14 @@ use osps_heart::words::{Cause, Class, Desired, HeartSource, Role, env};
 use super::claimant::Claimant;
 use super::evidence::evidence;
 use super::outfit;
+use super::start::furnish_listen;
 use super::{CHILD, Child, Watchdog};
+use crate::error::Error;
 use crate::policy::graph::Edges;
 use crate::policy::group::{Action, Change, Input, Line, Note, cause_of};
 use crate::policy::lifecycle::{Act, Stage};
 use crate::policy::verdict;
+use crate::service::{Held, Inheritance, Listener};
 use crate::sys::Failed;
 use crate::sys::poll::Interest;
 use crate::sys::process::{self, Process};
@@ -324,6 +328,12 @@ impl Watchdog {
         // It looks for its directory by name. If that is not there, its trampoline will say so.
         let _ = self.restore_names(true);
         self.restore_notify(slot);
+        if let Err(error) = self.bind_missing(slot) {
+            log::error!("{}: cannot be started: {error}", self.children[slot.index()].name());
+            let now = self.clock.now();
+            self.step(now, Input::Died { slot, death: Death::NotSpawned });
+            return;
+        }
         let generation = self.next_generation();
         self.free_further(slot);
         let line = &self.segment.hearts()[slot.index()];
@@ -425,6 +435,29 @@ impl Watchdog {
             self.hook(slot, &change.what, change.to);
         }
         self.step(now, Input::Spawned { slot, count });
+    }
+
+    /// Binds the sockets of a service that a killed watchdog had, and that could not be taken from
+    /// whoever held them: that one is dead by now.
+    fn bind_missing(&mut self, slot: SlotId) -> Result<(), Error> {
+        let service = &self.children[slot.index()].service;
+        if service.sockets.len() == service.launch.listen.len() || !service.launch.is_program() {
+            return Ok(());
+        }
+        let mut there = Inheritance::default();
+        for other in self.children.iter().map(|child| &child.service) {
+            let held = |listener: &Arc<Listener>| {
+                let (family, address) = (other.family.clone(), listener.asked.clone());
+                (Held { family, address }, Arc::clone(listener))
+            };
+            there.sockets.extend(other.sockets.iter().map(held));
+        }
+        let (family, listen) = (service.family.clone(), service.launch.listen.clone());
+        let sockets = listen.iter().filter_map(|at| there.listener(&family, at).transpose());
+        self.children[slot.index()].service.sockets = sockets.collect::<Result<_, _>>()?;
+        furnish_listen(&self.segment, slot, &self.children[slot.index()].service);
+        self.write_services();
+        Ok(())
     }
 
     /// Looks at an overdue server, and at its heart once more after that: the last moment at

@@ -8,7 +8,7 @@
 use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,6 +44,8 @@ pub(super) struct Loading {
     until: Monotonic,
     /// Whom to answer; `None` = a signal asked.
     token: Option<u64>,
+    /// The binary that reads it, if that is to take our place.
+    image: Option<PathBuf>,
 }
 
 impl Loading {
@@ -64,12 +66,31 @@ impl Watchdog {
             (Some(_), 0) => log::info!("reload asked for by root"),
             (Some(_), uid) => log::info!("reload asked for by user {uid}"),
         }
-        if let Err(why) = self.begin_to_load(now, token) {
-            self.refuse_reload(token, &why);
+        if let Err(why) = self.begin_to_load(now, token, None) {
+            self.refuse("reload", token, &why);
         }
     }
 
-    fn begin_to_load(&mut self, now: Monotonic, token: Option<u64>) -> Result<(), String> {
+    /// Begins to become another binary. Where there is a file, that has to read it first: what
+    /// cannot do that could not go on.
+    pub(super) fn upgrade(&mut self, now: Monotonic, token: u64, uid: u32, image: PathBuf) {
+        log::info!("upgrade to {} asked for by user {uid}", Shown(&image));
+        let result = if self.file.is_some() {
+            self.begin_to_load(now, Some(token), Some(image))
+        } else {
+            Err(self.become_another(&image).to_string())
+        };
+        if let Err(why) = result {
+            self.refuse("upgrade", Some(token), &why);
+        }
+    }
+
+    fn begin_to_load(
+        &mut self,
+        now: Monotonic,
+        token: Option<u64>,
+        image: Option<PathBuf>,
+    ) -> Result<(), String> {
         let Some(file) = self.file.clone() else {
             return Err("this osps was not started from a file (`osps up FILE`)".to_owned());
         };
@@ -101,7 +122,9 @@ impl Watchdog {
             let bytes = serde_json::to_vec(&held).map_err(|error| failed(error.into()))?;
             memory.write_all(&bytes).and_then(|()| memory.rewind()).map_err(failed)?;
             let args = ["__load".into(), file.into_os_string()];
-            let (process, gate) = process::launch(&args, &[])?;
+            let own = Path::new("/proc/self/exe");
+            let image = image.as_deref().unwrap_or(own);
+            let (process, gate) = process::launch_image(image, &args, &[])?;
             let (report, sent) = gate.open(&[memory.as_fd()]);
             sent?;
             Ok((process, report))
@@ -110,7 +133,7 @@ impl Watchdog {
         if let Err(failed) = self.poll.add(&report, LOAD, Interest::READ) {
             log::debug!("{failed}; its answer is seen within a second only");
         }
-        self.loading = Some(Loading { process, report, until: now + TIME, token });
+        self.loading = Some(Loading { process, report, until: now + TIME, token, image });
         Ok(())
     }
 
@@ -127,14 +150,14 @@ impl Watchdog {
     }
 
     /// Nothing was changed: whoever asked is told why.
-    fn refuse_reload(&mut self, token: Option<u64>, why: &str) {
+    fn refuse(&mut self, what: &str, token: Option<u64>, why: &str) {
         for line in why.lines() {
-            log::error!("reload: {line}");
+            log::error!("{what}: {line}");
             if let Some(token) = token {
                 self.control.tell(token, &format!("problem {line}"));
             }
         }
-        log::error!("reload: nothing was changed");
+        log::error!("{what}: nothing was changed");
         if let Some(token) = token {
             self.control.close(&self.poll, token, "error nothing was changed");
         }
@@ -157,6 +180,10 @@ impl Watchdog {
             self.unreaped.push(loading.process);
         }
         let result = match answer {
+            Some(Ok((kind, _))) if kind == Loaded::WORD && loading.image.is_some() => {
+                let image = loading.image.as_deref().unwrap_or(Path::new(""));
+                Err(self.become_another(image).to_string())
+            }
             Some(Ok((kind, fds))) => self.take_answer(now, loading.token, kind, fds),
             Some(Err(failed)) => Err(failed.to_string()),
             None if dead => Err("who reads the file ended without a word".to_owned()),
@@ -166,7 +193,8 @@ impl Watchdog {
             )),
         };
         if let Err(why) = result {
-            self.refuse_reload(loading.token, &why);
+            let what = if loading.image.is_some() { "upgrade" } else { "reload" };
+            self.refuse(what, loading.token, &why);
         }
     }
 

@@ -17,6 +17,7 @@ use super::adopt::Left;
 use super::hooks::Hooks;
 use super::kin::DYING;
 use super::spares::Spares;
+use super::upgrade::Upgrade;
 use super::{Allow, CONTROL, Child, Plan, SIGNALS, Settings, Watchdog};
 use crate::error::{Error, Refusal};
 use crate::instance::claim::Claim;
@@ -57,10 +58,12 @@ impl Watchdog {
         signals: Signals,
         fifos: Vec<String>,
         plan: Plan<'_>,
+        upgrade: Option<&Upgrade>,
     ) -> Result<Watchdog, Error> {
         let clock = SystemClock;
-        let mut claim = Claim::take(&settings.place, fifos)?;
-        let left = Left::look(&mut claim);
+        let locks = upgrade.map(Upgrade::locks).unwrap_or_default();
+        let mut claim = Claim::take(&settings.place, fifos, locks)?;
+        let left = Left::look(&mut claim, upgrade);
         end(std::mem::take(&mut claim.survivors), clock)?;
         match &left {
             Some(_) => claim.join_in()?,
@@ -121,6 +124,7 @@ impl Watchdog {
             descriptors: None,
             quiet: settings.quiet,
             file: settings.file.clone(),
+            unwatched_since: None,
             left: parts.left,
             top: settings.top.clone(),
             loading: None,

@@ -517,6 +517,14 @@ impl Osps {
         (self.child, self.watchdog) = self.launch.begin(&self.out, &self.err);
     }
 
+    /// The same, with further options.
+    pub fn start_again_with(&mut self, args: &[&str]) {
+        let own = self.launch.args.clone();
+        self.launch.args.extend(args.iter().map(OsString::from));
+        self.start_again();
+        self.launch.args = own;
+    }
+
     /// The same, started by these words.
     pub fn start_again_through(&mut self, words: &[&str]) {
         let words = words.iter().map(OsString::from).collect();

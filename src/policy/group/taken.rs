@@ -28,6 +28,8 @@ pub struct Past {
     pub seen: Seen,
     /// Its pid; 0 = none.
     pub pid: u32,
+    /// How it died, if it is gone.
+    pub death: Death,
     /// Where its heart stands.
     pub count: u64,
     /// Its silence counted.
@@ -79,7 +81,7 @@ impl Group {
                     }
                     self.stop(*slot, now, out);
                 }
-                Fate::Bury => self.died(*slot, Death::Unknown, now, out),
+                Fate::Bury => self.died(*slot, past.death, now, out),
                 Fate::Adopt | Fate::Stay | Fate::Start => {}
             }
         }
