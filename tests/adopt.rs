@@ -13,7 +13,9 @@
 
 mod common;
 
+use std::collections::BTreeMap;
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 use osps::sys::process::Process;
@@ -446,52 +448,81 @@ fn a_second_new_watchdog_is_refused() {
 
 // ---- At every system call ----
 
-/// Kills whoever makes it at the call with this number.
-fn inject(number: usize) -> String {
-    format!("inject=all:signal=KILL:when={number}")
+/// A system call of one run: its name, and the how-manyth of that name it is.
+type Call = (String, usize);
+
+/// The calls of a trace, in their order.
+fn calls(trace: &Path) -> Vec<Call> {
+    let mut seen = BTreeMap::<String, usize>::new();
+    let text = fs::read_to_string(trace).unwrap();
+    let names = text.lines().filter_map(|line| Some(line.split_once('(')?.0));
+    let names = names.filter(|name| name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_'));
+    let count = |name: &str| {
+        let count = seen.entry(name.to_owned()).or_default();
+        *count += 1;
+        (name.to_owned(), *count)
+    };
+    names.map(count).collect()
 }
 
-/// Whether the watchdog died within the time in which it makes calls; else there is nothing to be
-/// killed at any more.
-fn dies(osps: &Osps, is_over: impl Fn() -> bool) -> bool {
-    wait_until("a death, or the end", SOON, || {
-        if osps.watchdog_is_dead() {
-            return Some(true);
-        }
-        is_over().then_some(false)
-    })
+/// All of these calls, or a spread of them that differs from run to run.
+fn spread(calls: Vec<Call>, all: bool) -> Vec<Call> {
+    let step = if all { 1 } else { (calls.len() / 15).max(1) };
+    let first = usize::try_from(now().0).unwrap() % step;
+    println!("{} calls, killed at every {step}. from the {first}. on", calls.len());
+    calls.into_iter().skip(first).step_by(step).collect()
 }
 
-/// Starts osps under `strace`, which kills it at its `number`-th call. `false` = it came to its
-/// loop first.
-fn start_killed_at(osps: &mut Osps, number: usize) -> bool {
+/// Kills whoever makes this call.
+fn inject((name, number): &Call) -> String {
+    format!("inject={name}:signal=KILL:when={number}")
+}
+
+/// Starts osps under `strace`. The shell gives time to look at its process first.
+fn start_under(osps: &mut Osps, options: &[&str]) {
+    let words = ["sh", "-c", "sleep 0.02; exec \"$@\"", "sh", "strace", "-D", "-qq"];
+    osps.start_again_through(&[&words[..], options].concat());
+}
+
+/// What a start does, up to its first turns; that osps is killed then.
+fn calls_of_a_start(osps: &mut Osps) -> Vec<Call> {
+    let trace = osps.dir().join("trace");
+    start_under(osps, &["-o", trace.to_str().unwrap()]);
+    osps.wait_founded();
+    osps.wait_up(&THREE_NAMES[..2]);
+    osps.kill_watchdog();
+    calls(&trace)
+}
+
+/// Starts an osps that is killed at this call, or soon after it came to its loop.
+fn start_killed_at(osps: &mut Osps, call: &Call) {
     let before = osps.log().matches("watches over").count();
-    osps.start_again_through(&["strace", "-D", "-qq", "-o", "/dev/null", "-e", &inject(number)]);
-    dies(osps, || osps.log().matches("watches over").count() > before)
+    start_under(osps, &["-o", "/dev/null", "-e", &inject(call)]);
+    let runs = || osps.log().matches("watches over").count() > before;
+    wait_until("a death, or its loop", SOON, || (osps.watchdog_is_dead() || runs()).then_some(()));
+    let end = now() + ms(300);
+    wait_until("a death, or the time", SOON, || {
+        (osps.watchdog_is_dead() || now() >= end).then_some(())
+    });
+    osps.kill_watchdog();
 }
 
-/// Kills a running watchdog at its `number`-th call from now on; `what` happens to it meanwhile.
-fn run_killed_at(
-    osps: &Osps,
-    number: usize,
-    what: impl FnOnce(),
-    is_over: impl Fn() -> bool,
-) -> bool {
+/// Lets `what` happen to a running watchdog under `strace` with these options.
+fn run_under(osps: &Osps, options: &[&str], what: impl FnOnce()) {
     let pid = osps.watchdog_pid();
-    let mut tracer = Command::new("strace")
-        .args(["-qq", "-o", "/dev/null", "-e", &inject(number), "-p", &pid.to_string()])
-        .spawn()
-        .unwrap();
-    let tracer_of = || {
+    let mut tracer = Command::new("strace");
+    let mut tracer =
+        tracer.arg("-qq").args(options).args(["-p", &pid.to_string()]).spawn().unwrap();
+    let is_traced = || {
         let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
         !status.contains("TracerPid:\t0\n")
     };
-    wait_until("the tracer", SOON, || (tracer_of() || osps.watchdog_is_dead()).then_some(()));
+    wait_until("the tracer", SOON, || (is_traced() || osps.watchdog_is_dead()).then_some(()));
     what();
-    let died = dies(osps, is_over);
-    let _ = tracer.kill();
+    // It lets go of whom it traces, and has written everything.
+    let tracer_pid = i32::try_from(tracer.id()).ok().and_then(rustix::process::Pid::from_raw);
+    let _ = rustix::process::kill_process(tracer_pid.unwrap(), Signal::INT);
     let _ = tracer.wait();
-    died
 }
 
 const THREE: &str = "[service.db]\n@BEAT@\n\
@@ -499,151 +530,131 @@ const THREE: &str = "[service.db]\n@BEAT@\n\
      [service.sleeper]\n@SLEEP@\n";
 const THREE_NAMES: [&str; 3] = ["db", "web", "sleeper"];
 
-/// The numbers at which to kill: all, or a spread of them that differs from run to run.
-fn numbers(all: bool) -> impl Iterator<Item = usize> {
-    let step = if all { 1 } else { 41 };
-    let first = if all { 1 } else { 1 + usize::try_from(now().0 % 41).unwrap() };
-    println!("killed at every {step}. call from the {first}. on");
-    (first..).step_by(step)
-}
-
-/// The next watchdog finds a sound state: all up, whoever lived goes on, and a stop leaves nothing.
-fn assert_sound(osps: &mut Osps, before: &[Process], number: usize) {
-    let told = || format!("killed at call {number}\n{}", osps.log());
+/// The next watchdog finds a sound state: all up, whoever lived goes on.
+fn assert_sound(osps: &mut Osps, before: &[Process], call: &Call) {
+    osps.start_again();
+    osps.wait_founded();
+    let told = || format!("killed at {call:?}\n{}", osps.log());
+    println!("{call:?}");
     osps.wait_up(&THREE_NAMES[..2]);
     // Without a heart it is up only after a second: that it is there is enough.
     osps.wait("the sleeper", || process_in(&osps.segment(), osps.slot("sleeper")));
     for process in before {
         assert!(!process.is_dead(), "pid {} was restarted: {}", process.pid(), told());
     }
-    who_serves(osps.address(osps.slot("web")))
-        .unwrap_or_else(|error| panic!("{error}: {}", told()));
+    let address = osps.address(osps.slot("web"));
+    who_serves(address).unwrap_or_else(|error| panic!("{error}: {}", told()));
+}
+
+/// A stop leaves nothing, whatever was before it.
+fn assert_nothing_left(osps: &mut Osps) {
+    osps.stop();
+    assert!(!osps.run_dir().exists(), "{}", osps.log());
 }
 
 fn take_overs_are_killed(all: bool) {
-    if !has("strace") {
-        return skip("strace");
-    }
     let mut osps = Launch::up(THREE).spawn();
     osps.wait_up(&THREE_NAMES);
     let before = THREE_NAMES.map(|name| osps.process(osps.slot(name)));
     osps.kill_watchdog();
-    for number in numbers(all) {
-        let killed = start_killed_at(&mut osps, number);
-        if killed {
-            osps.start_again();
-            osps.wait_founded();
-        }
-        assert_sound(&mut osps, &before, number);
+    let calls = calls_of_a_start(&mut osps);
+    for call in spread(calls, all) {
+        start_killed_at(&mut osps, &call);
+        assert_sound(&mut osps, &before, &call);
         osps.kill_watchdog();
-        if !killed {
-            println!("{number} calls");
-            break;
-        }
     }
     osps.start_again();
     osps.wait_founded();
-    assert_sound(&mut osps, &before, 0);
-    osps.stop();
-    assert!(!osps.run_dir().exists(), "{}", osps.log());
+    assert_nothing_left(&mut osps);
 }
 
 fn starts_are_killed(all: bool) {
-    if !has("strace") {
-        return skip("strace");
-    }
     let mut osps = Launch::up(THREE).spawn();
-    for number in numbers(all) {
-        osps.stop();
-        let killed = start_killed_at(&mut osps, number);
-        // Its call may come yet.
-        osps.kill_watchdog();
-        osps.start_again();
-        osps.wait_founded();
-        assert_sound(&mut osps, &[], number);
-        if !killed {
-            break;
-        }
-    }
+    osps.wait_up(&THREE_NAMES[..2]);
     osps.stop();
-    assert!(!osps.run_dir().exists(), "{}", osps.log());
+    let calls = calls_of_a_start(&mut osps);
+    osps.start_again();
+    osps.wait_founded();
+    for call in spread(calls, all) {
+        osps.stop();
+        start_killed_at(&mut osps, &call);
+        assert_sound(&mut osps, &[], &call);
+    }
+    assert_nothing_left(&mut osps);
 }
 
 fn restarts_are_killed(all: bool) {
-    if !has("strace") {
-        return skip("strace");
-    }
     let mut osps = Launch::up(THREE).spawn();
     osps.wait_up(&THREE_NAMES);
     let others = ["db", "sleeper"].map(|name| osps.process(osps.slot(name)));
-    for number in numbers(all) {
-        let old = osps.process(osps.slot("web"));
-        let slot = osps.slot("web");
+    let web = osps.slot("web");
+    let strike = |osps: &Osps| {
+        let old = osps.generation(web);
+        osps.signal(&osps.process(web), Signal::KILL);
         let segment = osps.segment();
-        let is_over = || {
-            let identity = segment.slots()[slot].server.identity();
-            identity.is_some_and(|new| new.pid != old.pid()) && osps.is_state(slot, State::Up)
-        };
-        let killed = run_killed_at(&osps, number, || osps.signal(&old, Signal::KILL), is_over);
+        let server = &segment.slots()[web].server;
+        let comes = || server.current_generation().0 > old && osps.is_state(web, State::Up);
+        wait_until("a successor, or a death", SOON, || {
+            (osps.watchdog_is_dead() || comes()).then_some(())
+        });
+    };
+    let trace = osps.dir().join("trace");
+    run_under(&osps, &["-o", trace.to_str().unwrap()], || strike(&osps));
+    for call in spread(calls(&trace), all) {
+        run_under(&osps, &["-o", "/dev/null", "-e", &inject(&call)], || strike(&osps));
         osps.kill_watchdog();
-        osps.start_again();
-        osps.wait_founded();
-        osps.wait_successor(slot, old.pid());
-        assert_sound(&mut osps, &others, number);
-        if !killed {
-            break;
-        }
+        assert_sound(&mut osps, &others, &call);
     }
-    osps.stop();
-    assert!(!osps.run_dir().exists(), "{}", osps.log());
+    assert_nothing_left(&mut osps);
 }
 
 fn stops_are_killed(all: bool) {
-    if !has("strace") {
-        return skip("strace");
-    }
     let mut osps = Launch::up(THREE).spawn();
-    for number in numbers(all) {
-        assert_sound(&mut osps, &[], number);
-        let asked = || drop(osps.ask_for(&["stop"]));
-        let killed = run_killed_at(&osps, number, asked, || false);
-        assert!(killed, "it ends in any case");
-        let gone = !osps.run_dir().exists();
-        osps.start_again();
-        osps.wait_founded();
-        if gone {
-            break;
-        }
+    osps.wait_up(&THREE_NAMES[..2]);
+    let stop = |osps: &Osps| {
+        let _ = osps.ask_for(&["stop"]);
+        wait_until("its end", SOON, || osps.watchdog_is_dead().then_some(()));
+    };
+    let trace = osps.dir().join("trace");
+    run_under(&osps, &["-o", trace.to_str().unwrap()], || stop(&osps));
+    osps.start_again();
+    osps.wait_founded();
+    for call in spread(calls(&trace), all) {
+        osps.wait_up(&THREE_NAMES[..2]);
+        run_under(&osps, &["-o", "/dev/null", "-e", &inject(&call)], || stop(&osps));
+        assert_sound(&mut osps, &[], &call);
     }
-    osps.stop();
-    assert!(!osps.run_dir().exists(), "{}", osps.log());
+    assert_nothing_left(&mut osps);
+}
+
+fn with_strace(test: fn(bool), all: bool) {
+    if has("strace") { test(all) } else { skip("strace") }
 }
 
 #[test]
 fn a_take_over_killed_at_a_system_call_can_be_repeated() {
-    take_overs_are_killed(false);
+    with_strace(take_overs_are_killed, false);
 }
 
 #[test]
 fn a_start_killed_at_a_system_call_leaves_a_sound_state() {
-    starts_are_killed(false);
+    with_strace(starts_are_killed, false);
 }
 
 #[test]
 fn a_restart_killed_at_a_system_call_is_finished_by_the_next_watchdog() {
-    restarts_are_killed(false);
+    with_strace(restarts_are_killed, false);
 }
 
 #[test]
 fn a_stop_killed_at_a_system_call_leaves_a_sound_state() {
-    stops_are_killed(false);
+    with_strace(stops_are_killed, false);
 }
 
 #[test]
 #[ignore = "takes minutes: cargo test --test adopt -- --ignored every_system_call"]
 fn every_system_call() {
-    take_overs_are_killed(true);
-    starts_are_killed(true);
-    restarts_are_killed(true);
-    stops_are_killed(true);
+    for test in [take_overs_are_killed, starts_are_killed, restarts_are_killed, stops_are_killed] {
+        with_strace(test, true);
+    }
 }
