@@ -50,6 +50,8 @@ fn main() {
         stops(table);
         checks(table);
         reloads(table);
+        adoptions(table);
+        upgrades(table);
     });
 }
 
@@ -293,6 +295,81 @@ fn stops(table: &mut Table) {
         }
         show(table, &name, "ms", Bound::AtMost(500.0), values);
     }
+}
+
+// --- The watchdog ------------------------------------------------------------------------------
+
+const ADOPTIONS: usize = 10;
+
+/// From the start of a new osps on until the last server was taken over: a turn later all are
+/// judged.
+fn adoptions(table: &mut Table) {
+    for (count, bound) in [(2, 20.0), (MANY, 50.0)] {
+        let name = format!("new watchdog started -> all {count} servers taken over");
+        if !table.wants(&name) {
+            continue;
+        }
+        let set = Set::new(count, &keys("beats"));
+        let mut osps = set.start(&["--quiet"]);
+        let segment = osps.segment();
+        let old = generations(&segment, count);
+        let mut values = Vec::new();
+        for _ in 0..ADOPTIONS {
+            std::thread::sleep(Duration::from_secs(2));
+            osps.kill_watchdog();
+            std::thread::sleep(Duration::from_millis(500));
+            let start = now();
+            osps.start_again();
+            let last = osps.wait("the last one", || {
+                let events = segment.events().latest(1024);
+                let adopted = events
+                    .iter()
+                    .filter(|event| event.time > start && event.what.event() == Event::Adopted);
+                let times: Vec<_> = adopted.map(|event| event.time).collect();
+                (times.len() == count).then(|| times.into_iter().max()).flatten()
+            });
+            values.push(ms(last.since(start)));
+        }
+        let missed = usize::from(generations(&segment, count) != old);
+        let (unit, bound, remark) = ("ms", Bound::AtMost(bound), String::new());
+        table.show(Figure { what: name, unit, bound, values, missed, remark });
+    }
+}
+
+/// A span as the log writes it, `6.2ms` or `953us`, in milliseconds.
+fn in_ms(span: &str) -> f64 {
+    let number = |unit: &str| span.trim().strip_suffix(unit)?.parse::<f64>().ok();
+    let known = number("ms").or(number("us").map(|us| us / 1000.0));
+    known.or(number("s").map(|s| s * 1000.0)).expect(span)
+}
+
+/// From the exec on until its servers are watched again, as the new image says.
+fn upgrades(table: &mut Table) {
+    let name = format!("osps upgrade with {MANY} servers: unwatched");
+    if !table.wants(&name) {
+        return;
+    }
+    let set = Set::new(MANY, &keys("beats"));
+    let osps = set.start(&[]);
+    let segment = osps.segment();
+    let old = generations(&segment, MANY);
+    let mut values = Vec::new();
+    for round in 1..=ADOPTIONS {
+        std::thread::sleep(Duration::from_secs(2));
+        let done = osps.command(&["upgrade", "--binary", BINARY]);
+        assert!(done.status.success(), "{}", text(&done));
+        let lines = osps.wait("its word", || {
+            let log = osps.log();
+            let said: Vec<_> =
+                log.lines().filter_map(|line| line.split_once("unwatched for ")).collect();
+            let said: Vec<_> = said.into_iter().map(|(_, span)| span.to_owned()).collect();
+            (said.len() == round).then_some(said)
+        });
+        values.push(in_ms(&lines[round - 1]));
+    }
+    let missed = usize::from(generations(&segment, MANY) != old);
+    let (unit, bound, remark) = ("ms", Bound::AtMost(50.0), String::new());
+    table.show(Figure { what: name, unit, bound, values, missed, remark });
 }
 
 // --- The file ----------------------------------------------------------------------------------
