@@ -6,6 +6,7 @@
 
 pub mod fifo;
 pub mod limits;
+pub mod manager;
 pub mod notify;
 pub mod output;
 pub mod poll;

@@ -14,9 +14,10 @@
 //! outfit    what a launch says, as the trampoline reads it;  hooks: commands for happenings
 //! asked     what people ask for;  reload: another list of services
 //! spares    trampolines that wait, for the next restart
-//! evidence  what /proc shows, in the policy's terms
+//! evidence  what /proc shows, in the policy's terms;  above: what a service manager is told
 //! ```
 
+mod above;
 mod adopt;
 mod asked;
 mod child;
@@ -48,6 +49,7 @@ use osps_heart::ids::{Epoch, Generation, SlotId};
 use osps_heart::segment::{CreateOptions, Segment, Times};
 use osps_heart::time::Monotonic;
 
+use self::above::Above;
 use self::adopt::Left;
 use self::asked::Waiting;
 use self::child::Child;
@@ -218,6 +220,8 @@ struct Watchdog {
     top: Vec<(String, String)>,
     /// One that is being read.
     loading: Option<Loading>,
+    /// The service manager that started us.
+    above: Option<Above>,
     /// Those who wait until what they asked for is done.
     waiting: Vec<Waiting>,
     /// Those who wait for the end of all.

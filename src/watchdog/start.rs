@@ -13,6 +13,7 @@ use osps_heart::segment::{AttachError, CreateOptions, Geometry, Segment, text};
 use osps_heart::sync::Ordering;
 use osps_heart::time::{Clock, nanos};
 
+use super::above::Above;
 use super::adopt::Left;
 use super::hooks::Hooks;
 use super::kin::DYING;
@@ -128,6 +129,7 @@ impl Watchdog {
             left: parts.left,
             top: settings.top.clone(),
             loading: None,
+            above: Above::find(),
             waiting: Vec::new(),
             stoppers: Vec::new(),
             hooks: Hooks::default(),

@@ -15,6 +15,7 @@ use osps_heart::sync::Ordering;
 use osps_heart::time::{Clock, Monotonic, nanos};
 use osps_heart::words::Watched;
 
+use super::above::Above;
 use super::reload::{Loading, remove_paths};
 use super::start::furnish_slot;
 use super::{Allow, CHILD, CONTROL, Child, NOTIFY, Recall, Watchdog};
@@ -68,9 +69,10 @@ impl Watchdog {
             let blocked = self.children.iter().any(|child| child.left.successor_due);
             let group = group.map(|at| if blocked { at.max(self.clock.now() + REST) } else { at });
             let loading = self.loading.as_ref().map(Loading::until);
+            let above = self.above.as_ref().and_then(Above::due);
             let deadlines = [Some(self.check_at), Some(self.beat_at), group, recall];
             let deadlines =
-                deadlines.into_iter().chain([self.spares_due(), self.hooks.due(), loading]);
+                deadlines.into_iter().chain([self.spares_due(), self.hooks.due(), loading, above]);
             let planned = deadlines.flatten().min().unwrap_or(now);
             let ready = self.poll.wait(self.clock.now(), Some(planned)).unwrap_or_else(|failed| {
                 // Cannot happen with a valid set; without this the loop would spin on it.
@@ -163,6 +165,7 @@ impl Watchdog {
         }
         self.gather_hooks(now);
         self.fill_spares(now);
+        self.tell_above(now);
     }
 
     /// Says in the pages whose silence counts now.
@@ -192,6 +195,7 @@ impl Watchdog {
                 if by == who && who != "SIGINT" && now.since(since) < MERGE => {}
             Allow::Running => {
                 log::info!("{who}: stopping");
+                self.tell_above_stopping();
                 self.push(None, What::WatchdogStopping);
                 self.allow = Allow::Stopping { since: now, by: who };
                 self.step(now, Input::Stop);
