@@ -110,6 +110,8 @@ fn who_died_while_nobody_watched_is_replaced() {
     wait_until("its death", SOON, || old.is_dead().then_some(()));
     osps.start_again();
     osps.wait_successor(1, generation);
+    // Its first successor had no FIFO: what was written down of it has none.
+    assert!(osps.find_log(&["exited"]).is_none(), "{}", osps.log());
     assert_eq!(osps.pid(2), other, "{}", osps.log());
     assert_eq!(osps.address(1), port, "clients keep their port");
     assert_eq!(osps.ask(1, "PING"), "+PONG");

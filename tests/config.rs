@@ -438,7 +438,7 @@ fn secrets_are_not_told() {
 // ---- What is said of a bad one ----
 
 /// Each slip, its line and what is said of it; the line is the third of the file.
-const SLIPS: [(&str, &str); 63] = [
+const SLIPS: [(&str, &str); 64] = [
     (
         "hang-timeout = 4",
         "3:16: service.a.hang-timeout: found the integer 4, expected a duration with a unit, like \"4s\" (did you mean \"4s\"?)",
@@ -579,6 +579,10 @@ const SLIPS: [(&str, &str); 63] = [
         "3:23: service.a.listen: found the integer 80, expected addresses like \"127.0.0.1:80\", \"[::1]:80\" or \"unix:/PATH\"",
     ),
     ("listen = [\"[::1]:80\", \"[::]:80\"]", "3:23: service.a.listen: [::]:80 stands here twice"),
+    (
+        "listen = [\"127.0.0.1:0\", \"127.0.0.1:0\"]",
+        "3:26: service.a.listen: 127.0.0.1:0 stands here twice",
+    ),
     ("env = { A = 1 }", "3:13: service.a.env.A: found an integer, expected a string, in quotes"),
     (
         "env = { \"A=B\" = \"c\" }",

@@ -633,6 +633,12 @@ fn a_service_takes_up_its_configuration_by_a_signal_or_a_command() {
     assert_eq!(told.lines().collect::<BTreeSet<_>>(), BTreeSet::from(["0", "1"]));
     osps.do_ask(&["reload", "b"]);
     assert_eq!(osps.wait_lines("ran", 1), format!("b {}\n", same[2].0));
+    // One that was still starting was killed by its signal, and one that was stopped "reloaded".
+    osps.do_ask(&["stop", "a-2"]);
+    let (code, said) = osps.ask_for(&["reload", "a"]);
+    assert!(code == 1 && said.contains("a-2 is down, and not up: nobody was reloaded"), "{said}");
+    osps.do_ask(&["start", "a-2"]);
+    let same = ["a-1", "a-2", "b", "c"].map(|name| osps.life(name));
     // All or nobody.
     let (code, said) = osps.ask_for(&["reload", "b", "c"]);
     assert!(code == 1 && said.contains("c has no reload of its own"), "{said}");

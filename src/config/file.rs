@@ -825,7 +825,11 @@ impl<'a> Whole<'a> {
         for member in members {
             let name = member.effective.name();
             for (at, address) in member.effective.addresses().into_iter().take(LISTEN_MAX) {
-                if let Some((_, by)) = taken.iter().find(|(other, _)| clash(other, &address)) {
+                // Any free port twice would be one socket twice: it is known by its address.
+                let again = |(other, by): &&(Address, &str)| {
+                    clash(other, &address) || *by == name && *other == address
+                };
+                if let Some((_, by)) = taken.iter().find(again) {
                     let text = match by {
                         _ if *by == name => format!("{address} stands here twice"),
                         by => format!("service {by} listens to {address} as well"),

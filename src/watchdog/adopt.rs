@@ -29,6 +29,7 @@ use crate::instance::place::STARTED;
 use crate::instance::survivors::Survivor;
 use crate::policy::adopt::Seen;
 use crate::policy::group::{Group, Input, Past, Spec};
+use crate::service::diff::{Fate, diff};
 use crate::service::{Address, Held, Inheritance, Listener, Service};
 use crate::sys::poll::{Interest, pause};
 use crate::sys::procfs::OomCounts;
@@ -241,11 +242,25 @@ impl Left {
         fits.then_some(self.geometry)
     }
 
-    /// The slots as they were, with the sockets that could be had.
-    pub(super) fn services(&self, inherited: &Inheritance) -> Vec<Option<Service>> {
+    /// The slots as they were, with the sockets that could be had. Who has not changed since then is
+    /// what it is today: servers of osps's own need what stands in no list.
+    pub(super) fn services(
+        &self,
+        inherited: &Inheritance,
+        today: &[Service],
+    ) -> Vec<Option<Service>> {
         let last = self.started.keys().next_back().map_or(0, |slot| slot.index() + 1);
         let mut services: Vec<Option<Service>> = (0..last).map(|_| None).collect();
+        let old: Vec<_> = self.started.iter().map(|(slot, one)| (*slot, &one.service)).collect();
+        for fate in diff(&old, today) {
+            if let Fate::Keep(slot, place) = fate {
+                services[slot.index()] = Some(today[place].clone());
+            }
+        }
         for (slot, started) in &self.started {
+            if services[slot.index()].is_some() {
+                continue;
+            }
             let mut service = started.service.clone();
             let find = |(address, _): &(Address, Address)| {
                 let held = Held { family: service.family.clone(), address: address.clone() };
@@ -297,7 +312,7 @@ impl Watchdog {
     /// Takes over who lives, and goes on with what was under way; then the services of today take
     /// the place of those that were started.
     pub(super) fn take_over(&mut self, now: Monotonic, left: Left, services: Vec<Service>) {
-        let Left { survivors, pasts, limits, heard, upgraded, .. } = left;
+        let Left { started, survivors, pasts, limits, heard, upgraded, .. } = left;
         let watchdog = survivors.first().map_or(0, |one| one.watchdog);
         let own = std::process::id();
         for survivor in survivors {
@@ -314,6 +329,12 @@ impl Watchdog {
             child.adopted = Some(process.pid()).filter(|_| !ours);
             child.process = Some(process);
             child.count_oom_kills(&mut OomCounts::default());
+        }
+        for (slot, started) in started {
+            let child = &mut self.children[slot.index()];
+            if child.service.sockets.is_empty() {
+                child.elsewhere = started.bound;
+            }
         }
         for slot in self.group.slots() {
             furnish_listen(&self.segment, slot, &self.children[slot.index()].service);
@@ -381,9 +402,8 @@ impl Watchdog {
             let there = service.sockets.iter();
             let mut bound: Vec<_> =
                 there.map(|socket| (socket.asked.clone(), socket.address())).collect();
-            if bound.is_empty() {
-                // Survivors have them, and we do not.
-                bound = service.launch.listen.iter().map(|at| (at.clone(), at.clone())).collect();
+            if bound.is_empty() && !service.launch.listen.is_empty() {
+                bound.clone_from(&self.children[slot.index()].elsewhere);
             }
             Started { slot: slot.0, service: service.clone(), bound }
         });

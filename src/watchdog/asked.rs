@@ -97,6 +97,14 @@ impl Watchdog {
                 "{name} has no reload of its own (key `reload`); `osps restart {name}` restarts it"
             ));
         }
+        // Its signal kills one that has not set itself up yet.
+        let is_up = |slot: &SlotId| {
+            matches!(self.group.stage(*slot), Stage::Up | Stage::Late | Stage::Held)
+        };
+        if let Some(slot) = slots.iter().find(|slot| !is_up(slot)) {
+            let (name, state) = (self.children[slot.index()].name(), self.group.stage(*slot));
+            return Err(format!("{name} is {}, and not up: nobody was reloaded", state.state()));
+        }
         for slot in slots {
             self.reload_own(*slot);
         }

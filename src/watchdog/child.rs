@@ -14,7 +14,7 @@ use super::probing::Probing;
 use crate::policy::group::Change;
 
 use crate::policy::verdict::Evidence;
-use crate::service::Service;
+use crate::service::{Address, Service};
 use crate::sys::process::{Process, Report};
 use crate::sys::procfs::{OomCounts, OomKills};
 use crate::view::log::Who;
@@ -25,6 +25,8 @@ pub(super) struct Child {
     pub(super) service: Service,
     /// The pid of its process, if that was taken over: it is no child of ours, nor is its kin.
     pub(super) adopted: Option<u32>,
+    /// Where its service listens by sockets that we could not have: as it was asked, and as it is.
+    pub(super) elsewhere: Vec<(Address, Address)>,
     /// What a reload brought; takes its place when its process is gone.
     pub(super) next: Option<Service>,
     /// The generation that was started last.
@@ -61,6 +63,7 @@ impl Child {
         Child {
             service,
             adopted: None,
+            elsewhere: Vec::new(),
             next: None,
             generation: Generation::default(),
             report: None,

@@ -453,8 +453,18 @@ impl Watchdog {
             there.sockets.extend(other.sockets.iter().map(held));
         }
         let (family, listen) = (service.family.clone(), service.launch.listen.clone());
+        // Whichever port the kernel had chosen, it is kept.
+        for (asked, was) in &self.children[slot.index()].elsewhere {
+            let held = Held { family: family.clone(), address: asked.clone() };
+            let known = there.sockets.iter().any(|(known, _)| *known == held);
+            if !known && let Ok(mut listener) = Listener::bind(was, &family) {
+                listener.asked = asked.clone();
+                there.sockets.push((held, Arc::new(listener)));
+            }
+        }
         let sockets = listen.iter().filter_map(|at| there.listener(&family, at).transpose());
         self.children[slot.index()].service.sockets = sockets.collect::<Result<_, _>>()?;
+        self.children[slot.index()].elsewhere.clear();
         furnish_listen(&self.segment, slot, &self.children[slot.index()].service);
         self.write_services();
         Ok(())

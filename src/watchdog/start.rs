@@ -201,7 +201,7 @@ fn set_up(
         }
     }
     let slots = match &left {
-        Some(left) => left.services(&inherited),
+        Some(left) => left.services(&inherited, &services),
         None => services.drain(..).map(Some).collect(),
     };
     let group = Left::group(clock.now(), &slots).map_err(|cycle| named(&cycle, &slots))?;
@@ -316,6 +316,10 @@ pub(super) fn furnish_slot(segment: &Segment, slot: SlotId, service: &Service) {
 
 /// Where it listens.
 pub(super) fn furnish_listen(segment: &Segment, slot: SlotId, service: &Service) {
+    if service.sockets.is_empty() && !service.launch.listen.is_empty() {
+        // Where whoever has them listens.
+        return;
+    }
     let mut addresses = service.sockets.iter().map(|socket| socket.address().to_string());
     let listen = match (addresses.next(), addresses.count()) {
         (Some(first), 0) => first,

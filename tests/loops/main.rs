@@ -428,6 +428,17 @@ fn the_shim_stays_for_those_who_stay() {
     std::fs::remove_file(shim).unwrap();
 }
 
+/// What the file preloads was lost: the shim's own environment was looked at.
+#[test]
+fn what_a_service_preloads_comes_before_the_shim() {
+    let osps = Launch::up("[service.a]\n@LOOP@\nenv = { LD_PRELOAD = 'libm.so.6' }\n").spawn();
+    osps.wait("a beat", || osps.is_state(0, osps_heart::words::State::Up).then_some(()));
+    let environ = std::fs::read(format!("/proc/{}/environ", osps.pid(0))).unwrap();
+    let environ = String::from_utf8_lossy(&environ).into_owned();
+    let preload = environ.split('\0').find_map(|entry| entry.strip_prefix("LD_PRELOAD="));
+    assert!(preload.is_some_and(|all| all.starts_with("libm.so.6:")), "{preload:?}");
+}
+
 /// An osps that is watched itself: one shim in each program, and that obeys its own osps.
 #[test]
 fn one_osps_under_another_has_one_shim() {
