@@ -242,8 +242,8 @@ impl Left {
         fits.then_some(self.geometry)
     }
 
-    /// The slots as they were, with the sockets that could be had. Who has not changed since then is
-    /// what it is today: servers of osps's own need what stands in no list.
+    /// The slots as they were, with the sockets that could be had. Who has not changed since then
+    /// is what it is today: servers of osps's own need what stands in no list.
     pub(super) fn services(
         &self,
         inherited: &Inheritance,
