@@ -198,6 +198,8 @@ impl Row {
             osps.wait_successor(SECONDARY, others_old);
         }
         osps.wait_all_up();
+        // The state is written down before what happened: a reader may come in between.
+        osps.wait("the record of that", || find(&events(&segment), Event::Up, slot, new));
 
         // The order of things: verdict, death, and only then the successor.
         let ring = events(&segment);
