@@ -663,7 +663,7 @@ fn a_group_of_its_own_takes_the_place_of_the_users() {
 #[test]
 fn sockets_are_passed_in_order_with_their_names_and_the_right_pid() {
     let mut osps = Launch::up(&format!(
-        "[service.web]\nlisten = ['127.0.0.1:0', 'unix:@DIR@/web.sock', '127.0.0.1:0']\n{}",
+        "[service.web]\nlisten = ['127.0.0.1:0', 'unix:@DIR@/web.sock', '127.0.0.2:0']\n{}",
         tells(
             "echo $LISTEN_FDS $LISTEN_FDNAMES; test $LISTEN_PID = $$ && echo mine; \
              for fd in 3 4 5 6; do readlink /proc/$$/fd/$fd | cut -d: -f1; done"
@@ -808,6 +808,36 @@ fn an_empty_name_is_nobody_and_not_all() {
     }
     osps.wait_up(&["db"]);
     assert!(!osps.watchdog_is_dead());
+}
+
+/// Everybody's restarts were one row: one that did not come up ended those of others.
+#[test]
+fn a_restart_that_fails_ends_nobody_elses() {
+    let osps = Launch::up(
+        "[service.bad]\ncommand = ['sh', '-c', 'test ! -e @DIR@/no && exec sleep 1000; sleep 0.5; exit 1']\n\
+         heart = 'none'\n[service.other]\n@BEAT@\n[service.third]\n@SLOW@\n",
+    )
+    .spawn();
+    osps.wait_up(&["bad", "other", "third"]);
+    std::fs::write(osps.dir().join("no"), "").unwrap();
+    let (bad, other, third) = (osps.life("bad"), osps.life("other"), osps.life("third"));
+    let mut asked = osps.begin_ask(&["restart", "bad"]);
+    osps.wait("its restart", || (osps.life("bad") != bad).then_some(()));
+    osps.do_ask(&["restart", "third", "other"]);
+    assert!(osps.life("other") != other && osps.life("third") != third);
+    assert!(!asked.wait().success());
+}
+
+/// What it reads may have changed between the two.
+#[test]
+fn who_asks_again_while_it_starts_gets_another_restart() {
+    let osps = Launch::up("[service.a]\n@SLOW@\n").spawn();
+    osps.wait_up(&["a"]);
+    let mut first = osps.begin_ask(&["restart", "a"]);
+    osps.wait_happened("a", Event::Started, 2);
+    osps.do_ask(&["restart", "a"]);
+    assert_eq!(osps.happened("a", Event::Started).len(), 3);
+    assert!(first.wait().success());
 }
 
 // ---- The control socket ----

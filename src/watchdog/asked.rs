@@ -74,7 +74,7 @@ impl Watchdog {
                         let input = match request {
                             Request::Stop => Input::Rest { slot },
                             Request::Start => Input::Start { slot },
-                            Request::Restart => Input::Restart { slot },
+                            Request::Restart => Input::Restart { slot, by: token },
                             Request::Pause => Input::Pause { slot, until: now + span },
                             Request::Resume => Input::Resume { slot },
                             Request::Reload => continue,
@@ -229,6 +229,9 @@ impl Watchdog {
     /// Whether a server that shall run does, or why that will take longer; `None` = not yet.
     #[allow(clippy::option_option, reason = "not yet, done, and done badly")]
     fn is_settled(&self, slot: SlotId) -> Option<Option<String>> {
+        if self.group.stage(slot) == Stage::Unkillable {
+            return Some(Some("does not die".to_owned()));
+        }
         if self.group.is_rolling(slot) || self.group.goal(slot) == Goal::Again {
             return None;
         }

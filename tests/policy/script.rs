@@ -237,7 +237,7 @@ impl World {
             Step::Ask(wish) => self.feed(match wish {
                 Wish::Start(slot) => Input::Start { slot: SlotId(slot) },
                 Wish::Rest(slot) => Input::Rest { slot: SlotId(slot) },
-                Wish::Restart(slot) => Input::Restart { slot: SlotId(slot) },
+                Wish::Restart(slot) => Input::Restart { slot: SlotId(slot), by: 0 },
                 Wish::Pause(slot, span) => Input::Pause { slot: SlotId(slot), until: now + span },
                 Wish::Resume(slot) => Input::Resume { slot: SlotId(slot) },
             })?,

@@ -1,5 +1,7 @@
 //! What people ask for: a stop, a start or a restart of some, a pause, another list of services.
 
+use std::collections::VecDeque;
+
 use osps_heart::ids::SlotId;
 use osps_heart::segment::What;
 use osps_heart::time::Monotonic;
@@ -7,6 +9,15 @@ use osps_heart::time::Monotonic;
 use super::super::lifecycle::Stage;
 use super::super::server::{Goal, Holding, Server};
 use super::{Action, Group, Spec};
+
+/// Servers that are restarted one after the other, by one wish.
+#[derive(Debug, Default)]
+pub(super) struct Roll {
+    /// Those that wait for their turn.
+    pub(super) next: VecDeque<SlotId>,
+    /// The one whose turn it is.
+    now: Option<SlotId>,
+}
 
 /// What another list of services means for one slot.
 #[derive(Clone, Debug)]
@@ -43,31 +54,40 @@ impl Group {
             && server.goal != Goal::Leave
         {
             server.goal = Goal::Rest;
-            self.roll.retain(|other| *other != slot);
+            self.roll_without(slot);
             self.press_stop(now, out);
         }
     }
 
     /// Those that shall be restarted one after the other go on with the next, as soon as the last
-    /// one is up again. One that does not come up ends it: the others go on as they are.
+    /// one is up again. One that does not come up ends that wish, and none of others: the rest of it
+    /// go on as they are.
     pub(super) fn roll_on(&mut self, now: Monotonic, out: &mut Vec<Action>) {
+        let mut rolls = std::mem::take(&mut self.rolls);
+        rolls.retain(|_, roll| self.roll_one(roll, now, out));
+        self.rolls = rolls;
+    }
+
+    /// `false` = this wish is done with.
+    fn roll_one(&mut self, roll: &mut Roll, now: Monotonic, out: &mut Vec<Action>) -> bool {
         while self.ending.is_none() {
-            if let Some(slot) = self.rolling {
-                let Some(server) = self.servers.get(slot.index()) else { break };
+            if let Some(slot) = roll.now {
+                let Some(server) = self.servers.get(slot.index()) else { return false };
                 let up = match &server.holding {
                     Holding::Alive(life) => life.up_since.is_some(),
                     Holding::Dead(_) | Holding::Leaving(..) => false,
                 };
                 match server.stage {
-                    _ if server.goal == Goal::Again => return,
+                    Stage::Unkillable => return false,
+                    _ if server.goal == Goal::Again => return true,
                     _ if up => {}
                     Stage::Done => {}
-                    stage if stage.has_process() => return,
-                    _ => self.roll.clear(),
+                    stage if stage.has_process() => return true,
+                    _ => return false,
                 }
             }
-            self.rolling = self.roll.pop_front();
-            let Some(slot) = self.rolling else { return };
+            roll.now = roll.next.pop_front();
+            let Some(slot) = roll.now else { return false };
             let Some(server) = self.servers.get_mut(slot.index()) else { continue };
             if server.stage.has_process() && server.goal != Goal::Leave {
                 server.goal = Goal::Again;
@@ -75,6 +95,14 @@ impl Group {
             } else {
                 self.asked_to_start(slot, now, out);
             }
+        }
+        true
+    }
+
+    /// Nobody's restart of it waits for its turn any more.
+    fn roll_without(&mut self, slot: SlotId) {
+        for roll in self.rolls.values_mut() {
+            roll.next.retain(|other| *other != slot);
         }
     }
 
@@ -118,7 +146,7 @@ impl Group {
                 Edit::Remove => {
                     if let Some(server) = self.servers.get_mut(slot.index()) {
                         server.goal = Goal::Leave;
-                        self.roll.retain(|other| *other != slot);
+                        self.roll_without(slot);
                     }
                 }
                 Edit::Keep(spec) => {
@@ -186,7 +214,8 @@ impl Group {
 
     /// Whether it waits for its turn in a rolling restart, or has it.
     pub fn is_rolling(&self, slot: SlotId) -> bool {
-        self.rolling == Some(slot) || self.roll.contains(&slot)
+        let has = |roll: &Roll| roll.now == Some(slot) || roll.next.contains(&slot);
+        self.rolls.values().any(has)
     }
 
     /// Until when it is not judged.

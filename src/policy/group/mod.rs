@@ -16,7 +16,7 @@ mod hearts;
 mod life;
 mod taken;
 
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use osps_heart::ids::SlotId;
@@ -32,6 +32,7 @@ use super::restart::Rule;
 pub use super::server::{Goal, Line, Watch};
 use super::server::{Holding, Life, Server};
 pub use asked::Edit;
+use asked::Roll;
 pub use taken::Past;
 
 /// What the policy has to know about one server.
@@ -164,10 +165,13 @@ pub enum Input {
         /// In this slot.
         slot: SlotId,
     },
-    /// Somebody wants it to go and to come back, when all that were asked for before it are up.
+    /// Somebody wants it to go and to come back, when all that the same one asked for before it are
+    /// up.
     Restart {
         /// In this slot.
         slot: SlotId,
+        /// Whose wish it is.
+        by: u64,
     },
     /// Somebody wants it not to be judged.
     Pause {
@@ -285,10 +289,8 @@ pub struct Group {
     ending: Option<Outcome>,
     /// The essential server whose end is that of all, and how that came.
     ended_by: Option<(SlotId, What)>,
-    /// Those that are to be restarted one after the other.
-    roll: VecDeque<SlotId>,
-    /// The one that is being restarted of them.
-    rolling: Option<SlotId>,
+    /// Those that are to be restarted one after the other, by whose wish it is.
+    rolls: BTreeMap<u64, Roll>,
     /// Nobody waits any more for what a kill does not end.
     forced: bool,
 }
@@ -302,8 +304,7 @@ impl Group {
             turn: Turn { now, previous: now, lateness: Duration::ZERO },
             ending: None,
             ended_by: None,
-            roll: VecDeque::new(),
-            rolling: None,
+            rolls: BTreeMap::new(),
             forced: false,
         })
     }
@@ -375,10 +376,8 @@ impl Group {
             }
             Input::Start { slot } => self.asked_to_start(slot, now, out),
             Input::Rest { slot } => self.asked_to_stop(slot, now, out),
-            Input::Restart { slot } => {
-                if !self.is_rolling(slot) {
-                    self.roll.push_back(slot);
-                }
+            Input::Restart { slot, by } => {
+                self.rolls.entry(by).or_default().next.push_back(slot);
                 self.roll_on(now, out);
             }
             Input::Pause { slot, until } => self.pause(slot, until, out),
