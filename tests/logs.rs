@@ -121,10 +121,11 @@ fn what_comes_is_followed_over_a_cut_and_a_replacement() {
     append(&osps, "db.log", "cut\n");
     follower.wait("db  | cut");
     // As logrotate does otherwise; what was written into the old one until then is not lost.
-    append(&osps, "db.log", "last of the old\n");
+    append(&osps, "db.log", "last of the old\nwithout an end");
     fs::rename(osps.dir().join("db.log"), osps.dir().join("db.log.1")).unwrap();
     append(&osps, "db.log", "first of the new\n");
     follower.wait("db  | last of the old");
+    follower.wait("db  | without an end");
     follower.wait("db  | first of the new");
     fs::remove_file(osps.dir().join("web.log")).unwrap();
     append(&osps, "web.log", "from another file\n");

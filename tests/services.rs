@@ -751,6 +751,17 @@ fn a_command_that_is_missing_is_the_affair_of_one_service() {
     osps.wait_log(&["bad", "starting -> exited (status 0"]);
 }
 
+/// Its trampoline waited for a reader, and was taken for the program.
+#[test]
+fn a_log_that_nobody_reads_is_the_affair_of_one_service() {
+    let launch = Launch::up("[service.good]\n@BEAT@\n[service.bad]\n@SLEEP@\nlog = '@DIR@/fifo'\n");
+    let path = launch.dir().join("fifo");
+    nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let osps = assert_only_it_suffers(launch, &["cannot be started: open log "]);
+    let _reader = fs::File::options().read(true).write(true).open(&path).unwrap();
+    osps.wait_state("bad", State::Up);
+}
+
 #[test]
 fn a_limit_above_the_hard_one_is_the_affair_of_one_service() {
     let mut through = Vec::new();

@@ -215,7 +215,11 @@ fn settle(orders: &Orders) -> Result<(), Failed> {
         let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::CLOEXEC;
         let mode = Mode::from_raw_mode(0o640);
         let failed = |errno| Failed::to("open log", Shown(path))(errno);
-        let log = rustix::fs::open(path, flags | OFlags::NOCTTY, mode).map_err(failed)?;
+        // Not waiting for the reader of a FIFO: without one that is refused.
+        let flags = flags | OFlags::NOCTTY | OFlags::NONBLOCK;
+        let log = rustix::fs::open(path, flags, mode).map_err(failed)?;
+        let flags = fcntl_getfl(&log).map_err(failed)?;
+        fcntl_setfl(&log, flags.difference(OFlags::NONBLOCK)).map_err(failed)?;
         rustix::stdio::dup2_stdout(&log).map_err(failed)?;
         rustix::stdio::dup2_stderr(&log).map_err(failed)?;
     }

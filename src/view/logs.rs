@@ -154,17 +154,23 @@ impl Log {
         if let (Some(here), Some(file)) = (&here, &mut self.file) {
             if file.stream_position().is_ok_and(|at| at > here.len()) {
                 let _ = file.rewind();
-                self.rest.clear();
+                self.end_line(width, out)?;
             }
             self.take(width, out)?;
         }
         let same = here.map(|here| (here.dev(), here.ino())) == there.as_ref().ok().copied();
         if there.is_ok() && !same {
-            self.rest.clear();
+            self.end_line(width, out)?;
             self.open();
             self.take(width, out)?;
         }
         Ok(())
+    }
+
+    /// The last words of a file that was replaced or cut may have no end.
+    fn end_line(&mut self, width: usize, out: &mut impl Write) -> io::Result<()> {
+        let rest = std::mem::take(&mut self.rest);
+        if rest.is_empty() { Ok(()) } else { show(&self.name, width, &rest, out) }
     }
 
     fn take(&mut self, width: usize, out: &mut impl Write) -> io::Result<()> {

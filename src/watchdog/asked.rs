@@ -190,6 +190,9 @@ impl Watchdog {
         let mut troubles = Vec::new();
         for (slot, before) in &waiting.slots {
             if self.group.is_vacant(*slot) {
+                if matches!(waiting.request, Request::Start | Request::Restart) {
+                    troubles.push("its service is not in the file any more".to_owned());
+                }
                 continue;
             }
             let trouble = match waiting.request {

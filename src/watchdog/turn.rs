@@ -397,6 +397,9 @@ impl Watchdog {
         for token in &self.stoppers {
             self.control.tell(*token, end);
         }
+        for token in self.waiting.iter().filter_map(|waiting| waiting.token) {
+            self.control.tell(token, "failed osps was told to stop meanwhile");
+        }
         if !left.is_empty() {
             left.sort();
             log::error!(

@@ -60,8 +60,8 @@ impl Group {
     }
 
     /// Those that shall be restarted one after the other go on with the next, as soon as the last
-    /// one is up again. One that does not come up ends that wish, and none of others: the rest of it
-    /// go on as they are.
+    /// one is up again. One that does not come up ends that wish, and none of others: the rest of
+    /// it go on as they are.
     pub(super) fn roll_on(&mut self, now: Monotonic, out: &mut Vec<Action>) {
         let mut rolls = std::mem::take(&mut self.rolls);
         rolls.retain(|_, roll| self.roll_one(roll, now, out));
