@@ -190,7 +190,7 @@ impl Watchdog {
         let mut troubles = Vec::new();
         for (slot, before) in &waiting.slots {
             if self.group.is_vacant(*slot) {
-                if matches!(waiting.request, Request::Start | Request::Restart) {
+                if waiting.request == Request::Start {
                     troubles.push("its service is not in the file any more".to_owned());
                 }
                 continue;
