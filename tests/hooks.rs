@@ -83,9 +83,11 @@ fn it_is_told_where_its_instance_is_and_has_no_part_in_the_service() {
     }
 }
 
-/// A command that never ends, with a child in its session; both write down their pids.
-const STUCK: &str = "on-event = ['sh', '-c', 'sleep 1000 & echo $$ >> @DIR@/pids; \
-    echo $! >> @DIR@/pids; wait']\n";
+/// A command that never ends, with a child in its session, and one in another with a child of its
+/// own there: they went on when it was ended. All write down their pids.
+const STUCK: &str = "on-event = ['sh', '-c', 'sleep 1000 & echo $! >> @DIR@/pids; \
+    setsid sh -c \"sleep 1000 & echo \\$! >> @DIR@/pids; echo \\$\\$ >> @DIR@/pids; wait\" & \
+    echo $$ >> @DIR@/pids; wait']\n";
 
 fn written(osps: &Osps, count: usize) -> Vec<Process> {
     let text = osps.wait_lines("pids", count);
@@ -97,8 +99,8 @@ fn written(osps: &Osps, count: usize) -> Vec<Process> {
 fn one_that_never_ends_delays_no_restart_and_is_killed_with_what_it_started() {
     let begun = now();
     let osps = Launch::up(&format!("[service.web]\n@BEAT@\n{STUCK}")).spawn();
-    let stuck = written(&osps, 2);
-    assert_eq!(stuck.len(), 2);
+    let stuck = written(&osps, 4);
+    assert_eq!(stuck.len(), 4);
     osps.wait_up(&["web"]);
     for times in 2..4 {
         osps.signal(&osps.process(osps.slot("web")), Signal::KILL);
@@ -110,7 +112,7 @@ fn one_that_never_ends_delays_no_restart_and_is_killed_with_what_it_started() {
     assert!(line.at.since(begun) >= TIME, "before its time");
     osps.wait("its end", || stuck.iter().all(Process::is_dead).then_some(()));
     // The next one has its turn.
-    written(&osps, 4);
+    written(&osps, 8);
 }
 
 #[test]
@@ -118,7 +120,7 @@ fn nothing_of_those_that_run_or_wait_stays_after_the_end() {
     let mut osps =
         Launch::up(&format!("[service.web]\n@BEAT@\n{STUCK}[service.db]\n@BEAT@\n{STUCK}")).spawn();
     osps.wait_up(&["web", "db"]);
-    let mut stuck = written(&osps, 4);
+    let mut stuck = written(&osps, 8);
     osps.stop();
     // Whoever was started later as well.
     let text = fs::read_to_string(osps.dir().join("pids")).unwrap();

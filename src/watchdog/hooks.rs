@@ -4,8 +4,8 @@
 //! They are started as servers are, through the trampoline, so that a slow file system holds up
 //! nobody but them; at the end of a turn, so that they are in nobody's way. Those of one service
 //! run one after the other, at most [`MOST`] at once, for [`TIME`] each; what waits is bounded, and
-//! what is dropped is told. What a command leaves behind in its session is ended with it. Tested in
-//! tests/hooks.rs.
+//! what is dropped is told. What a command leaves behind in its session is ended with it; one that
+//! takes too long is ended with all below it. Tested in tests/hooks.rs.
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -17,7 +17,7 @@ use osps_heart::segment::{Death, What};
 use osps_heart::time::{Clock, Monotonic};
 use osps_heart::words::{Cause, Class, State};
 
-use super::kin::DYING;
+use super::kin::{DYING, end_tree};
 use super::probing::end_session;
 use super::{KIN, Watchdog};
 use crate::instance::orders::Orders;
@@ -152,7 +152,7 @@ impl Watchdog {
                         hook.process.pid(),
                         humantime::format_duration(TIME)
                     );
-                    end_session(&hook.process);
+                    end_tree(&hook.process);
                 }
                 return true;
             }

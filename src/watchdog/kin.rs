@@ -19,6 +19,7 @@ use osps_heart::time::Monotonic;
 use osps_heart::words::env;
 use rustix::process::Signal;
 
+use super::probing::end_session;
 use super::reload::Loading;
 use super::{KIN, Watchdog};
 use crate::policy::group::Input;
@@ -117,6 +118,24 @@ fn below(all: &[Stat], roots: impl IntoIterator<Item = u32>) -> Vec<Stat> {
         }
         parents.extend(new.iter().map(|stat| stat.pid));
         found.extend(new);
+    }
+}
+
+/// Kills a process that leads a session, everybody below it, and all in the sessions of those: only
+/// they can have made them. Who left the tree and made a session before is not found.
+pub(super) fn end_tree(leader: &Process) {
+    let below = below(&procfs::tree(leader.pid()), [leader.pid()]);
+    end_session(leader);
+    let mut sessions: HashSet<u32> = below.iter().map(|stat| stat.session).collect();
+    // Already ended; and its own child, on the way to a session, may still be in ours.
+    let ours = procfs::stat(std::process::id()).map_or(0, |stat| stat.session);
+    sessions.retain(|session| ![leader.pid(), ours, 0].contains(session));
+    let others = procfs::processes();
+    let others = others.iter().filter(|stat| sessions.contains(&stat.session));
+    for stat in below.iter().chain(others) {
+        if let Some(process) = Process::find(stat.pid, stat.start_time) {
+            let _ = process.signal(Signal::KILL);
+        }
     }
 }
 
