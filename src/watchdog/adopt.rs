@@ -402,7 +402,7 @@ impl Watchdog {
             let there = service.sockets.iter();
             let mut bound: Vec<_> =
                 there.map(|socket| (socket.asked.clone(), socket.address())).collect();
-            if bound.is_empty() && !service.launch.listen.is_empty() {
+            if bound.is_empty() {
                 bound.clone_from(&self.children[slot.index()].elsewhere);
             }
             Started { slot: slot.0, service: service.clone(), bound }

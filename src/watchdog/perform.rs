@@ -440,8 +440,15 @@ impl Watchdog {
     /// Binds the sockets of a service that a killed watchdog had, and that could not be taken from
     /// whoever held them: that one is dead by now.
     fn bind_missing(&mut self, slot: SlotId) -> Result<(), Error> {
-        let service = &self.children[slot.index()].service;
-        if service.sockets.len() == service.launch.listen.len() || !service.launch.is_program() {
+        let child = &self.children[slot.index()];
+        let service = &child.service;
+        // What a server of osps's own listens to stands in no launch.
+        let listen: Vec<_> = if service.launch.is_program() {
+            service.launch.listen.clone()
+        } else {
+            child.elsewhere.iter().map(|(asked, _)| asked.clone()).collect()
+        };
+        if listen.is_empty() || service.sockets.len() == listen.len() {
             return Ok(());
         }
         let mut there = Inheritance::default();
@@ -452,7 +459,7 @@ impl Watchdog {
             };
             there.sockets.extend(other.sockets.iter().map(held));
         }
-        let (family, listen) = (service.family.clone(), service.launch.listen.clone());
+        let family = service.family.clone();
         // Whichever port the kernel had chosen, it is kept.
         for (asked, was) in &self.children[slot.index()].elsewhere {
             let held = Held { family: family.clone(), address: asked.clone() };

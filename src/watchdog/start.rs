@@ -316,7 +316,8 @@ pub(super) fn furnish_slot(segment: &Segment, slot: SlotId, service: &Service) {
 
 /// Where it listens.
 pub(super) fn furnish_listen(segment: &Segment, slot: SlotId, service: &Service) {
-    if service.sockets.is_empty() && !service.launch.listen.is_empty() {
+    let built_in = !service.launch.is_program();
+    if service.sockets.is_empty() && (built_in || !service.launch.listen.is_empty()) {
         // Where whoever has them listens.
         return;
     }
