@@ -101,7 +101,9 @@ impl Left {
             upgraded: upgrade.is_some(),
         };
         left.read(&segment);
-        Some(left)
+        // Who was only about to start has left meanwhile: then there is nobody, as above.
+        let waits = pages().any(|(_, page)| waits(page));
+        (waits || upgrade.is_some() || !left.survivors.is_empty()).then_some(left)
     }
 
     fn read(&mut self, segment: &Segment) {
