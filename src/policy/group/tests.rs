@@ -382,8 +382,10 @@ fn a_stop_begins_with_those_that_nobody_needs() {
 #[test]
 fn old_and_new_edges_that_make_a_circle_hold_up_no_stop() {
     let mut group = chain();
+    group.step(at(0), Input::Boot);
     for slot in [0, 1, 2].map(SlotId) {
         first_beat(&mut group, 10, slot);
+        assert_eq!(group.stage(slot), Stage::Up);
     }
     let edits = vec![
         (SlotId(0), Edit::Keep(spec(&[1], &[]))),
