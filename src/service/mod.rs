@@ -130,6 +130,25 @@ pub struct Inheritance {
 }
 
 impl Inheritance {
+    /// The socket that is known so, if it is there.
+    pub fn find(&self, held: &Held) -> Option<Arc<Listener>> {
+        let found = self.sockets.iter().find(|(known, _)| known == held);
+        found.map(|(_, listener)| Arc::clone(listener))
+    }
+
+    /// Binds one again that nobody holds any more: whichever port the kernel had chosen, clients
+    /// keep it. Where that is not free, [`Inheritance::listener`] has another.
+    pub fn bind_again(&mut self, family: &str, asked: &Address, was: &Address) {
+        let held = Held { family: family.to_owned(), address: asked.clone() };
+        if self.find(&held).is_none()
+            && !self.beyond.contains(&held)
+            && let Ok(mut listener) = Listener::bind(was, family)
+        {
+            listener.asked = held.address.clone();
+            self.sockets.push((held, Arc::new(listener)));
+        }
+    }
+
     /// The socket of a service on an address: one that is there, or a new one; `None` = somebody
     /// who survived has it.
     pub fn listener(
@@ -138,8 +157,8 @@ impl Inheritance {
         address: &Address,
     ) -> Result<Option<Arc<Listener>>, Error> {
         let wanted = Held { family: family.to_owned(), address: address.clone() };
-        if let Some((_, listener)) = self.sockets.iter().find(|(held, _)| *held == wanted) {
-            return Ok(Some(Arc::clone(listener)));
+        if let Some(listener) = self.find(&wanted) {
+            return Ok(Some(listener));
         }
         if self.beyond.contains(&wanted) {
             return Ok(None);
@@ -276,6 +295,14 @@ impl Service {
             wake: None,
             fifos: Vec::new(),
         }
+    }
+
+    /// Its sockets, by what they are known as.
+    pub fn held(&self) -> impl Iterator<Item = (Held, Arc<Listener>)> {
+        self.sockets.iter().map(|listener| {
+            let (family, address) = (self.family.clone(), listener.asked.clone());
+            (Held { family, address }, Arc::clone(listener))
+        })
     }
 
     /// What the policy has to know about it; `slots` finds who has a name.

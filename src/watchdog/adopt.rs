@@ -28,7 +28,7 @@ use crate::instance::claim::Claim;
 use crate::instance::place::STARTED;
 use crate::instance::survivors::Survivor;
 use crate::policy::adopt::Seen;
-use crate::policy::group::{Group, Input, Past, Spec};
+use crate::policy::group::{Input, Past};
 use crate::service::diff::{Fate, diff};
 use crate::service::{Address, Held, Inheritance, Listener, Service};
 use crate::sys::poll::{Interest, pause};
@@ -70,15 +70,15 @@ impl Left {
     /// Looks at what is there; `None` = there is nothing to go on with.
     pub(super) fn look(claim: &mut Claim, upgrade: Option<&Upgrade>) -> Option<Left> {
         let segment = Segment::attach(claim.kept.as_ref()?, Access::ReadOnly).ok()?;
-        let pages = || (0u8..).map(SlotId).zip(segment.slots());
-        let waits = |page: &SlotCells| state_of(page) == State::Backoff;
-        let nobody = claim.survivors.is_empty() && !pages().any(|(_, page)| waits(page));
-        if nobody && upgrade.is_none() {
+        let pages = segment.slots();
+        // What goes on, whoever lives.
+        let goes_on =
+            upgrade.is_some() || pages.iter().any(|page| state_of(page) == State::Backoff);
+        if claim.survivors.is_empty() && !goes_on {
             return None;
         }
         let list: Option<Vec<Started>> = claim.run_dir.read_list(STARTED);
-        let slots = segment.slots().len();
-        let list = list.filter(|list| list.iter().all(|one| usize::from(one.slot) < slots));
+        let list = list.filter(|list| list.iter().all(|one| usize::from(one.slot) < pages.len()));
         let Some(list) = list else {
             log::warn!("what was started here cannot be read: nobody can be taken over");
             return None;
@@ -102,8 +102,7 @@ impl Left {
         };
         left.read(&segment);
         // Who was only about to start has left meanwhile: then there is nobody, as above.
-        let waits = pages().any(|(_, page)| waits(page));
-        (waits || upgrade.is_some() || !left.survivors.is_empty()).then_some(left)
+        (goes_on || !left.survivors.is_empty()).then_some(left)
     }
 
     fn read(&mut self, segment: &Segment) {
@@ -190,9 +189,8 @@ impl Left {
             let wanted = started.bound.iter().map(|(asked, bound)| {
                 (Held { family: family.clone(), address: asked.clone() }, bound)
             });
-            let wanted: Vec<_> = wanted
-                .filter(|(held, _)| !inherited.sockets.iter().any(|(known, _)| known == held))
-                .collect();
+            let wanted: Vec<_> =
+                wanted.filter(|(held, _)| inherited.find(held).is_none()).collect();
             if wanted.is_empty() {
                 continue;
             }
@@ -209,24 +207,14 @@ impl Left {
                 }
             }
         }
-        // Of those that nobody holds any more the port is kept, whichever the kernel had chosen.
         for started in self.started.values() {
             for (asked, bound) in started.bound.iter().filter(|(asked, _)| asked.is_any()) {
-                let family = started.service.family.clone();
-                let held = Held { family, address: asked.clone() };
-                let known = inherited.sockets.iter().any(|(known, _)| *known == held);
-                if !known
-                    && !inherited.beyond.contains(&held)
-                    && let Ok(mut listener) = Listener::bind(bound, &started.service.name)
-                {
-                    listener.asked = asked.clone();
-                    inherited.sockets.push((held, Arc::new(listener)));
-                }
+                inherited.bind_again(&started.service.family, asked, bound);
             }
         }
-        let had = |held: &Held| !inherited.sockets.iter().any(|(known, _)| known == held);
-        inherited.beyond.retain(had);
-        inherited
+        let mut beyond = std::mem::take(&mut inherited.beyond);
+        beyond.retain(|held| inherited.find(held).is_none());
+        Inheritance { beyond, ..inherited }
     }
 
     /// The sizes with which this can be gone on: the old ones, if the services of today have room
@@ -265,39 +253,14 @@ impl Left {
             }
             let mut service = started.service.clone();
             let find = |(address, _): &(Address, Address)| {
-                let held = Held { family: service.family.clone(), address: address.clone() };
-                let found = inherited.sockets.iter().find(|(known, _)| *known == held);
-                found.map(|(_, listener)| Arc::clone(listener))
+                let (family, address) = (service.family.clone(), address.clone());
+                inherited.find(&Held { family, address })
             };
             let sockets: Option<Vec<_>> = started.bound.iter().map(find).collect();
             service.sockets = sockets.unwrap_or_default();
             services[slot.index()] = Some(service);
         }
         services
-    }
-
-    /// The policy's view of those slots.
-    pub(super) fn group(
-        now: Monotonic,
-        services: &[Option<Service>],
-    ) -> Result<Group, crate::policy::graph::Cycle> {
-        let slot_of = |name: &str| {
-            let mut slots = (0u8..).map(SlotId).zip(services);
-            let is_it =
-                |service: &Option<Service>| service.as_ref().is_some_and(|s| s.name == name);
-            slots.find(|(_, service)| is_it(service)).map(|(slot, _)| slot)
-        };
-        let spec = |service: &Option<Service>| {
-            service.as_ref().map_or_else(Spec::default, |service| service.spec(slot_of))
-        };
-        let specs: Vec<_> = services.iter().map(spec).collect();
-        let mut group = Group::new(now, &specs)?;
-        for (slot, service) in (0u8..).map(SlotId).zip(services) {
-            if service.is_none() {
-                group.empty(slot);
-            }
-        }
-        Ok(group)
     }
 
     /// The last generation that was given out.
@@ -393,8 +356,6 @@ impl Watchdog {
             }
             Err(why) => log::error!("{why}: going on with what was started"),
         }
-        let mut slots = self.group.slots();
-        self.arbiter = slots.find(|slot| self.children[slot.index()].service.arbiter);
     }
 
     /// Writes down what was started, for the next watchdog.

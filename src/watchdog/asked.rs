@@ -232,16 +232,11 @@ impl Watchdog {
     /// Whether a server that shall run does, or why that will take longer; `None` = not yet.
     #[allow(clippy::option_option, reason = "not yet, done, and done badly")]
     fn is_settled(&self, slot: SlotId) -> Option<Option<String>> {
-        if self.group.stage(slot) == Stage::Unkillable {
-            return Some(Some("does not die".to_owned()));
-        }
-        if self.group.is_rolling(slot) || self.group.goal(slot) == Goal::Again {
-            return None;
-        }
         let state = |slot: SlotId| self.group.stage(slot).state();
         match self.group.stage(slot) {
-            Stage::Up | Stage::Late | Stage::Held | Stage::Done => Some(None),
             Stage::Unkillable => Some(Some("does not die".to_owned())),
+            _ if self.group.is_rolling(slot) || self.group.goal(slot) == Goal::Again => None,
+            Stage::Up | Stage::Late | Stage::Held | Stage::Done => Some(None),
             Stage::Starting | Stage::Asked | Stage::Terminating | Stage::Killing => None,
             Stage::Blocked => {
                 let mut by = self.group.blocked_by(slot)?;

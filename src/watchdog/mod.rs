@@ -45,7 +45,7 @@ use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use osps_heart::clock::SystemClock;
-use osps_heart::ids::{Epoch, Generation, SlotId};
+use osps_heart::ids::{Epoch, Generation};
 use osps_heart::segment::{CreateOptions, Segment, Times};
 use osps_heart::time::Monotonic;
 
@@ -190,8 +190,6 @@ struct Watchdog {
     rebuild: bool,
     group: Group,
     children: Vec<Child>,
-    /// The slot that decides who owns the data area.
-    arbiter: Option<SlotId>,
     /// Last generation given out. Ours, not the segment's: servers can write there.
     generation: Generation,
     /// The pending recall, and since when we have seen it.

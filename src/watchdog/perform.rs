@@ -4,7 +4,6 @@
 //! failed action never returns early: it is logged and becomes an input of this turn.
 
 use std::os::fd::AsFd;
-use std::sync::Arc;
 use std::time::Duration;
 
 use osps_heart::ids::{Generation, SlotId};
@@ -24,7 +23,7 @@ use crate::policy::graph::Edges;
 use crate::policy::group::{Action, Change, Input, Line, Note, cause_of};
 use crate::policy::lifecycle::{Act, Stage};
 use crate::policy::verdict;
-use crate::service::{Held, Inheritance, Listener};
+use crate::service::Inheritance;
 use crate::sys::Failed;
 use crate::sys::poll::Interest;
 use crate::sys::process::{self, Process};
@@ -452,22 +451,10 @@ impl Watchdog {
             return Ok(());
         }
         let mut there = Inheritance::default();
-        for other in self.children.iter().map(|child| &child.service) {
-            let held = |listener: &Arc<Listener>| {
-                let (family, address) = (other.family.clone(), listener.asked.clone());
-                (Held { family, address }, Arc::clone(listener))
-            };
-            there.sockets.extend(other.sockets.iter().map(held));
-        }
+        there.sockets.extend(self.children.iter().flat_map(|child| child.service.held()));
         let family = service.family.clone();
-        // Whichever port the kernel had chosen, it is kept.
-        for (asked, was) in &self.children[slot.index()].elsewhere {
-            let held = Held { family: family.clone(), address: asked.clone() };
-            let known = there.sockets.iter().any(|(known, _)| *known == held);
-            if !known && let Ok(mut listener) = Listener::bind(was, &family) {
-                listener.asked = asked.clone();
-                there.sockets.push((held, Arc::new(listener)));
-            }
+        for (asked, was) in &child.elsewhere {
+            there.bind_again(&family, asked, was);
         }
         let sockets = listen.iter().filter_map(|at| there.listener(&family, at).transpose());
         self.children[slot.index()].service.sockets = sockets.collect::<Result<_, _>>()?;

@@ -386,11 +386,7 @@ impl Watchdog {
         }
         let mut pool = Vec::new();
         for slot in self.group.slots() {
-            let Service { family, launch, sockets, .. } = &self.children[slot.index()].service;
-            for (address, socket) in launch.listen.iter().zip(sockets) {
-                let held = Held { family: family.clone(), address: address.clone() };
-                pool.push((held, Arc::clone(socket)));
-            }
+            pool.extend(self.children[slot.index()].service.held());
         }
         for (held, socket) in addresses.into_iter().zip(bound) {
             let listener = Listener::of(held.address.clone(), socket);

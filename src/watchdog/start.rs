@@ -11,7 +11,7 @@ use osps_heart::ids::{Generation, SlotId};
 use osps_heart::segment::layout::HEARTS_DEFAULT;
 use osps_heart::segment::{AttachError, CreateOptions, Geometry, Segment, text};
 use osps_heart::sync::Ordering;
-use osps_heart::time::{Clock, nanos};
+use osps_heart::time::{Clock, Monotonic, nanos};
 
 use super::above::Above;
 use super::adopt::Left;
@@ -27,9 +27,10 @@ use crate::instance::place;
 use crate::instance::shim::Shim;
 use crate::instance::survivors::Survivor;
 use crate::policy::graph::Cycle;
-use crate::policy::group::Group;
+use crate::policy::group::{Group, Spec};
 use crate::service::Service;
 use crate::sys::poll::{Interest, Poll, pause};
+use crate::sys::process::Process;
 use crate::sys::signals::Signals;
 use crate::sys::{Failed, process, procfs, raw};
 
@@ -84,9 +85,6 @@ impl Watchdog {
         let last = parts.segment.header().generation.load(Ordering::Relaxed);
         let last = Generation(u32::try_from(last).unwrap_or(0));
         let known = parts.left.as_ref().map(|(left, _)| left.generation());
-        let arbiter = (0u8..).zip(&parts.services);
-        let mut arbiter = arbiter.filter(|(_, service)| service.as_ref().is_some_and(is_arbiter));
-        let arbiter = arbiter.next().map(|(slot, _)| SlotId(slot));
         let hearts = parts.segment.hearts().iter().map(|heart| heart.sample().count);
         let child = |(service, count): (Option<Service>, u64)| {
             service.map_or_else(Child::vacant, |service| Child::new(service, count))
@@ -109,7 +107,6 @@ impl Watchdog {
             outside_seen: None,
             rebuild: false,
             group: parts.group,
-            arbiter,
             children,
             generation: known.map_or(last, |known| known.max(last)),
             recall: None,
@@ -141,19 +138,29 @@ impl Watchdog {
 fn end(survivors: Vec<Survivor>, clock: SystemClock) -> Result<(), Error> {
     for Survivor { name, identity, process, watchdog, .. } in survivors {
         process.kill()?;
-        let until = clock.now() + DYING;
-        while !process.is_dead() {
-            if clock.now() >= until {
-                let (pid, state) = (identity.pid, procfs::state(identity.pid).unwrap_or('?'));
-                return Err(Refusal::Undying { name, pid, state }.into());
-            }
-            pause();
-        }
+        wait_for_death(&process, &name, clock)?;
         log::warn!(
             "{name} gen={} pid={}: ended; the watchdog that started it (pid {watchdog}) was killed",
             identity.generation,
             identity.pid
         );
+    }
+    Ok(())
+}
+
+/// Waits until the kernel confirms that somebody whom we killed is dead.
+pub(super) fn wait_for_death(
+    process: &Process,
+    name: &str,
+    clock: SystemClock,
+) -> Result<(), Refusal> {
+    let until = clock.now() + DYING;
+    while !process.is_dead() {
+        if clock.now() >= until {
+            let (pid, state) = (process.pid(), procfs::state(process.pid()).unwrap_or('?'));
+            return Err(Refusal::Undying { name: name.to_owned(), pid, state });
+        }
+        pause();
     }
     Ok(())
 }
@@ -204,7 +211,7 @@ fn set_up(
         Some(left) => left.services(&inherited, &services),
         None => services.drain(..).map(Some).collect(),
     };
-    let group = Left::group(clock.now(), &slots).map_err(|cycle| named(&cycle, &slots))?;
+    let group = group_of(clock.now(), &slots).map_err(|cycle| named(&cycle, &slots))?;
     let pid = std::process::id();
     let options = CreateOptions {
         geometry,
@@ -242,8 +249,24 @@ fn set_up(
     Ok(Parts { services: slots, left, group, segment, file, poll, control, options, shim })
 }
 
-fn is_arbiter(service: &Service) -> bool {
-    service.arbiter
+/// The policy's view of these slots.
+fn group_of(now: Monotonic, services: &[Option<Service>]) -> Result<Group, Cycle> {
+    let slot_of = |name: &str| {
+        let mut slots = (0u8..).map(SlotId).zip(services);
+        let is_it = |service: &Option<Service>| service.as_ref().is_some_and(|s| s.name == name);
+        slots.find(|(_, service)| is_it(service)).map(|(slot, _)| slot)
+    };
+    let spec = |service: &Option<Service>| {
+        service.as_ref().map_or_else(Spec::default, |service| service.spec(slot_of))
+    };
+    let specs: Vec<_> = services.iter().map(spec).collect();
+    let mut group = Group::new(now, &specs)?;
+    for (slot, service) in (0u8..).map(SlotId).zip(services) {
+        if service.is_none() {
+            group.empty(slot);
+        }
+    }
+    Ok(group)
 }
 
 /// A circle, by the names of its servers.

@@ -357,7 +357,10 @@ impl Watchdog {
         // While the arbiter itself is not at work, nobody takes back what is released; and a silent
         // holder is judged by its silence, which the host may have caused.
         let is_up = |slot| self.group.stage(slot) == Stage::Up;
-        let pending = wanted == Some(owner.epoch) && self.arbiter.is_some_and(is_up);
+        let mut slots = self.group.slots();
+        let mut arbiter_is_up =
+            || slots.any(|slot| self.children[slot.index()].service.arbiter && is_up(slot));
+        let pending = wanted == Some(owner.epoch) && arbiter_is_up();
         let holder = owner.slot.filter(|slot| pending && is_up(*slot));
         let Some((slot, child)) =
             holder.and_then(|slot| Some((slot, self.children.get(slot.index())?)))

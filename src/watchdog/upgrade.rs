@@ -25,12 +25,11 @@ use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 
 use super::Watchdog;
-use super::kin::DYING;
-use crate::error::{Error, Refusal};
+use super::start::wait_for_death;
+use crate::error::Error;
 use crate::instance::life::{Life, stays_frozen};
 use crate::instance::place::{Place, RunDir};
 use crate::service::{Held, Inheritance, Listener};
-use crate::sys::poll::pause;
 use crate::sys::process::UPGRADE;
 use crate::sys::{Failed, output, procfs, raw};
 
@@ -146,15 +145,9 @@ impl Watchdog {
             Ok(old) => old,
             Err(errno) => return Failed::to("open", "/proc/self/exe")(errno),
         };
-        let held = self.group.slots().flat_map(|slot| {
-            let service = &self.children[slot.index()].service;
-            let held = |listener: &Arc<Listener>| {
-                let family = service.family.clone();
-                (Held { family, address: listener.asked.clone() }, Arc::clone(listener))
-            };
-            service.sockets.iter().map(held).collect::<Vec<_>>()
-        });
-        let held: Vec<_> = held.collect();
+        let slots = self.group.slots();
+        let held: Vec<_> =
+            slots.flat_map(|slot| self.children[slot.index()].service.held()).collect();
         let number = |socket: BorrowedFd<'_>| socket.as_raw_fd();
         let handed = Handed {
             pid,
@@ -214,13 +207,6 @@ pub fn take_over(place: &Place) -> Result<bool, Error> {
     let pid = process.pid();
     log::warn!("the watchdog (pid {pid}) is frozen: killing it, and taking its servers over");
     process.signal(Signal::KILL)?;
-    let until = SystemClock.now() + DYING;
-    while !process.is_dead() {
-        if SystemClock.now() >= until {
-            let state = procfs::state(pid).unwrap_or('?');
-            return Err(Refusal::Undying { name: "watchdog".to_owned(), pid, state }.into());
-        }
-        pause();
-    }
+    wait_for_death(&process, "watchdog", SystemClock)?;
     Ok(true)
 }
