@@ -425,7 +425,9 @@ fn a_record_that_cannot_be_read_makes_a_fresh_start() {
     let mut osps = Launch::pair(&[]).start();
     let old = osps.servers();
     osps.kill_watchdog();
-    fs::write(osps.run_dir().join("started"), "[{\"slot\":9}]").unwrap();
+    for slot in 0..2 {
+        fs::write(osps.run_dir().join(format!("started-{slot}")), "{\"slot\":9}").unwrap();
+    }
     osps.start_again();
     osps.wait_founded();
     osps.wait_all_up();

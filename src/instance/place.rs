@@ -45,12 +45,10 @@ pub const NEW_SEGMENT: &str = "segment.new";
 pub(super) const SHIM: &str = "loop.so";
 /// The control socket.
 pub const CONTROL: &str = "control";
-/// What was started, for the next watchdog.
-pub const STARTED: &str = "started";
 /// Which services there are, for those who read their logs.
 pub const SERVICES: &str = "services";
-/// A list that is being written.
-const NEW_LIST: &str = "list.new";
+/// One of these files that is being written.
+const NEW_FILE: &str = "file.new";
 
 /// An instance of a service, as it stands in [`SERVICES`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,6 +59,11 @@ pub struct Listed {
     pub family: String,
     /// Where its output goes; `None` = where osps's does.
     pub log: Option<PathBuf>,
+}
+
+/// Name of the file that says what was started in a slot, for the next watchdog.
+pub fn started_name(slot: SlotId) -> String {
+    format!("started-{slot}")
 }
 
 /// Name of a slot's notify socket.
@@ -204,19 +207,24 @@ impl RunDir {
             .map_err(Failed::to("create", Shown(self.path.join(name))))
     }
 
-    /// Writes a list down, in place of what was written before: the whole of the old one or the
-    /// whole of the new one is there, whenever we are killed.
-    pub fn write_list<T: Serialize>(&self, name: &str, list: &[T]) -> Result<(), Failed> {
+    /// Writes something down, in place of what was written before: the whole of the old or the
+    /// whole of the new is there, whenever we are killed.
+    pub fn write<T: Serialize>(&self, name: &str, what: &T) -> Result<(), Failed> {
         let failed = |error| Failed::to("write", Shown(self.path.join(name)))(error);
-        let bytes = serde_json::to_vec(list).map_err(|error| failed(error.into()))?;
-        let _ = unlinkat(&self.dir, NEW_LIST, AtFlags::empty());
-        let mut file = File::from(self.create_file(NEW_LIST)?);
+        let bytes = serde_json::to_vec(what).map_err(|error| failed(error.into()))?;
+        let _ = unlinkat(&self.dir, NEW_FILE, AtFlags::empty());
+        let mut file = File::from(self.create_file(NEW_FILE)?);
         file.write_all(&bytes).map_err(failed)?;
-        renameat(&self.dir, NEW_LIST, &self.dir, name).map_err(|errno| failed(errno.into()))
+        renameat(&self.dir, NEW_FILE, &self.dir, name).map_err(|errno| failed(errno.into()))
+    }
+
+    /// Nobody needs that file any more.
+    pub fn forget(&self, name: &str) {
+        let _ = unlinkat(&self.dir, name, AtFlags::empty());
     }
 
     /// What was written down last; `None` = nothing that can be read.
-    pub fn read_list<T: DeserializeOwned>(&self, name: &str) -> Option<Vec<T>> {
+    pub fn read<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let file = openat(&self.dir, name, flags, Mode::empty()).ok()?;
         serde_json::from_reader(BufReader::new(File::from(file))).ok()
@@ -294,17 +302,18 @@ impl RunDir {
             super::outside::sweep(self, name);
         }
         // What programs write on request, see `dumps` in heart/python.
-        let stacks: Vec<_> = slots.map(|slot| format!("stacks-{slot}")).collect();
+        let stacks = slots.clone().map(|slot| format!("stacks-{slot}"));
+        let slots_own: Vec<_> =
+            stacks.chain(slots.map(|slot| started_name(SlotId(slot)))).collect();
         let sockets = notify.iter().map(String::as_str).chain([CONTROL]);
         let sockets = sockets.map(|name| (name, FileType::Socket));
-        let files = stacks.iter().map(String::as_str).chain([
+        let files = slots_own.iter().map(String::as_str).chain([
             MEMBERS,
             NEW_SEGMENT,
             SEGMENT,
             SHIM,
             SERVICES,
-            STARTED,
-            NEW_LIST,
+            NEW_FILE,
         ]);
         let files = files.map(|name| (name, FileType::RegularFile));
         let all = fifos.chain(sockets).chain(files);

@@ -72,7 +72,7 @@ pub fn main(
 /// The files of those that were asked for, each once.
 fn find(place: &Place, services: &[String]) -> Result<Vec<Log>, Error> {
     let run_dir = RunDir::visit(&place.path).map_err(|_| place.not_running())?;
-    let listed: Option<Vec<Listed>> = run_dir.read_list(SERVICES);
+    let listed: Option<Vec<Listed>> = run_dir.read(SERVICES);
     let listed = listed.ok_or(Refusal::NoServices(place.path.clone()))?;
     if let Some(unknown) = services
         .iter()

@@ -1,10 +1,10 @@
 //! Taking over what a killed watchdog left: its servers live, and none of them is restarted.
 //!
-//! What was started stands in the run directory (`started`), where each server stands in its slot
-//! page. Who lives is proved by pid, start time and boot id, and held by pidfd from then on; the
-//! listening sockets are taken from whoever holds them. Then everything goes on by the same rules
-//! as ever (`policy::adopt`), and the services of today take the place of those that were started,
-//! as in a reload. Tested in tests/adopt.rs.
+//! What was started stands in the run directory (`started-SLOT`), where each server stands in its
+//! slot page. Who lives is proved by pid, start time and boot id, and held by pidfd from then on;
+//! the listening sockets are taken from whoever holds them. Then everything goes on by the same
+//! rules as ever (`policy::adopt`), and the services of today take the place of those that were
+//! started, as in a reload. Tested in tests/adopt.rs.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ use super::start::furnish_listen;
 use super::upgrade::Upgrade;
 use super::{CHILD, Child, Watchdog};
 use crate::instance::claim::Claim;
-use crate::instance::place::STARTED;
+use crate::instance::place::started_name;
 use crate::instance::survivors::Survivor;
 use crate::policy::adopt::Seen;
 use crate::policy::group::{Input, Past};
@@ -38,10 +38,9 @@ use crate::sys::{process, procfs};
 /// A trampoline whose watchdog was killed before its gate was open leaves within this time.
 const LEAVING: Duration = Duration::from_millis(100);
 
-/// A service as its process was started, in its slot.
+/// A service as its process was started.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Started {
-    slot: u8,
     service: Service,
     /// Where it listens, in the order of its sockets: as it was asked for, and as it became.
     bound: Vec<(Address, Address)>,
@@ -77,18 +76,20 @@ impl Left {
         if claim.survivors.is_empty() && !goes_on {
             return None;
         }
-        let list: Option<Vec<Started>> = claim.run_dir.read_list(STARTED);
-        let list = list.filter(|list| list.iter().all(|one| usize::from(one.slot) < pages.len()));
-        let Some(list) = list else {
-            log::warn!("what was started here cannot be read: nobody can be taken over");
-            return None;
-        };
-        let started: BTreeMap<_, _> = list.into_iter().map(|one| (SlotId(one.slot), one)).collect();
+        let slots = (0u8..).map(SlotId).zip(pages);
+        let read = |slot| Some((slot, claim.run_dir.read(&started_name(slot))?));
+        let started: BTreeMap<SlotId, Started> = slots.filter_map(|(slot, _)| read(slot)).collect();
         let survivors = std::mem::take(&mut claim.survivors);
-        let (known, unknown) =
+        let (known, unknown): (Vec<_>, _) =
             survivors.into_iter().partition(|one| started.contains_key(&one.slot));
         // Of no service that we know of: ended as ever.
         claim.survivors = unknown;
+        for one in &claim.survivors {
+            log::warn!(
+                "{}: what was started here cannot be read: it cannot be taken over",
+                one.name
+            );
+        }
         let mut left = Left {
             started,
             survivors: known,
@@ -358,21 +359,19 @@ impl Watchdog {
         }
     }
 
-    /// Writes down what was started, for the next watchdog.
-    pub(super) fn write_started(&self) {
-        let all = self.group.slots().map(|slot| {
-            let service = &self.children[slot.index()].service;
-            let there = service.sockets.iter();
-            let mut bound: Vec<_> =
-                there.map(|socket| (socket.asked.clone(), socket.address())).collect();
-            if bound.is_empty() {
-                bound.clone_from(&self.children[slot.index()].elsewhere);
-            }
-            Started { slot: slot.0, service: service.clone(), bound }
-        });
-        let all: Vec<_> = all.collect();
-        if let Err(failed) = self.claim.run_dir.write_list(STARTED, &all) {
-            log::warn!("{failed}: the next watchdog cannot take the servers over");
+    /// Writes down what was started in a slot, for the next watchdog.
+    pub(super) fn write_started(&self, slot: SlotId) {
+        let child = &self.children[slot.index()];
+        let service = child.service.clone();
+        let there = service.sockets.iter();
+        let mut bound: Vec<_> =
+            there.map(|socket| (socket.asked.clone(), socket.address())).collect();
+        if bound.is_empty() {
+            bound.clone_from(&child.elsewhere);
+        }
+        let started = Started { service, bound };
+        if let Err(failed) = self.claim.run_dir.write(&started_name(slot), &started) {
+            log::warn!("{failed}: the next watchdog cannot take {} over", child.name());
         }
     }
 
@@ -385,8 +384,13 @@ impl Watchdog {
         put(&page.due_ns, moment(self.group.due(slot)));
         put(&page.excused_until_ns, moment(self.group.excused_until(slot)));
         put(&page.paused_until_ns, moment(self.group.paused_until(slot)));
+    }
+
+    /// The same of its recent deaths, which change only with its state or its service.
+    pub(super) fn write_tally(&self, slot: SlotId) {
+        let page = &self.segment.slots()[slot.index()].server;
         for (word, value) in page.tally.iter().zip(self.group.tally(slot).into_iter().flatten()) {
-            put(word, value);
+            word.store(value, Ordering::Relaxed);
         }
     }
 }

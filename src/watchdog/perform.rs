@@ -59,8 +59,9 @@ impl Watchdog {
             self.remove_sockets(&old.launch.listen);
             self.furnish_anew(slot, self.group.turn().now);
             // Before its process starts: what runs is what is written down.
-            self.write_services();
+            self.write_started(slot);
         }
+        self.write_tally(slot);
     }
 
     /// Writes down what happened to a server without changing its state.
@@ -161,6 +162,7 @@ impl Watchdog {
             _ => {}
         }
         self.write_past(slot);
+        self.write_tally(slot);
         if matches!(what, What::Started { .. }) {
             self.children[slot.index()].starting = Some(change);
         } else {
@@ -460,7 +462,7 @@ impl Watchdog {
         self.children[slot.index()].service.sockets = sockets.collect::<Result<_, _>>()?;
         self.children[slot.index()].elsewhere.clear();
         furnish_listen(&self.segment, slot, &self.children[slot.index()].service);
-        self.write_services();
+        self.write_started(slot);
         Ok(())
     }
 

@@ -24,7 +24,7 @@ use super::kin::DYING;
 use super::probing::end_session;
 use super::start::furnish_slot;
 use super::{Child, LOAD, Watchdog};
-use crate::instance::place::{Listed, SERVICES};
+use crate::instance::place::{Listed, SERVICES, started_name};
 use crate::instance::shim::Shim;
 use crate::policy::group::{Edit, Input};
 use crate::service::diff::{Fate, diff};
@@ -320,6 +320,7 @@ impl Watchdog {
                     let spec = service.spec(slot_of);
                     self.children[slot.index()].service = service;
                     self.furnish_anew(slot, now);
+                    self.write_started(slot);
                     (slot, Edit::Keep(spec))
                 }
                 (Fate::Replace(slot, _), Some(service)) => {
@@ -333,6 +334,7 @@ impl Watchdog {
                     told[1].push(service.name.clone());
                     let spec = service.spec(slot_of);
                     self.move_in(slot, service, now);
+                    self.write_started(slot);
                     (slot, Edit::Add(spec))
                 }
                 (Fate::Remove(slot), _) => {
@@ -354,7 +356,9 @@ impl Watchdog {
         parts.push(format!("{kept} unchanged"));
         let actions = self.group.edit(now, edits);
         self.actions.extend(actions);
-        self.write_services();
+        if self.file.is_some() {
+            self.write_services();
+        }
         Ok((parts.join(", "), concerned))
     }
 
@@ -428,7 +432,6 @@ impl Watchdog {
 
     /// Once a turn: slots whose service is not wanted any more, and of which nothing is left.
     pub(super) fn vacate(&mut self, now: Monotonic) {
-        let mut vacated = false;
         for slot in self.group.slots() {
             let child = &self.children[slot.index()];
             if !self.group.is_over(slot) || !child.left.is_empty() {
@@ -444,12 +447,9 @@ impl Watchdog {
             self.free_further(slot);
             let page = &self.segment.slots()[slot.index()].server;
             text::store(&page.name, "");
-            vacated = true;
             text::store(&self.segment.hearts()[slot.index()].name, "");
             self.segment.hearts()[slot.index()].unclaim(slot);
-        }
-        if vacated {
-            self.write_services();
+            self.claim.run_dir.forget(&started_name(slot));
         }
     }
 
@@ -476,12 +476,9 @@ impl Watchdog {
             }
         });
         let all: Vec<_> = all.collect();
-        if self.file.is_some()
-            && let Err(failed) = self.claim.run_dir.write_list(SERVICES, &all)
-        {
+        if let Err(failed) = self.claim.run_dir.write(SERVICES, &all) {
             log::warn!("{failed}: `osps logs` does not know the services");
         }
-        self.write_started();
     }
 }
 

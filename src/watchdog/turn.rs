@@ -53,9 +53,14 @@ impl Watchdog {
         }
         self.place_probers(now);
         if let Some((left, services)) = self.left.take() {
+            // What is new of that is written down with it.
             self.take_over(now, left, services);
+        } else {
+            self.group.slots().for_each(|slot| self.write_started(slot));
+            if self.file.is_some() {
+                self.write_services();
+            }
         }
-        self.write_services();
         self.step(now, Input::Boot);
         loop {
             self.perform_all();

@@ -6,7 +6,7 @@ use std::io::Error;
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
-use osps::instance::place::{CONTROL, LOCK, MEMBERS, STARTED};
+use osps::instance::place::{CONTROL, LOCK, MEMBERS, started_name};
 use osps::pair::link::{tube_down, tube_up};
 use osps_heart::ids::SlotId;
 use osps_heart::segment::mapping::FILE_NAME as SEGMENT;
@@ -100,8 +100,9 @@ impl Life<'_> {
         if !zombies.is_empty() {
             return Some(format!("zombies {zombies:?}"));
         }
-        let mut expected =
-            BTreeSet::from([LOCK, MEMBERS, SEGMENT, CONTROL, STARTED].map(str::to_owned));
+        let mut expected = BTreeSet::from([LOCK, MEMBERS, SEGMENT, CONTROL].map(str::to_owned));
+        let slots = 0..u8::try_from(self.slots()).unwrap();
+        expected.extend(slots.map(|slot| started_name(SlotId(slot))));
         for secondary in 1..u8::try_from(self.slots()).unwrap() {
             expected.extend([tube_down(secondary), tube_up(secondary)]);
         }
