@@ -15,6 +15,8 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
 
@@ -169,6 +171,28 @@ fn an_event_loop_that_was_taken_over_is_convicted_when_it_freezes() {
     osps.wait_log(&["edge", "frozen (stopped"]);
     osps.wait_log(&["edge", "down -> starting (after frozen)"]);
     osps.stop();
+}
+
+/// One that does not keep the socket that it was handed: nobody had it any more, until its restart.
+#[test]
+fn a_socket_that_nobody_holds_is_bound_again() {
+    let port = common::free_port();
+    let mut osps = Launch::up(&format!(
+        "[service.deaf]\nlisten = ['127.0.0.1:{port}', 'unix:@DIR@/deaf.sock']\nheart = 'none'\n\
+         command = ['sh', '-c', 'exec 3<&- 4<&-; exec sleep 1000']\n"
+    ))
+    .spawn();
+    osps.wait_up(&["deaf"]);
+    let before = osps.life("deaf");
+    replace_watchdog(&mut osps);
+    TcpStream::connect(("127.0.0.1", port)).unwrap();
+    UnixStream::connect(osps.dir().join("deaf.sock")).unwrap();
+    assert_eq!(osps.life("deaf"), before);
+    osps.do_ask(&["reload"]);
+    osps.do_ask(&["restart", "deaf"]);
+    TcpStream::connect(("127.0.0.1", port)).unwrap();
+    osps.stop();
+    assert!(!osps.run_dir().exists() && !osps.dir().join("deaf.sock").exists());
 }
 
 #[test]

@@ -137,16 +137,16 @@ impl Inheritance {
     }
 
     /// Binds one again that nobody holds any more: whichever port the kernel had chosen, clients
-    /// keep it. Where that is not free, [`Inheritance::listener`] has another.
-    pub fn bind_again(&mut self, family: &str, asked: &Address, was: &Address) {
+    /// keep it. `false` = it is not there, and in use.
+    pub fn bind_again(&mut self, family: &str, asked: &Address, was: &Address) -> bool {
         let held = Held { family: family.to_owned(), address: asked.clone() };
-        if self.find(&held).is_none()
-            && !self.beyond.contains(&held)
-            && let Ok(mut listener) = Listener::bind(was, family)
-        {
-            listener.asked = held.address.clone();
-            self.sockets.push((held, Arc::new(listener)));
+        if self.find(&held).is_some() {
+            return true;
         }
+        let Ok(mut listener) = Listener::bind(was, family) else { return false };
+        listener.asked = held.address.clone();
+        self.sockets.push((held, Arc::new(listener)));
+        true
     }
 
     /// The socket of a service on an address: one that is there, or a new one; `None` = somebody

@@ -181,41 +181,43 @@ impl Left {
         }
     }
 
-    /// The sockets that survivors hold.
+    /// The sockets of those that were started: taken from who lives, or bound again. What is in use
+    /// then is held by one of them who does not let us take it.
     pub(super) fn inheritance(&self) -> Inheritance {
         let mut inherited = Inheritance { sockets: self.sockets.clone(), ..Inheritance::default() };
         for survivor in &self.survivors {
-            let Some(started) = self.started.get(&survivor.slot) else { continue };
-            let family = &started.service.family;
-            let wanted = started.bound.iter().map(|(asked, bound)| {
-                (Held { family: family.clone(), address: asked.clone() }, bound)
-            });
-            let wanted: Vec<_> =
-                wanted.filter(|(held, _)| inherited.find(held).is_none()).collect();
+            let Some(Started { service, bound }) = self.started.get(&survivor.slot) else {
+                continue;
+            };
+            let held =
+                |asked: &Address| Held { family: service.family.clone(), address: asked.clone() };
+            let mut wanted =
+                bound.iter().map(|(asked, was)| (held(asked), was)).collect::<Vec<_>>();
+            wanted.retain(|(held, _)| inherited.find(held).is_none());
             if wanted.is_empty() {
                 continue;
             }
             let mut there: Vec<_> =
                 survivor.process.listening().into_iter().filter_map(Listener::found).collect();
-            for (held, bound) in wanted {
-                match there.iter().position(|(address, _)| address == bound) {
-                    Some(place) => {
-                        let (_, socket) = there.swap_remove(place);
-                        let listener = Listener::of(held.address.clone(), socket);
-                        inherited.sockets.push((held, Arc::new(listener)));
-                    }
-                    None => inherited.beyond.push(held),
+            for (held, was) in wanted {
+                if let Some(place) = there.iter().position(|(address, _)| address == was) {
+                    let (_, socket) = there.swap_remove(place);
+                    let listener = Listener::of(held.address.clone(), socket);
+                    inherited.sockets.push((held, Arc::new(listener)));
                 }
             }
         }
-        for started in self.started.values() {
-            for (asked, bound) in started.bound.iter().filter(|(asked, _)| asked.is_any()) {
-                inherited.bind_again(&started.service.family, asked, bound);
+        for Started { service, bound } in self.started.values() {
+            let is_its = |one: &Survivor| self.started[&one.slot].service.family == service.family;
+            let lives = self.survivors.iter().any(is_its);
+            for (asked, was) in bound {
+                if !inherited.bind_again(&service.family, asked, was) && lives {
+                    let (family, address) = (service.family.clone(), asked.clone());
+                    inherited.beyond.push(Held { family, address });
+                }
             }
         }
-        let mut beyond = std::mem::take(&mut inherited.beyond);
-        beyond.retain(|held| inherited.find(held).is_none());
-        Inheritance { beyond, ..inherited }
+        inherited
     }
 
     /// The sizes with which this can be gone on: the old ones, if the services of today have room

@@ -254,7 +254,17 @@ impl Watchdog {
                 found.map(|(_, listener)| Arc::clone(listener))
             };
             let sockets: Option<Vec<_>> = service.launch.listen.iter().map(find).collect();
-            service.sockets = sockets.ok_or_else(|| format!("{}: no socket", service.name))?;
+            // Or whoever survived a killed watchdog has it still: as long as that one lives.
+            let elsewhere = || {
+                let mut children = self.children.iter();
+                let has = |child: &Child| !child.elsewhere.is_empty();
+                children.any(|child| child.service.family == service.family && has(child))
+            };
+            service.sockets = match sockets {
+                Some(sockets) => sockets,
+                None if elsewhere() => Vec::new(),
+                None => return Err(format!("{}: no socket", service.name)),
+            };
         }
         let (summary, slots) = self.exchange_services(now, services)?;
         let summary = format!("reloaded: {summary}");
