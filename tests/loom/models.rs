@@ -457,6 +457,10 @@ fn server() -> ServerCells {
         watched: Word::new(0),
         last_heart: zeros(),
         paused_until_ns: Word::new(0),
+        goal: Word::new(0),
+        due_ns: Word::new(0),
+        excused_until_ns: Word::new(0),
+        tally: zeros(),
         reserved: zeros(),
     }
 }
