@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::os::fd::BorrowedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -104,11 +104,9 @@ fn run(cli: &Cli) -> ExitCode {
         Some(Command::Logs { services, follow, lines }) => {
             asked(&|place| logs::main(place, services, *follow, *lines))
         }
-        Some(Command::Upgrade { binary, quiet }) => asked(&|place| {
-            let own = Path::new("/proc/self/exe");
-            let own = || std::fs::read_link(own).unwrap_or(own.to_owned());
-            ask::upgrade(place, &binary.clone().unwrap_or_else(own), *quiet)
-        }),
+        Some(Command::Upgrade { binary, quiet }) => {
+            asked(&|place| ask::upgrade(place, &binary.clone().unwrap_or_else(own_image), *quiet))
+        }
         Some(Command::Check { file }) => load::check(file),
         Some(Command::Up { file, quiet }) => {
             let Instance { name, run_dir, take_over } = cli.instance.clone();
@@ -129,12 +127,17 @@ fn run(cli: &Cli) -> ExitCode {
     })
 }
 
+/// The file of this binary, by the name that others know it by.
+fn own_image() -> PathBuf {
+    let own = Path::new("/proc/self/exe");
+    std::fs::read_link(own).unwrap_or(own.to_owned())
+}
+
 fn supervise(config: &Config, take_over: bool) -> Result<ExitCode, Error> {
     let place = config.settings().place;
     if take_over && !watchdog::is_handed() && !watchdog::take_over(&place)? {
         // It lives and works: it becomes what we are.
-        let own = Path::new("/proc/self/exe");
-        return ask::upgrade(&place, &std::fs::read_link(own).unwrap_or(own.to_owned()), false);
+        return ask::upgrade(&place, &own_image(), false);
     }
     let plan = |dir: BorrowedFd<'_>, inherited: &mut Inheritance| config.services(dir, inherited);
     watchdog::main(&config.settings(), plan::fifos(), &plan)

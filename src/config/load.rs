@@ -3,14 +3,13 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{BufReader, Seek, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::io::BufReader;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use osps_heart::shown::Shown;
-use rustix::fs::{MemfdFlags, memfd_create};
 
 use super::check;
 use super::file::{self, Instance};
@@ -18,7 +17,7 @@ use super::look::Machine;
 use super::{Config, Programs};
 use crate::error::{Error, Refusal};
 use crate::service::{Held, Inheritance, Listener, Loaded, Service};
-use crate::sys::{Failed, output, socket};
+use crate::sys::{Failed, memory_file, output, socket};
 
 /// The file that is meant if none is named.
 pub const FILE: &str = "osps.toml";
@@ -154,20 +153,14 @@ pub fn main(args: &[OsString]) -> Result<ExitCode, Error> {
         }
         Err(error) => (WRONG, error.to_string().into_bytes(), Vec::new()),
     };
-    let memory = pack(&bytes).map_err(Failed::to("write down", "services"))?;
+    let memory = memory_file("osps services", &bytes);
+    let memory = memory.map_err(Failed::to("write down", "services"))?;
     // Whoever gets the answer ends this process at once, with what it has not written yet.
     output::stderr().flush_bounded();
     let fds: Vec<BorrowedFd<'_>> =
         [memory.as_fd()].into_iter().chain(sockets.iter().map(AsFd::as_fd)).collect();
     socket::send_descriptors_to(std::io::stdin(), kind, &fds)?;
     Ok(ExitCode::SUCCESS)
-}
-
-fn pack(bytes: &[u8]) -> std::io::Result<OwnedFd> {
-    let mut file = File::from(memfd_create("osps services", MemfdFlags::CLOEXEC)?);
-    file.write_all(bytes)?;
-    file.rewind()?;
-    Ok(file.into())
 }
 
 /// Nobody will listen on these: their files go.

@@ -247,7 +247,7 @@ fn preload(
     let (fd, filters) = (kept.as_raw_fd(), procfs::own_filters());
     program.env(env::LOOP, format!("{fd}:{}:{}:{filters}:{mode}", stat.st_dev, stat.st_ino));
     program.env_remove(env::SHIM);
-    let said = orders.env.iter().find(|(name, _)| name == PRELOAD).map(|(_, value)| value.clone());
+    let said = orders.value(PRELOAD).map(OsStr::to_owned);
     let before = said.or_else(|| std::env::var_os(PRELOAD)).unwrap_or_default();
     // Not that of an osps above us: it would obey our orders, too.
     let others = before.as_bytes().split(|byte| b": ".contains(byte));

@@ -6,11 +6,11 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
-use rustix::fs::{MemfdFlags, memfd_create};
+use crate::sys::memory_file;
 
 /// A program to run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -58,10 +58,7 @@ impl Orders {
             bytes.extend_from_slice(word.as_bytes());
             bytes.push(0);
         }
-        let mut file = File::from(memfd_create("osps orders", MemfdFlags::CLOEXEC)?);
-        file.write_all(&bytes)?;
-        file.rewind()?;
-        Ok(file.into())
+        memory_file("osps orders", &bytes)
     }
 
     /// Read, behind the gate; `None` = it is no orders.

@@ -16,7 +16,11 @@ pub mod raw;
 pub mod signals;
 pub mod socket;
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Seek, Write};
+use std::os::fd::OwnedFd;
+
+use rustix::fs::{MemfdFlags, memfd_create};
 
 /// A call that the kernel refused: "failed to {op} {object}: {answer}".
 #[derive(Debug, thiserror::Error)]
@@ -38,4 +42,13 @@ impl Failed {
     ) -> impl FnOnce(E) -> Failed {
         move |answer| Failed { op, object: object.to_string(), answer: answer.into() }
     }
+}
+
+/// A file in memory with this in it, to be read from its beginning: what is too long for a message
+/// goes to another process as one.
+pub fn memory_file(name: &str, bytes: &[u8]) -> io::Result<OwnedFd> {
+    let mut file = File::from(memfd_create(name, MemfdFlags::CLOEXEC)?);
+    file.write_all(bytes)?;
+    file.rewind()?;
+    Ok(file.into())
 }

@@ -6,7 +6,7 @@
 //! decided by `service::diff`, carried out by the policy, in order. Tested in tests/reload.rs.
 
 use std::fs::File;
-use std::io::{Read, Seek, Write};
+use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,7 +17,6 @@ use osps_heart::segment::text;
 use osps_heart::shown::Shown;
 use osps_heart::time::{Clock, Monotonic};
 use osps_heart::words::{Request, State};
-use rustix::fs::{MemfdFlags, memfd_create};
 
 use super::asked::Waiting;
 use super::kin::DYING;
@@ -29,9 +28,9 @@ use crate::instance::shim::Shim;
 use crate::policy::group::{Edit, Input};
 use crate::service::diff::{Fate, diff};
 use crate::service::{Address, Held, Listener, Loaded, Service};
-use crate::sys::Failed;
 use crate::sys::poll::{Interest, pause};
 use crate::sys::process::{self, Process, Report};
+use crate::sys::{Failed, memory_file};
 
 /// How long reading a file may take: longer, and something hangs.
 const TIME: Duration = Duration::from_secs(10);
@@ -116,11 +115,8 @@ impl Watchdog {
         let held: Vec<_> = held.collect();
         let start = || -> Result<(Process, Report), Failed> {
             let failed = |error: std::io::Error| Failed::to("write down", "the sockets")(error);
-            let memory = memfd_create("osps held", MemfdFlags::CLOEXEC)
-                .map_err(|errno| failed(errno.into()))?;
-            let mut memory = File::from(memory);
             let bytes = serde_json::to_vec(&held).map_err(|error| failed(error.into()))?;
-            memory.write_all(&bytes).and_then(|()| memory.rewind()).map_err(failed)?;
+            let memory = memory_file("osps held", &bytes).map_err(failed)?;
             let args = ["__load".into(), file.into_os_string()];
             let own = Path::new("/proc/self/exe");
             let image = image.as_deref().unwrap_or(own);

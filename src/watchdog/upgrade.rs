@@ -8,7 +8,7 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{BufReader, Seek, Write};
+use std::io::{BufReader, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -19,7 +19,7 @@ use osps_heart::clock::SystemClock;
 use osps_heart::segment::{Access, Segment};
 use osps_heart::shown::Shown;
 use osps_heart::time::{Clock, Monotonic};
-use rustix::fs::{MemfdFlags, Mode, OFlags, memfd_create};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::FdFlags;
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
@@ -31,7 +31,7 @@ use crate::instance::life::{Life, stays_frozen};
 use crate::instance::place::{Place, RunDir};
 use crate::service::{Held, Inheritance, Listener};
 use crate::sys::process::UPGRADE;
-use crate::sys::{Failed, output, procfs, raw};
+use crate::sys::{Failed, memory_file, output, procfs, raw};
 
 /// What is handed over an exec: numbers of descriptors, and what they are. It names its process, so
 /// that nobody else takes it for its own.
@@ -138,7 +138,6 @@ fn become_image(path: &Path, args: &[OsString], memory: i32) -> Failed {
 impl Watchdog {
     /// Becomes another image. Returns only if that fails.
     pub(super) fn become_another(&mut self, path: &Path) -> Failed {
-        let failed = |error: std::io::Error| Failed::to("hand over", "what is held")(error);
         let pid = std::process::id();
         let old = rustix::fs::open("/proc/self/exe", OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
         let old = match old {
@@ -160,15 +159,10 @@ impl Watchdog {
             descriptors: self.descriptors,
             since: self.clock.now().0,
         };
-        let memory = memfd_create("osps upgrade", MemfdFlags::CLOEXEC).map(File::from);
-        let written = memory.map_err(std::io::Error::from).and_then(|mut memory| {
-            memory.write_all(&serde_json::to_vec(&handed)?)?;
-            memory.rewind()?;
-            Ok(memory)
-        });
-        let memory = match written {
+        let bytes = serde_json::to_vec(&handed).map_err(std::io::Error::from);
+        let memory = match bytes.and_then(|bytes| memory_file("osps upgrade", &bytes)) {
             Ok(memory) => memory,
-            Err(error) => return failed(error),
+            Err(error) => return Failed::to("hand over", "what is held")(error),
         };
         let mut over: Vec<BorrowedFd<'_>> = vec![memory.as_fd(), old.as_fd()];
         over.extend(self.claim.locks());
