@@ -243,16 +243,29 @@ impl Group {
             }
         }
         // While a reload is carried out, old and new edges together may make a circle, in which
-        // everybody waits for another: one of them goes first.
-        let is_going = |slot: &SlotId| {
-            let stage = self.stage(*slot);
-            goes(self, *slot) && stage.has_process() && stage != Stage::Unkillable
-        };
-        let mut going = self.slots().rev().filter(is_going);
-        let first = going.next();
-        let all_wait = |slot: SlotId| self.stage(slot).is_watched();
-        if let Some(first) = first.filter(|slot| all_wait(*slot) && going.all(all_wait)) {
+        // everybody waits for another: one of them goes first, and the rest in order.
+        if let Some(first) = self.stuck_in_circle(|slot| goes(self, slot)) {
             self.stop(first, now, out);
         }
+    }
+
+    /// The last of those who shall go, have not been told to, and wait for themselves: nobody else
+    /// would ever let them go.
+    fn stuck_in_circle(&self, goes: impl Fn(SlotId) -> bool) -> Option<SlotId> {
+        let waits = |slot: &SlotId| goes(*slot) && self.stage(*slot).is_watched();
+        self.slots().rev().filter(waits).find(|slot| {
+            let mut found = self.graph.stop_before(*slot);
+            let mut next = 0;
+            while let Some(before) = found.get(next).copied() {
+                next += 1;
+                if waits(&before) {
+                    let further = self.graph.stop_before(before);
+                    found.extend(
+                        further.into_iter().filter(|of| !found.contains(of)).collect::<Vec<_>>(),
+                    );
+                }
+            }
+            found.iter().any(|of| of == slot)
+        })
     }
 }
