@@ -410,6 +410,25 @@ fn a_rolling_restart_halts_when_one_does_not_come_up() {
     assert_ne!(["web-2", "web-3"].map(|name| osps.life(name)), left);
 }
 
+/// Each request was a row of its own, so two of them had two instances away at once.
+#[test]
+fn one_instance_is_away_at_a_time_whoever_asks() {
+    let osps = Launch::up("[service.web]\n@SLOW@\ninstances = 2\n").spawn();
+    osps.wait_up(&["web-1", "web-2"]);
+    let mut first = osps.begin_ask(&["restart", "web"]);
+    osps.wait_happened("web-1", Event::Started, 2);
+    let said = osps.do_ask(&["restart", "web-1"]);
+    assert!(said.ends_with("restarted\n"), "{said}");
+    assert_eq!(first.wait().code(), Some(0));
+    assert_eq!(osps.happened("web-1", Event::Started).len(), 3);
+    assert_eq!(osps.happened("web-2", Event::Started).len(), 2);
+    let up = osps.happened("web-1", Event::Up)[1].time;
+    let told = osps.happened("web-2", Event::StopOrder)[0].time;
+    let again = osps.happened("web-1", Event::StopOrder)[1].time;
+    let back = osps.happened("web-2", Event::Up)[1].time;
+    assert!(up <= told && back <= again, "{}", osps.log());
+}
+
 #[test]
 fn who_is_not_there_is_refused_and_who_is_there_is_named() {
     let osps = Launch::up("[service.db]\n@BEAT@\n[service.web]\n@BEAT@\ninstances = 2\n").spawn();

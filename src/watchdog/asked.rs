@@ -51,6 +51,11 @@ impl Watchdog {
                     }
                     let seen = |slot: &SlotId| (*slot, self.children[slot.index()].generation);
                     let known = slots.iter().map(seen).collect();
+                    if request == Request::Restart && !self.group.may_roll() {
+                        let why = "error too many restarts are under way: try again";
+                        self.control.close(&self.poll, token, why);
+                        return;
+                    }
                     let summary = match request {
                         Request::Reload => match self.reload_those(&slots) {
                             Ok(()) => "reload begun",
@@ -74,7 +79,10 @@ impl Watchdog {
                         let input = match request {
                             Request::Stop => Input::Rest { slot },
                             Request::Start => Input::Start { slot },
-                            Request::Restart => Input::Restart { slot, by: token },
+                            Request::Restart => {
+                                let service = self.first_of_family(slot);
+                                Input::Restart { slot, service, request: token }
+                            }
                             Request::Pause => Input::Pause { slot, until: now + span },
                             Request::Resume => Input::Resume { slot },
                             Request::Reload => continue,
@@ -85,6 +93,22 @@ impl Watchdog {
                     self.waiting.push(Waiting { token, request, slots: known, summary });
                 }
             },
+        }
+    }
+
+    /// The slot of the first instance of a service.
+    fn first_of_family(&self, slot: SlotId) -> SlotId {
+        let family = |slot: SlotId| &self.children[slot.index()].service.family;
+        self.group.slots().find(|other| family(*other) == family(slot)).unwrap_or(slot)
+    }
+
+    /// What somebody wanted restarted is up again: whatever comes later is another one's affair.
+    pub(super) fn rolled(&mut self, request: u64, slot: SlotId) {
+        let mut waiting = self.waiting.iter_mut();
+        let of = waiting
+            .find(|waiting| waiting.request == Request::Restart && waiting.token == Some(request));
+        if let Some(waiting) = of {
+            waiting.slots.retain(|(of, _)| *of != slot);
         }
     }
 
@@ -190,9 +214,6 @@ impl Watchdog {
         let mut troubles = Vec::new();
         for (slot, before) in &waiting.slots {
             if self.group.is_vacant(*slot) {
-                if waiting.request == Request::Start {
-                    troubles.push("its service is not in the file any more".to_owned());
-                }
                 continue;
             }
             let trouble = match waiting.request {
@@ -202,7 +223,8 @@ impl Watchdog {
                 Request::Reload if self.group.goal(*slot) == Goal::Rest => None,
                 Request::Start | Request::Restart | Request::Reload => {
                     let same = self.children[slot.index()].generation == *before;
-                    match self.is_settled(*slot)? {
+                    let rolls = waiting.token.filter(|_| waiting.request == Request::Restart);
+                    match self.is_settled(*slot, rolls)? {
                         None if same && waiting.request == Request::Restart => {
                             Some("was left as it was".to_owned())
                         }
@@ -229,36 +251,24 @@ impl Watchdog {
         }
     }
 
-    /// Whether a server that shall run does, or why that will take longer; `None` = not yet.
+    /// Whether a server that shall run does, or why that will take longer; `None` = not yet. Who
+    /// asked for a restart waits for its own, anybody else for all.
     #[allow(clippy::option_option, reason = "not yet, done, and done badly")]
-    fn is_settled(&self, slot: SlotId) -> Option<Option<String>> {
+    fn is_settled(&self, slot: SlotId, roll: Option<u64>) -> Option<Option<String>> {
         let state = |slot: SlotId| self.group.stage(slot).state();
         match self.group.stage(slot) {
+            // Before its goal: it may be meant to come back for ever.
             Stage::Unkillable => Some(Some("does not die".to_owned())),
-            _ if self.group.is_rolling(slot) || self.group.goal(slot) == Goal::Again => None,
+            _ if self.group.is_rolling(slot, roll) || self.group.goal(slot) == Goal::Again => None,
             Stage::Up | Stage::Late | Stage::Held | Stage::Done => Some(None),
             Stage::Starting | Stage::Asked | Stage::Terminating | Stage::Killing => None,
             Stage::Blocked => {
-                let mut by = self.group.blocked_by(slot)?;
-                // To the one at the root; there are no circles.
-                while self.group.stage(by) == Stage::Blocked {
-                    by = self.group.blocked_by(by)?;
-                }
-                let waits = match self.group.stage(by) {
-                    Stage::Backoff | Stage::Failed | Stage::Down => true,
-                    Stage::Starting
-                    | Stage::Up
-                    | Stage::Late
-                    | Stage::Held
-                    | Stage::Asked
-                    | Stage::Terminating
-                    | Stage::Killing
-                    | Stage::Unkillable
-                    | Stage::Done
-                    | Stage::Blocked => false,
-                };
+                let by = self.group.waits_in_vain_for(slot)?;
                 let name = self.children[by.index()].name();
-                waits.then(|| Some(format!("waits for {name}, which is {}", state(by))))
+                Some(Some(match self.group.stage(by) {
+                    Stage::Unkillable => format!("waits for {name}, which does not die"),
+                    _ => format!("waits for {name}, which is {}", state(by)),
+                }))
             }
             Stage::Down | Stage::Backoff | Stage::Failed => {
                 Some(Some(format!("is {}: see the log", state(slot))))

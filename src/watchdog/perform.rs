@@ -42,6 +42,7 @@ impl Watchdog {
                 Action::Do { slot, act } => self.act(slot, act),
                 Action::Examine { slot, line } => self.examine(slot, line),
                 Action::Renewed { slot } => self.renew(slot),
+                Action::Rolled { request, slot } => self.rolled(request, slot),
                 Action::Told { slot: Some(slot), what } => self.report(slot, what),
                 Action::Told { slot: None, what } => {
                     self.push(None, what);

@@ -272,7 +272,7 @@ proptest! {
                         let died = matches!(input, Input::Died { .. });
                         prop_assert!((act == Act::Spawn) <= (first || died), "a second process");
                     }
-                    Action::Examine { .. } | Action::Told { .. } | Action::Renewed { .. } => {}
+                    Action::Examine { .. } | Action::Told { .. } | Action::Renewed { .. } | Action::Rolled { .. } => {}
                 }
             }
             let now: Vec<_> = group.slots().map(|slot| group.stage(slot)).collect();

@@ -88,6 +88,7 @@ impl World {
                 Action::Do { .. }
                 | Action::Examine { .. }
                 | Action::Renewed { .. }
+                | Action::Rolled { .. }
                 | Action::Told { what: What::Paused { .. } | What::Resumed, .. } => {}
                 Action::Told { slot: None, what: What::LateTurn { by } } => {
                     prop_assert_eq!(by, self.turn.lateness);

@@ -67,7 +67,7 @@ pub enum Step {
 pub enum Wish {
     Start(u8),
     Rest(u8),
-    Restart(u8),
+    Restart(u8, u64),
     Pause(u8, Duration),
     Resume(u8),
 }
@@ -77,7 +77,7 @@ pub fn wish() -> impl Strategy<Value = Step> {
     prop_oneof![
         slot.clone().prop_map(Wish::Start),
         slot.clone().prop_map(Wish::Rest),
-        slot.clone().prop_map(Wish::Restart),
+        (slot.clone(), 0..3_u64).prop_map(|(slot, request)| Wish::Restart(slot, request)),
         (slot.clone(), span()).prop_map(|(slot, span)| Wish::Pause(slot, span)),
         slot.prop_map(Wish::Resume),
     ]
@@ -237,7 +237,10 @@ impl World {
             Step::Ask(wish) => self.feed(match wish {
                 Wish::Start(slot) => Input::Start { slot: SlotId(slot) },
                 Wish::Rest(slot) => Input::Rest { slot: SlotId(slot) },
-                Wish::Restart(slot) => Input::Restart { slot: SlotId(slot), by: 0 },
+                Wish::Restart(slot, request) => {
+                    let slot = SlotId(slot);
+                    Input::Restart { slot, service: slot, request }
+                }
                 Wish::Pause(slot, span) => Input::Pause { slot: SlotId(slot), until: now + span },
                 Wish::Resume(slot) => Input::Resume { slot: SlotId(slot) },
             })?,

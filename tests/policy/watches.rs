@@ -69,7 +69,7 @@ impl Story {
             match action {
                 Action::Changed(change) => self.told.push((self.now, change.what, change.note)),
                 Action::Told { what, .. } => self.told.push((self.now, what, Note::Nothing)),
-                Action::Renewed { .. } => {}
+                Action::Renewed { .. } | Action::Rolled { .. } => {}
                 Action::Do { act, .. } => self.acts.push((self.now, act)),
                 Action::Examine { slot, line } => {
                     let seen = self.seen(line);

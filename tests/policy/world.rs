@@ -248,7 +248,7 @@ impl World {
                 let class = class.unwrap_or(Class::Blocked);
                 return Ok(Some(Input::Examined { slot, line, seen: *heart, class }));
             }
-            Action::Renewed { .. } => return Ok(None),
+            Action::Renewed { .. } | Action::Rolled { .. } => return Ok(None),
             Action::Told { slot, what } => {
                 let spared = slot.filter(|_| matches!(what, What::Spared { .. }));
                 if let Some(slot) = spared

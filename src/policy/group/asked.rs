@@ -1,23 +1,11 @@
 //! What people ask for: a stop, a start or a restart of some, a pause, another list of services.
 
-use std::collections::VecDeque;
-
 use osps_heart::ids::SlotId;
 use osps_heart::segment::What;
 use osps_heart::time::Monotonic;
 
-use super::super::lifecycle::Stage;
 use super::super::server::{Goal, Holding, Server};
 use super::{Action, Group, Spec};
-
-/// Servers that are restarted one after the other, by one wish.
-#[derive(Debug, Default)]
-pub(super) struct Roll {
-    /// Those that wait for their turn.
-    pub(super) next: VecDeque<SlotId>,
-    /// The one whose turn it is.
-    now: Option<SlotId>,
-}
 
 /// What another list of services means for one slot.
 #[derive(Clone, Debug)]
@@ -54,55 +42,8 @@ impl Group {
             && server.goal != Goal::Leave
         {
             server.goal = Goal::Rest;
-            self.roll_without(slot);
+            self.drop_from_rolls(slot);
             self.press_stop(now, out);
-        }
-    }
-
-    /// Those that shall be restarted one after the other go on with the next, as soon as the last
-    /// one is up again. One that does not come up ends that wish, and none of others: the rest of
-    /// it go on as they are.
-    pub(super) fn roll_on(&mut self, now: Monotonic, out: &mut Vec<Action>) {
-        let mut rolls = std::mem::take(&mut self.rolls);
-        rolls.retain(|_, roll| self.roll_one(roll, now, out));
-        self.rolls = rolls;
-    }
-
-    /// `false` = this wish is done with.
-    fn roll_one(&mut self, roll: &mut Roll, now: Monotonic, out: &mut Vec<Action>) -> bool {
-        while self.ending.is_none() {
-            if let Some(slot) = roll.now {
-                let Some(server) = self.servers.get(slot.index()) else { return false };
-                let up = match &server.holding {
-                    Holding::Alive(life) => life.up_since.is_some(),
-                    Holding::Dead(_) | Holding::Leaving(..) => false,
-                };
-                match server.stage {
-                    Stage::Unkillable => return false,
-                    _ if server.goal == Goal::Again => return true,
-                    _ if up => {}
-                    Stage::Done => {}
-                    stage if stage.has_process() => return true,
-                    _ => return false,
-                }
-            }
-            roll.now = roll.next.pop_front();
-            let Some(slot) = roll.now else { return false };
-            let Some(server) = self.servers.get_mut(slot.index()) else { continue };
-            if server.stage.has_process() && server.goal != Goal::Leave {
-                server.goal = Goal::Again;
-                self.press_stop(now, out);
-            } else {
-                self.asked_to_start(slot, now, out);
-            }
-        }
-        true
-    }
-
-    /// Nobody's restart of it waits for its turn any more.
-    fn roll_without(&mut self, slot: SlotId) {
-        for roll in self.rolls.values_mut() {
-            roll.next.retain(|other| *other != slot);
         }
     }
 
@@ -146,7 +87,7 @@ impl Group {
                 Edit::Remove => {
                     if let Some(server) = self.servers.get_mut(slot.index()) {
                         server.goal = Goal::Leave;
-                        self.roll_without(slot);
+                        self.drop_from_rolls(slot);
                     }
                 }
                 Edit::Keep(spec) => {
@@ -210,12 +151,6 @@ impl Group {
     /// What a server shall do.
     pub fn goal(&self, slot: SlotId) -> Goal {
         self.servers.get(slot.index()).map_or(Goal::Rest, |server| server.goal)
-    }
-
-    /// Whether it waits for its turn in a rolling restart, or has it.
-    pub fn is_rolling(&self, slot: SlotId) -> bool {
-        let has = |roll: &Roll| roll.now == Some(slot) || roll.next.contains(&slot);
-        self.rolls.values().any(has)
     }
 
     /// Until when it is not judged.

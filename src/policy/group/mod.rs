@@ -14,9 +14,9 @@
 mod asked;
 mod hearts;
 mod life;
+mod roll;
 mod taken;
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use osps_heart::ids::SlotId;
@@ -32,7 +32,7 @@ use super::restart::Rule;
 pub use super::server::{Goal, Line, Watch};
 use super::server::{Holding, Life, Server};
 pub use asked::Edit;
-use asked::Roll;
+use roll::Roll;
 pub use taken::Past;
 
 /// What the policy has to know about one server.
@@ -165,13 +165,15 @@ pub enum Input {
         /// In this slot.
         slot: SlotId,
     },
-    /// Somebody wants it to go and to come back, when all that the same one asked for before it are
-    /// up.
+    /// Somebody wants it to go and to come back, when all that the same request named before it
+    /// are up.
     Restart {
         /// In this slot.
         slot: SlotId,
-        /// Whose wish it is.
-        by: u64,
+        /// The first slot of its service: one instance of that is away at a time.
+        service: SlotId,
+        /// Which request.
+        request: u64,
     },
     /// Somebody wants it not to be judged.
     Pause {
@@ -215,6 +217,13 @@ pub enum Action {
     },
     /// From now on the slot's service is the one that a reload brought.
     Renewed {
+        /// The server.
+        slot: SlotId,
+    },
+    /// A server is up again, as this request wanted.
+    Rolled {
+        /// Which request.
+        request: u64,
         /// The server.
         slot: SlotId,
     },
@@ -289,8 +298,8 @@ pub struct Group {
     ending: Option<Outcome>,
     /// The essential server whose end is that of all, and how that came.
     ended_by: Option<(SlotId, What)>,
-    /// Those that are to be restarted one after the other, by whose wish it is.
-    rolls: BTreeMap<u64, Roll>,
+    /// What is to be restarted one after the other, by request; older ones first.
+    rolls: Vec<Roll>,
     /// Nobody waits any more for what a kill does not end.
     forced: bool,
 }
@@ -304,7 +313,7 @@ impl Group {
             turn: Turn { now, previous: now, lateness: Duration::ZERO },
             ending: None,
             ended_by: None,
-            rolls: BTreeMap::new(),
+            rolls: Vec::new(),
             forced: false,
         })
     }
@@ -376,8 +385,8 @@ impl Group {
             }
             Input::Start { slot } => self.asked_to_start(slot, now, out),
             Input::Rest { slot } => self.asked_to_stop(slot, now, out),
-            Input::Restart { slot, by } => {
-                self.rolls.entry(by).or_default().next.push_back(slot);
+            Input::Restart { slot, service, request } => {
+                self.asked_to_restart(request, roll::Turn { slot, service });
                 self.roll_on(now, out);
             }
             Input::Pause { slot, until } => self.pause(slot, until, out),

@@ -393,6 +393,9 @@ fn old_and_new_edges_that_make_a_circle_hold_up_no_stop() {
         (SlotId(2), Edit::Replace(spec(&[1], &[]))),
     ];
     group.edit(at(20), edits);
+    for slot in [0, 1, 2].map(SlotId) {
+        assert!(group.stage(slot).has_process());
+    }
     group.step(at(21), Input::Stop);
     for round in 0..10 {
         for slot in group.slots().collect::<Vec<_>>() {
@@ -402,6 +405,36 @@ fn old_and_new_edges_that_make_a_circle_hold_up_no_stop() {
         }
     }
     assert_eq!(group.outcome(), Some(Outcome::Clean));
+}
+
+/// A restart of one that does not die waited for ever, and every later restart with it.
+#[test]
+fn a_restart_of_one_that_does_not_die_is_over_and_holds_up_nobody() {
+    let mut group = group(None, &[spec(&[], &[]), spec(&[], &[])]);
+    group.step(at(0), Input::Boot);
+    for slot in [0, 1].map(SlotId) {
+        first_beat(&mut group, 10, slot);
+    }
+    let restart = |slot, request| {
+        let slot = SlotId(slot);
+        Input::Restart { slot, service: slot, request }
+    };
+    group.step(at(20), restart(0, 7));
+    group.step(at(20), restart(1, 7));
+    let mut now = 20;
+    while group.stage(SlotId(0)) != Stage::Unkillable {
+        assert!(group.is_rolling(SlotId(0), Some(7)));
+        now += 100;
+        assert!(now < 100_000, "it is {:?}", group.stage(SlotId(0)));
+        turn(&mut group, now, &[1]);
+    }
+    assert!(!group.is_rolling(SlotId(0), Some(7)));
+    assert_eq!(group.stage(SlotId(1)), Stage::Up, "the rest of that request stays as it is");
+    let actions = group.step(at(now + 1), restart(1, 8));
+    assert_eq!(acts(&actions), [(1, Act::Ask)]);
+    // Once more for the same: it is told at once.
+    group.step(at(now + 2), restart(0, 9));
+    assert!(!group.is_rolling(SlotId(0), Some(9)));
 }
 
 #[test]
