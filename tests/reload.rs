@@ -234,6 +234,20 @@ fn a_service_that_changes_while_it_is_being_stopped_keeps_no_later_reload_waitin
     assert_eq!(osps.wait_lines("texts", 2), "one\ntwo\n");
 }
 
+/// `osps start` of it said that it was up.
+#[test]
+fn what_a_reload_removed_is_not_started_while_it_still_leaves() {
+    let osps = up(&format!("{}[service.web]\n@BEAT@\n", lingers("one")), &["slow", "web"]);
+    osps.write("[service.web]\n@BEAT@\n");
+    let mut reload = osps.begin_ask(&["reload"]);
+    osps.wait_state("slow", State::Stopping);
+    for verb in ["start", "restart"] {
+        let (code, said) = osps.ask_for(&[verb, "slow"]);
+        assert!(code == 1 && said.contains("slow is not in the file any more"), "{code} {said}");
+    }
+    assert_eq!(reload.wait().code(), Some(0));
+}
+
 // ---- What is refused ----
 
 #[test]

@@ -429,6 +429,29 @@ fn one_instance_is_away_at_a_time_whoever_asks() {
     assert!(up <= told && back <= again, "{}", osps.log());
 }
 
+/// They were told that the watchdog hung up without stopping.
+#[test]
+fn who_waits_for_a_start_while_somebody_stops_all_is_told_why_it_does_not_come() {
+    let mut osps = Launch::up(
+        "[service.never]\nheart = 'memory'\nstart-timeout = '1m'\nstop-timeout = '1s'\n\
+         command = ['sh', '-c', 'trap \"\" TERM; while :; do sleep 0.05; done']\n",
+    )
+    .spawn();
+    osps.wait_state("never", State::Starting);
+    let mut waiting = Vec::new();
+    for line in [&b"start never\n"[..], b"restart never\n"] {
+        let stream = control(&osps);
+        (&stream).write_all(line).unwrap();
+        waiting.push(stream);
+        osps.wait_happened("never", Event::Asked, waiting.len());
+    }
+    osps.stop();
+    for stream in waiting {
+        let said = rest(stream);
+        assert!(said.ends_with("failed osps is stopping\n"), "{said}");
+    }
+}
+
 #[test]
 fn who_is_not_there_is_refused_and_who_is_there_is_named() {
     let osps = Launch::up("[service.db]\n@BEAT@\n[service.web]\n@BEAT@\ninstances = 2\n").spawn();

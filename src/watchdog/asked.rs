@@ -26,6 +26,9 @@ pub(super) struct Waiting {
     pub(super) summary: String,
 }
 
+/// What became of a service that a reload took away.
+const REMOVED: &str = "is not in the file any more";
+
 impl Watchdog {
     /// Does what somebody asks for, or begins to.
     pub(super) fn heed_asked(&mut self, now: Monotonic, asked: Asked) {
@@ -46,6 +49,13 @@ impl Watchdog {
             Wish::Some { request, span, names } => match self.find(&names) {
                 Err(why) => self.control.close(&self.poll, token, &format!("error {why}")),
                 Ok(slots) => {
+                    let wants_it = matches!(request, Request::Start | Request::Restart);
+                    let leaves = |slot: &&SlotId| self.group.goal(**slot) == Goal::Leave;
+                    if let Some(slot) = slots.iter().find(leaves).filter(|_| wants_it) {
+                        let why = format!("{} {REMOVED}", self.children[slot.index()].name());
+                        self.control.close(&self.poll, token, &format!("error {why}"));
+                        return;
+                    }
                     for slot in &slots {
                         self.report(*slot, What::Asked { request, uid });
                     }
@@ -189,8 +199,15 @@ impl Watchdog {
     pub(super) fn answer(&mut self) {
         let mut waiting = std::mem::take(&mut self.waiting);
         waiting.retain(|waiting| {
-            let Some(trouble) = self.trouble_of(waiting) else { return true };
-            let Waiting { token, summary, .. } = waiting;
+            let Waiting { token, request, summary, .. } = waiting;
+            // Nobody starts any more; whoever waits for a stop still gets it.
+            let in_vain = matches!(request, Request::Start | Request::Restart | Request::Reload);
+            let trouble = match self.trouble_of(waiting) {
+                trouble if trouble.as_ref().is_some_and(String::is_empty) => trouble,
+                _ if in_vain && self.group.is_ending() => Some("osps is stopping".to_owned()),
+                trouble => trouble,
+            };
+            let Some(trouble) = trouble else { return true };
             match (token, trouble.is_empty()) {
                 (Some(token), true) => {
                     self.control.close(&self.poll, *token, &format!("ok {summary}"));
@@ -213,10 +230,13 @@ impl Watchdog {
         }
         let mut troubles = Vec::new();
         for (slot, before) in &waiting.slots {
-            if self.group.is_vacant(*slot) {
+            let wants_it = matches!(waiting.request, Request::Start | Request::Restart);
+            let is_vacant = self.group.is_vacant(*slot);
+            if is_vacant && !wants_it {
                 continue;
             }
             let trouble = match waiting.request {
+                _ if is_vacant => Some(REMOVED.to_owned()),
                 Request::Pause | Request::Resume => None,
                 Request::Stop => self.is_down(*slot)?,
                 // Somebody stopped it, and no reload means to start it.

@@ -136,6 +136,9 @@ impl Watchdog {
     /// Nobody waits any more for the file that is being read.
     pub(super) fn end_loading(&mut self) {
         if let Some(loading) = self.loading.take() {
+            if let Some(token) = loading.token {
+                self.control.close(&self.poll, token, "error osps is stopping");
+            }
             end_session(&loading.process);
             let until = self.clock.now() + DYING;
             while !loading.process.is_dead() && self.clock.now() < until {

@@ -39,6 +39,8 @@ enum Came {
     Up,
     NotYet,
     Never,
+    /// A reload took it out of the list: nothing that failed.
+    Removed,
 }
 
 impl Group {
@@ -76,6 +78,7 @@ impl Group {
                 Came::NotYet => return (false, false),
                 Came::Never => return (false, true),
                 Came::Up => out.push(Action::Rolled { request, slot }),
+                Came::Removed => {}
             }
             self.rolls[place].current = None;
         }
@@ -97,7 +100,7 @@ impl Group {
     }
 
     fn came(&self, slot: SlotId) -> Came {
-        let Some(server) = self.servers.get(slot.index()) else { return Came::Up };
+        let Some(server) = self.servers.get(slot.index()) else { return Came::Removed };
         let up = match &server.holding {
             Holding::Alive(life) => life.up_since.is_some(),
             Holding::Dead(_) | Holding::Leaving(..) => false,
@@ -106,9 +109,8 @@ impl Group {
             // Before its goal: it may be meant to come back for ever.
             Stage::Unkillable => Came::Never,
             _ if server.goal == Goal::Again => Came::NotYet,
-            // A reload took it out of the list: nothing that failed.
             stage if !stage.has_process() && (server.vacant || server.goal == Goal::Leave) => {
-                Came::Up
+                Came::Removed
             }
             Stage::Done => Came::Up,
             _ if up => Came::Up,
