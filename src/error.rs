@@ -315,6 +315,19 @@ pub enum Refusal {
         /// For which server.
         name: String,
     },
+    /// A new address in the way of one that osps itself holds until the reload is done.
+    #[error(
+        "listen on {wanted}: osps itself holds {held} for {family}; reload a file without that \
+         address first, or start osps again"
+    )]
+    OwnAddress {
+        /// The new one.
+        wanted: String,
+        /// The one that is held.
+        held: String,
+        /// For this service.
+        family: String,
+    },
     /// More new sockets at a reload than travel in one message.
     #[error("a reload can add {0} listening sockets at once: add some now, and the rest later")]
     Sockets(usize),

@@ -610,6 +610,26 @@ fn an_address_that_is_in_use_changes_nothing_and_leaves_no_socket() {
     same.check();
 }
 
+/// It said that another program listens there, and which option chooses another address.
+#[test]
+fn an_address_in_the_way_of_one_that_osps_holds_is_told_with_what_that_takes() {
+    let port = common::free_port();
+    let with = |ip: &str| format!("[service.web]\n@SERVE@\nlisten = '{ip}:{port}'\n");
+    let osps = up(&with("127.0.0.1"), &["web"]);
+    let same = Untouched::of(&osps, &["web"]);
+    osps.write(&with("0.0.0.0"));
+    let (code, said) = osps.ask_for(&["reload"]);
+    let held = format!("osps itself holds 127.0.0.1:{port} for web");
+    assert!(code == 1 && said.contains(&held), "{code} {said}");
+    same.check();
+    // What it advises does it.
+    osps.write("[service.web]\n@BEAT@\n");
+    osps.do_ask(&["reload"]);
+    osps.write(&with("0.0.0.0"));
+    osps.do_ask(&["reload"]);
+    assert_eq!(who_serves(([127, 0, 0, 1], port).into()).unwrap(), osps.pid(osps.slot("web")));
+}
+
 #[test]
 fn a_unix_socket_goes_with_its_service_and_a_later_one_of_somebody_else_stays() {
     let mut osps = up(

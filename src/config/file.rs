@@ -852,7 +852,7 @@ fn add(to: &mut Vec<String>, names: &[String]) {
 }
 
 /// Whether two sockets cannot be bound side by side.
-fn clash(one: &Address, other: &Address) -> bool {
+pub(super) fn clash(one: &Address, other: &Address) -> bool {
     let any = |address: &SocketAddr| address.ip().is_unspecified();
     match (one, other) {
         (Address::Unix(one), Address::Unix(other)) => one == other,

@@ -195,7 +195,12 @@ fn again(path: &Path, held: &[Held]) -> Result<(Loaded, Vec<Listener>), Error> {
                 Ok(socket) => sockets.push(socket),
                 Err(error) => {
                     unbind(&sockets);
-                    return Err(error);
+                    let own = held.iter().find(|held| file::clash(&held.address, &wanted.address));
+                    return Err(own.map_or(error, |held| {
+                        let (family, held) = (held.family.clone(), held.address.to_string());
+                        let wanted = wanted.address.to_string();
+                        Refusal::OwnAddress { wanted, held, family }.into()
+                    }));
                 }
             }
             loaded.bound.push(wanted);
