@@ -230,9 +230,9 @@ impl Watchdog {
         }
         let mut troubles = Vec::new();
         for (slot, before) in &waiting.slots {
-            let wants_it = matches!(waiting.request, Request::Start | Request::Restart);
             let is_vacant = self.group.is_vacant(*slot);
-            if is_vacant && !wants_it {
+            // A restart of what is not wanted any more is done with.
+            if is_vacant && waiting.request != Request::Start {
                 continue;
             }
             let trouble = match waiting.request {

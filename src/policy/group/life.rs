@@ -249,23 +249,33 @@ impl Group {
         }
     }
 
-    /// The last of those who shall go, have not been told to, and wait for themselves: nobody else
-    /// would ever let them go.
+    /// The last of those on a circle whom nobody outside of it holds up any more: nobody else would
+    /// ever let them go.
     fn stuck_in_circle(&self, goes: impl Fn(SlotId) -> bool) -> Option<SlotId> {
-        let waits = |slot: &SlotId| goes(*slot) && self.stage(*slot).is_watched();
-        self.slots().rev().filter(waits).find(|slot| {
-            let mut found = self.graph.stop_before(*slot);
-            let mut next = 0;
-            while let Some(before) = found.get(next).copied() {
-                next += 1;
-                if waits(&before) {
-                    let further = self.graph.stop_before(before);
-                    found.extend(
-                        further.into_iter().filter(|of| !found.contains(of)).collect::<Vec<_>>(),
-                    );
+        let stays = |slot: &SlotId| {
+            let stage = self.stage(*slot);
+            goes(*slot) && stage.has_process() && stage != Stage::Unkillable
+        };
+        // Whom it waits for, directly or through others.
+        let waits_for = |slot: SlotId| {
+            let mut found: Vec<SlotId> = Vec::new();
+            let mut next = vec![slot];
+            while let Some(of) = next.pop() {
+                for before in self.graph.stop_before(of).into_iter().filter(stays) {
+                    if !found.contains(&before) {
+                        found.push(before);
+                        next.push(before);
+                    }
                 }
             }
-            found.iter().any(|of| of == slot)
-        })
+            found
+        };
+        let is_stuck = |slot: &SlotId| {
+            let found = waits_for(*slot);
+            let waits = |of: &SlotId| self.stage(*of).is_watched() && waits_for(*of).contains(slot);
+            found.contains(slot) && found.iter().all(waits)
+        };
+        let is_told = |slot: &SlotId| !self.stage(*slot).is_watched();
+        self.slots().rev().filter(|slot| stays(slot) && !is_told(slot)).find(is_stuck)
     }
 }

@@ -407,6 +407,25 @@ fn old_and_new_edges_that_make_a_circle_hold_up_no_stop() {
     assert_eq!(group.outcome(), Some(Outcome::Clean));
 }
 
+/// The last of all went first, though one on the circle still needed it.
+#[test]
+fn who_goes_first_of_a_circle_is_on_it() {
+    let mut group = chain();
+    group.step(at(0), Input::Boot);
+    for slot in [0, 1, 2, 3].map(SlotId) {
+        first_beat(&mut group, 10, slot);
+    }
+    // 0 and 1 wait for each other, and 0 needs 3.
+    let edits =
+        vec![(SlotId(0), Edit::Keep(spec(&[1, 3], &[]))), (SlotId(3), Edit::Keep(spec(&[], &[])))];
+    group.edit(at(20), edits);
+    assert_eq!(acts(&group.step(at(21), Input::Stop)), [(2, Act::Ask)]);
+    let died = |slot| Input::Died { slot: SlotId(slot), death: Death::Exited(0) };
+    assert_eq!(acts(&group.step(at(22), died(2))), [(1, Act::Ask)]);
+    assert_eq!(acts(&group.step(at(23), died(1))), [(0, Act::Ask)]);
+    assert_eq!(acts(&group.step(at(24), died(0))), [(3, Act::Ask)]);
+}
+
 /// A restart of one that does not die waited for ever, and every later restart with it.
 #[test]
 fn a_restart_of_one_that_does_not_die_is_over_and_holds_up_nobody() {
