@@ -143,9 +143,11 @@ impl Group {
     /// Whom a blocked server waits for in the end, if that one is not on its way.
     pub fn waits_in_vain_for(&self, slot: SlotId) -> Option<SlotId> {
         let mut by = self.blocked_by(slot)?;
-        // There are no circles among those that wait.
-        while self.stage(by) == Stage::Blocked {
-            by = self.blocked_by(by)?;
+        // No way is longer, should there be a circle after all.
+        for _ in &self.servers {
+            if self.stage(by) == Stage::Blocked {
+                by = self.blocked_by(by)?;
+            }
         }
         match self.stage(by) {
             Stage::Backoff | Stage::Failed | Stage::Down | Stage::Unkillable => Some(by),
