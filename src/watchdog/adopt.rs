@@ -28,7 +28,7 @@ use crate::instance::claim::Claim;
 use crate::instance::place::started_name;
 use crate::instance::survivors::Survivor;
 use crate::policy::adopt::Seen;
-use crate::policy::group::{Input, Past};
+use crate::policy::group::{Input, Past, Recorded};
 use crate::service::diff::{Fate, diff};
 use crate::service::{Address, Held, Inheritance, Listener, Service};
 use crate::sys::poll::{Interest, pause};
@@ -121,45 +121,31 @@ impl Left {
                 self.wait_for_trampoline(slot, clock);
             }
             let lives = self.survivors.iter().any(|one| one.slot == slot);
-            let pid = server.pid.load(Ordering::Relaxed);
-            let told = server.desired.load(Ordering::Relaxed) == Desired::Stop.code();
-            let seen = match (lives, pid) {
-                (true, _) if told => Seen::Told,
-                (true, _) => Seen::Lives,
-                (false, 0) => Seen::Nobody,
-                (false, _) => Seen::Gone,
-            };
-            // Never up, and dead by now: its gate was closed, so it never ran.
-            let never = state == State::Starting && beats == baseline && seen == Seen::Gone;
-            let up = matches!(state, State::Up | State::Late | State::Held)
-                || state != State::Starting && beats != baseline;
-            let beaten = up && beats != baseline;
             let moment = |word: u64| Some(Monotonic(word)).filter(|_| word != 0);
-            let past = Past {
+            let source = server.heart_source.load(Ordering::Relaxed);
+            let watched = server.watched.load(Ordering::Relaxed) == Watched::Yes.code();
+            let by_notify = watched && source == HeartSource::Notify.code();
+            let death = match server.identity() {
+                Some(identity) => process::fate_of(identity.pid, identity.start_time),
+                None => Death::Unknown,
+            };
+            let page = Recorded {
                 state,
                 goal: Goal::from_code(server.goal.load(Ordering::Relaxed)).unwrap_or(Goal::Run),
-                seen: if never { Seen::Nobody } else { seen },
-                pid: u32::try_from(pid).unwrap_or(0),
-                count: if up { beats } else { baseline },
-                beaten,
-                up,
+                told: server.desired.load(Ordering::Relaxed) == Desired::Stop.code(),
+                pid: u32::try_from(server.pid.load(Ordering::Relaxed)).unwrap_or(0),
+                baseline,
                 spawned_at: Monotonic(server.spawned_ns.load(Ordering::Relaxed)),
                 since: Monotonic(server.since_ns.load(Ordering::Relaxed)),
                 paused_until: moment(server.paused_until_ns.load(Ordering::Relaxed)),
-                death: match server.identity() {
-                    Some(identity) => process::fate_of(identity.pid, identity.start_time),
-                    None => Death::Unknown,
-                },
                 excused_until: Monotonic(server.excused_until_ns.load(Ordering::Relaxed)),
                 due: moment(server.due_ns.load(Ordering::Relaxed)),
                 cause: Cause::from_code(server.last_cause.load(Ordering::Relaxed)),
                 tally: std::array::from_fn(|i| server.tally[i].load(Ordering::Relaxed)),
             };
+            let past = Past::of(page, lives, beats, death);
+            self.heard.push((slot, past.up, by_notify));
             self.pasts.push((slot, past));
-            let source = server.heart_source.load(Ordering::Relaxed);
-            let watched = server.watched.load(Ordering::Relaxed) == Watched::Yes.code();
-            let by_notify = watched && source == HeartSource::Notify.code();
-            self.heard.push((slot, up, by_notify));
             let limit = segment.hearts()[slot.index()].limit_ns.load(Ordering::Relaxed);
             let limit = Duration::from_nanos(limit);
             let set = self.started[&slot].service.limits.hang;
@@ -317,7 +303,7 @@ impl Watchdog {
             if child.process.is_none() {
                 child.generation = server.current_generation();
                 // What a dead one left behind is looked for by its marks.
-                child.adopted = Some(past.pid).filter(|pid| *pid != 0);
+                child.adopted = Some(past.page.pid).filter(|pid| *pid != 0);
                 server.clear_identity();
             }
         }

@@ -8,7 +8,8 @@
 //! together with the watchdog, and knows of each how long it was silent in truth. `world` joins
 //! group and kernel, `rules` is what must hold after every step, `stories` are scripts that
 //! somebody wrote, `watches` the ones on who beats and from when on that counts. `edits` is another
-//! list of services while the old one runs, beside a model of that.
+//! list of services while the old one runs, beside a model of that; `taken` is another watchdog
+//! that goes on, wherever the last one was killed.
 //!
 //! What it cannot show: that the performer does what the actions say, in that order and in time
 //! (tests/supervise.rs), and that a real `/proc` tells the classes apart. Every limit is a sane
@@ -27,5 +28,6 @@ mod restart;
 mod rules;
 mod script;
 mod stories;
+mod taken;
 mod watches;
 mod world;

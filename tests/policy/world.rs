@@ -3,11 +3,14 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use osps::policy::group::{Action, Change, Goal, Group, Input, Outcome, Spec};
+use osps::policy::group::{
+    Action, Change, Goal, Group, Input, Note, Outcome, Recorded, Spec, cause_of,
+};
 use osps::policy::lifecycle::{Act, Stage};
 use osps::policy::restart::{DELAY_MAX, Intensity, Rule};
 use osps_heart::ids::SlotId;
 use osps_heart::pulse::{Sample, Turn};
+use osps_heart::segment::layout::TALLY;
 use osps_heart::segment::{Death, What};
 use osps_heart::time::Monotonic;
 use osps_heart::words::{Cause, Class, State};
@@ -33,6 +36,24 @@ pub fn is_for_silence(what: What) -> bool {
     }
 }
 
+/// The page of a slot that never had a process.
+fn blank() -> Recorded {
+    Recorded {
+        state: State::Down,
+        goal: Goal::Run,
+        told: false,
+        pid: 0,
+        baseline: 0,
+        spawned_at: Monotonic(0),
+        since: Monotonic(0),
+        paused_until: None,
+        excused_until: Monotonic(0),
+        due: None,
+        cause: None,
+        tally: [0; TALLY],
+    }
+}
+
 /// The group, the machine it runs on, and everything that must hold between them.
 pub struct World {
     pub now: Monotonic,
@@ -42,7 +63,7 @@ pub struct World {
     pub hearts: Vec<Sample>,
     pub processes: Vec<Option<Process>>,
     /// The kernel refused to start it, and the group has not been told yet.
-    refused: Vec<bool>,
+    pub refused: Vec<bool>,
     /// Why the process in each slot has to go, or the last one went; `None` = it was told to, or
     /// nobody said so.
     pub reasons: Vec<Option<Cause>>,
@@ -54,11 +75,17 @@ pub struct World {
     /// The last turn.
     pub turn: Turn,
     /// Turns without a moment between them.
-    spins: u8,
+    pub spins: u8,
     /// Acts so far: `(slot, act)`.
     pub acts: Vec<(SlotId, Act)>,
     /// When who was convicted of silence so far, and what was true of it.
     pub verdicts: Vec<(Monotonic, SlotId, Process)>,
+    /// What the performer wrote down of each server, for the next watchdog.
+    pub pages: Vec<Recorded>,
+    /// Until its death is counted, one that died unwatched stands for one that lives.
+    pub takes_over: bool,
+    /// The watchdog is killed before it performs so many more actions.
+    pub lives_for: Option<usize>,
 }
 
 impl World {
@@ -88,6 +115,9 @@ impl World {
             spins: 0,
             acts: Vec::new(),
             verdicts: Vec::new(),
+            pages: vec![blank(); count],
+            takes_over: false,
+            lives_for: None,
         }
     }
 
@@ -139,6 +169,9 @@ impl World {
 
     /// One turn, as the watchdog's loop takes it.
     pub fn turn(&mut self, trouble: Trouble) -> TestCaseResult {
+        if self.lives_for == Some(0) {
+            return Ok(());
+        }
         let (planned, start) = (self.planned(), self.now);
         if let Trouble::Host(from, span) = trouble {
             let wait = self.woken(planned).since(start);
@@ -182,7 +215,7 @@ impl World {
     /// Feeds an input and all that follows from it at once, checking every step.
     pub fn feed(&mut self, input: Input) -> TestCaseResult {
         let mut inputs = VecDeque::from([input]);
-        while let Some(input) = inputs.pop_front() {
+        while let Some(input) = inputs.pop_front().filter(|_| self.lives_for != Some(0)) {
             let before = self.stages();
             self.before_death.fill(None);
             if let Input::Died { slot, .. } = input
@@ -206,9 +239,19 @@ impl World {
                 let up = self.group.stage(slot) == Stage::Up;
                 prop_assert!(up || !saved, "a beat did not save {slot}: {input:?}");
             }
+            let mut buried = match input {
+                Input::Died { slot, .. } => Some(slot),
+                _ => None,
+            };
             for action in actions {
+                // Its identity is erased when its end is written down.
+                if !matches!(action, Action::Changed(_)) {
+                    self.erase(buried.take());
+                }
                 inputs.extend(self.perform(action)?);
             }
+            self.erase(buried);
+            self.group.slots().for_each(|slot| self.write_down(slot));
         }
         Ok(())
     }
@@ -233,8 +276,13 @@ impl World {
     }
 
     /// What the kernel does, and what the performer tells the group about it.
-    fn perform(&mut self, action: Action) -> Result<Option<Input>, TestCaseError> {
+    pub fn perform(&mut self, action: Action) -> Result<Option<Input>, TestCaseError> {
         let now = self.now;
+        match &mut self.lives_for {
+            None => {}
+            Some(0) => return Ok(None),
+            Some(more) => *more -= 1,
+        }
         let (slot, act) = match action {
             Action::Do { slot, act } => (slot, act),
             Action::Examine { slot, line } => {
@@ -259,7 +307,8 @@ impl World {
                 }
                 return Ok(None);
             }
-            Action::Changed(Change { slot, from, what, .. }) => {
+            Action::Changed(change @ Change { slot, from, what, .. }) => {
+                self.record(change);
                 if let What::Verdict { cause, .. } = what
                     && from != State::Stopping
                 {
@@ -289,6 +338,8 @@ impl World {
             }
             let count = self.hearts[index].count;
             let limits = self.specs[index].limits;
+            let page = &mut self.pages[index];
+            (page.pid, page.told, page.baseline, page.spawned_at) = (1, false, count, now);
             self.processes[index] = Some(Process {
                 habit,
                 limits,
@@ -312,9 +363,10 @@ impl World {
             });
             return Ok(Some(Input::Spawned { slot, count }));
         }
-        let refused = self.refused[index];
+        self.pages[index].told |= matches!(act, Act::Ask | Act::Terminate);
+        let (refused, takes_over) = (self.refused[index], self.takes_over);
         let Some(process) = self.process(index) else {
-            if refused {
+            if refused || takes_over {
                 return Ok(None);
             }
             return Err(TestCaseError::fail(format!("{act:?} to nobody in slot {slot}")));
@@ -337,6 +389,43 @@ impl World {
             _ => {}
         }
         Ok(None)
+    }
+
+    /// Writes a transition down.
+    fn record(&mut self, change: Change) {
+        let Change { slot, to, what, note, .. } = change;
+        let page = &mut self.pages[slot.index()];
+        (page.state, page.since) = (to, self.now);
+        let by_itself = matches!(note, Note::Death { took: None, .. });
+        page.cause = match what {
+            What::Verdict { cause, .. } => Some(cause),
+            What::Died { cause: Some(cause), .. } if by_itself => Some(cause),
+            What::Backoff { death, .. } | What::Failed { death, .. } if by_itself => {
+                Some(cause_of(death))
+            }
+            _ => page.cause,
+        };
+        self.write_down(slot);
+    }
+
+    /// Writes down what the next watchdog goes on with.
+    fn write_down(&mut self, slot: SlotId) {
+        let (group, page) = (&self.group, &mut self.pages[slot.index()]);
+        if self.lives_for != Some(0) {
+            page.goal = group.goal(slot);
+            page.due = group.due(slot);
+            page.excused_until = group.excused_until(slot).unwrap_or(Monotonic(0));
+            page.paused_until = group.paused_until(slot);
+            page.tally = group.tally(slot).expect("there is one");
+        }
+    }
+
+    fn erase(&mut self, slot: Option<SlotId>) {
+        if let Some(slot) = slot.filter(|_| self.lives_for != Some(0))
+            && let Some(page) = self.pages.get_mut(slot.index())
+        {
+            page.pid = 0;
+        }
     }
 
     /// The longest of these over all servers.

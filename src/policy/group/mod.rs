@@ -33,7 +33,7 @@ pub use super::server::{Goal, Line, Watch};
 use super::server::{Holding, Life, Server};
 pub use asked::Edit;
 use roll::Roll;
-pub use taken::Past;
+pub use taken::{Past, Recorded};
 
 /// What the policy has to know about one server.
 #[derive(Clone, Debug, PartialEq, Eq)]

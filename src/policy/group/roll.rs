@@ -59,6 +59,8 @@ impl Group {
     /// Every roll goes on as far as it can.
     pub(super) fn roll_on(&mut self, now: Monotonic, out: &mut Vec<Action>) {
         let mut place = 0;
+        // All that go are known before anybody is told: whoever needs another goes before it.
+        let mut goes = false;
         while place < self.rolls.len() && self.ending.is_none() {
             let (moved, over) = self.advance(place, now, out);
             if over {
@@ -67,6 +69,10 @@ impl Group {
             // An older one may have waited for this one's service. Each move takes somebody out of
             // a roll, so this ends.
             place = if moved || over { 0 } else { place + 1 };
+            goes |= moved;
+        }
+        if goes {
+            self.press_stop(now, out);
         }
     }
 
@@ -92,7 +98,6 @@ impl Group {
         match self.servers.get_mut(next.slot.index()) {
             Some(server) if server.stage.has_process() && server.goal != Goal::Leave => {
                 server.goal = Goal::Again;
-                self.press_stop(now, out);
             }
             _ => self.asked_to_start(next.slot, now, out),
         }

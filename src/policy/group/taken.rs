@@ -19,23 +19,17 @@ use super::{Action, Change, Group, Note};
 
 /// What a slot page says, as far as the policy goes on with it. An allegation.
 #[derive(Clone, Debug)]
-pub struct Past {
+pub struct Recorded {
     /// Its state.
     pub state: State,
     /// What it shall do.
     pub goal: Goal,
-    /// What is seen of its process.
-    pub seen: Seen,
+    /// Its process was told to stop.
+    pub told: bool,
     /// Its pid; 0 = none.
     pub pid: u32,
-    /// How it died, if it is gone.
-    pub death: Death,
-    /// Where its heart stands.
-    pub count: u64,
-    /// Its silence counted.
-    pub beaten: bool,
-    /// It was up, if it lives.
-    pub up: bool,
+    /// Where its heart stood when its process was spawned.
+    pub baseline: u64,
     /// When its process was spawned.
     pub spawned_at: Monotonic,
     /// When its state was entered.
@@ -52,6 +46,48 @@ pub struct Past {
     pub tally: [u64; TALLY],
 }
 
+/// A slot page, and what is seen of the process that it names.
+#[derive(Clone, Debug)]
+pub struct Past {
+    /// What was written down.
+    pub page: Recorded,
+    /// What is seen of its process.
+    pub seen: Seen,
+    /// How it died, if it is gone.
+    pub death: Death,
+    /// Where its heart stands.
+    pub count: u64,
+    /// Its silence counted.
+    pub beaten: bool,
+    /// It was up, if it lives.
+    pub up: bool,
+}
+
+impl Past {
+    /// A page, by whether its process `lives`, where its heart stands now (`beats`), and how it
+    /// died if it did.
+    pub fn of(page: Recorded, lives: bool, beats: u64, death: Death) -> Past {
+        let has_beaten = beats != page.baseline;
+        let starting = page.state == State::Starting;
+        let seen = match (lives, page.pid) {
+            (true, _) if page.told => Seen::Told,
+            (true, _) => Seen::Lives,
+            // Never up, and dead by now: its gate was closed, so it never ran.
+            (false, _) if starting && !has_beaten => Seen::Nobody,
+            (false, 0) => Seen::Nobody,
+            (false, _) => Seen::Gone,
+        };
+        // Late or held without a beat: it was still on its way up.
+        let up = page.state == State::Up || !starting && has_beaten;
+        let count = if up { beats } else { page.baseline };
+        Past { page, seen, death, count, beaten: up && has_beaten, up }
+    }
+
+    fn fate(&self) -> Fate {
+        fate(self.page.state, self.seen)
+    }
+}
+
 /// Longest pause that is believed: nobody may ask for more.
 const PAUSE_MAX: Duration = osps_heart::pulse::LIMIT_MAX;
 
@@ -64,15 +100,15 @@ impl Group {
             if let Some(server) = self.servers.get_mut(slot.index()) {
                 server.continue_from(past, now);
             }
-            if matches!(fate(past.state, past.seen), Fate::Adopt | Fate::Stop) {
-                let what = What::Adopted { pid: past.pid };
-                let (from, to) = (past.state, self.stage(*slot).state());
+            if matches!(past.fate(), Fate::Adopt | Fate::Stop) {
+                let what = What::Adopted { pid: past.page.pid };
+                let (from, to) = (past.page.state, self.stage(*slot).state());
                 let change = Change { slot: *slot, from, to, what, note: Note::Nothing };
                 out.push(Action::Changed(change));
             }
         }
         for (slot, past) in pasts {
-            match fate(past.state, past.seen) {
+            match past.fate() {
                 Fate::Stop => {
                     let Some(server) = self.servers.get_mut(slot.index()) else { continue };
                     // The whole instance was stopping: who starts it again wants all of it.
@@ -91,41 +127,52 @@ impl Group {
 
 impl Server {
     fn continue_from(&mut self, past: &Past, now: Monotonic) {
-        self.goal = past.goal;
-        self.tally.recall(&past.tally, now);
-        self.paused_until = past.paused_until.map(|until| until.min(now + PAUSE_MAX));
-        let gone = Gone { cause: past.cause, absent_since: Some(past.since.min(now)) };
-        self.holding = Holding::Dead(gone);
-        match fate(past.state, past.seen) {
+        let page = &past.page;
+        let since = page.since.min(now);
+        self.goal = page.goal;
+        self.tally.recall(&page.tally, now);
+        self.paused_until = page.paused_until.map(|until| until.min(now + PAUSE_MAX));
+        self.holding = Holding::Dead(Gone { cause: page.cause, absent_since: Some(since) });
+        match past.fate() {
             Fate::Adopt | Fate::Stop | Fate::Bury => {
                 self.begin(now, past.count, true);
                 self.stage = if past.up { Stage::Up } else { Stage::Starting };
                 if let Holding::Alive(life) = &mut self.holding {
-                    life.spawned_at = past.spawned_at.min(now);
-                    life.absent_since = (!past.up).then_some(past.since.min(now));
-                    life.up_since = past.up.then_some(past.since.min(now));
+                    life.spawned_at = page.spawned_at.min(now);
+                    life.absent_since = (!past.up).then_some(since);
+                    life.up_since = past.up.then_some(since);
                     if past.beaten {
                         life.own.pulse = life.own.pulse.clone().continued();
                     }
-                    life.own.pulse.excuse(past.excused_until.min(now + PAUSE_MAX));
+                    life.own.pulse.excuse(page.excused_until.min(now + PAUSE_MAX));
                     if let Some(until) = self.paused_until {
                         life.excuse(until);
                     }
                 }
-                if past.seen == Seen::Gone && past.state == State::Stopping {
-                    let condemned = |cause| Reason::Condemned(cause, past.since.min(now));
-                    self.leave(past.cause.map_or(Reason::Told, condemned), None);
+                if past.seen == Seen::Gone && page.state == State::Stopping {
+                    // The last cause of one that was told to go is that of an earlier process.
+                    let cause = page.cause.filter(|_| !page.told);
+                    let condemned = |cause| Reason::Condemned(cause, since);
+                    self.leave(cause.map_or(Reason::Told, condemned), None);
                     self.stage = Stage::Killing;
                 }
             }
-            Fate::Start => self.stage = Stage::Down,
-            Fate::Stay => {
-                self.stage = match past.state {
-                    State::Backoff => Stage::Backoff,
+            Fate::Start | Fate::Stay => {
+                // It was to go only in order to come back, and it is gone.
+                if self.goal == Goal::Again {
+                    self.goal = Goal::Run;
+                }
+                let shall_run = self.goal == Goal::Run;
+                self.stage = match page.state {
+                    // Whether this start is still wanted is seen by all the others.
+                    _ if past.fate() == Fate::Start => Stage::Down,
+                    State::Backoff if shall_run => Stage::Backoff,
+                    State::Blocked if shall_run => Stage::Blocked,
                     State::Failed => Stage::Failed,
                     State::Done => Stage::Done,
-                    State::Blocked => Stage::Blocked,
-                    State::Down
+                    State::Backoff
+                    | State::Blocked
+                    | State::Down
                     | State::Starting
                     | State::Up
                     | State::Late
@@ -134,11 +181,8 @@ impl Server {
                 };
                 // Nobody waits longer than the longest pause.
                 let most = now + super::super::restart::DELAY_MAX;
-                let due = past.due.map_or(now, |due| due.min(most));
+                let due = page.due.map_or(now, |due| due.min(most));
                 self.timer = (self.stage == Stage::Backoff).then_some(due);
-                if self.goal == Goal::Again {
-                    self.goal = Goal::Run;
-                }
             }
         }
     }
