@@ -17,7 +17,7 @@ use crate::policy::group::Input;
 
 /// What one further line shows.
 pub(super) struct Further {
-    slot: SlotId,
+    pub(super) slot: SlotId,
     generation: Generation,
     line: u16,
     seen: Sample,

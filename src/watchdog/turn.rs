@@ -26,6 +26,7 @@ use crate::policy::group::{Input, Outcome};
 use crate::policy::lifecycle::Stage;
 use crate::service::{Address, KillMode};
 use crate::sys::poll::{BATCH, Ready};
+use crate::sys::process::Process;
 use crate::sys::procfs::OomCounts;
 use crate::sys::signals::Came;
 use crate::sys::{output, raw};
@@ -33,6 +34,10 @@ use crate::view::log::{Glance, status_line};
 
 /// Between two turns while a deadline cannot be met.
 const REST: Duration = Duration::from_millis(10);
+
+/// Deaths are dealt with for so long in one turn: each may start a successor, for which whoever is
+/// overdue meanwhile has to wait. The rest comes in the next turn.
+const BURIALS: Duration = Duration::from_millis(10);
 
 /// The same signal again within this time is the same request.
 const MERGE: Duration = Duration::from_millis(100);
@@ -107,7 +112,7 @@ impl Watchdog {
         }
         let slots = self.group.slots();
         let seen: Vec<_> = slots.map(|slot| self.read_heart(slot)).collect();
-        let further = self.read_further();
+        let mut further = self.read_further();
         self.perform_all();
         for came in self.signals.take() {
             match came {
@@ -124,13 +129,12 @@ impl Watchdog {
             }
         }
         self.perform_all();
-        for slot in self.group.slots() {
-            // Who waits for kin is dead already, and not polled.
-            if is_ready(CHILD + u64::from(slot.0)) || self.children[slot.index()].left.awaited {
-                self.gather_death(slot, now);
-                self.perform_all();
-            }
-        }
+        // Who waits for kin is dead already, and not polled.
+        let waits = |slot: &SlotId| self.children[slot.index()].left.awaited;
+        let gone = |slot: &SlotId| is_ready(CHILD + u64::from(slot.0)) || waits(slot);
+        let gone: Vec<_> = self.group.slots().filter(gone).collect();
+        let unburied = self.gather_deaths(gone, now);
+        further.retain(|one| !unburied.contains(&one.slot));
         self.gather_kin(now);
         self.unreaped.retain(|process| process.reap().is_none());
         self.reap_inherited();
@@ -148,13 +152,16 @@ impl Watchdog {
         self.perform_all();
         self.check_claims();
         self.retire();
-        self.check_recall(now, planned);
+        if unburied.is_empty() {
+            self.check_recall(now, planned);
+        }
         if !self.damaged {
             for (slot, (generation, seen)) in self.group.slots().zip(seen) {
                 // A successor that was started in this turn has its own baseline; one that is still
                 // due has no heart, and who has left nothing but kin is not judged any more.
                 let child = &self.children[slot.index()];
-                if child.generation == generation && !child.left.successor_due {
+                let is_it = child.generation == generation && !child.left.successor_due;
+                if is_it && !unburied.contains(&slot) {
                     self.step(now, Input::Sample { slot, seen });
                 }
             }
@@ -171,6 +178,24 @@ impl Watchdog {
         self.gather_hooks(now);
         self.fill_spares(now);
         self.tell_above(now);
+    }
+
+    /// Deals with the deaths among these, for as long as a turn may take. Back come the dead that
+    /// are left for the next turn: nobody judges them.
+    fn gather_deaths(&mut self, slots: Vec<SlotId>, now: Monotonic) -> Vec<SlotId> {
+        let until = self.clock.now() + BURIALS;
+        let mut slots = slots.into_iter();
+        for slot in slots.by_ref() {
+            self.gather_death(slot, now);
+            self.perform_all();
+            if self.clock.now() >= until {
+                break;
+            }
+        }
+        let is_dead = |slot: &SlotId| {
+            self.children[slot.index()].process.as_ref().is_some_and(Process::is_dead)
+        };
+        slots.filter(is_dead).collect()
     }
 
     /// Says in the pages whose silence counts now.
