@@ -267,6 +267,8 @@ fn it_needs_no_privileges() {
     assert_eq!(fs::metadata(&run_dir).unwrap().uid(), NOBODY);
     let pid = again.segment().unwrap().slots()[0].server.identity().unwrap().pid;
     assert_eq!(fs::metadata(format!("/proc/{pid}")).unwrap().uid(), NOBODY);
+    let refused = ["lower its OOM score", "raise its priority: osps stands as any other process"];
+    assert!(refused.iter().all(|what| again.log().contains(what)), "{}", again.log());
     let server = process_of(pid).unwrap();
     server.kill().unwrap();
     let segment = again.segment().unwrap();
@@ -552,6 +554,8 @@ fn a_directory_of_another_user_is_refused() {
     make_private(&run_dir);
     std::os::unix::fs::chown(&run_dir, Some(NOBODY), None).unwrap();
     assert_refused(&run_dir, &["belongs to user 65534", "--run-dir"]);
+    // Nor is one that runs there replaced.
+    assert_says(&attempt(&["--take-over"], &run_dir), &["belongs to user 65534"]);
     assert!(names(&run_dir).is_empty());
 }
 

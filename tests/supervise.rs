@@ -843,6 +843,40 @@ fn environment(pid: u32) -> HashMap<String, String> {
     pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
 }
 
+/// Its OOM score and its nice value.
+fn standing(pid: u32) -> (String, String) {
+    let score = fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).unwrap();
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    // The 19th field, counted from behind the name, which is the second.
+    let nice = stat.rsplit_once(')').unwrap().1.split_ascii_whitespace().nth(16).unwrap();
+    (score.trim().to_owned(), nice.to_owned())
+}
+
+/// A watchdog that is starved or killed with its servers is of no use.
+#[test]
+fn a_watchdog_stands_firm_where_it_may() {
+    let osps = Launch::pair(&[]).start();
+    let (score, nice) = standing(osps.watchdog_pid());
+    let locked = status_field(osps.watchdog_pid(), "VmLck");
+    match osps.find_log(&["not permitted to "]) {
+        None => {
+            assert!(score == "-900" && nice == "-10", "{score} {nice}");
+            assert_ne!(locked, "0 kB");
+        }
+        Some(line) => {
+            assert_eq!(line.text.contains("OOM"), score != "-900", "{}", line.text);
+            assert_eq!(line.text.contains("priority"), nice != "-10", "{}", line.text);
+            assert_eq!(line.text.contains("memory"), locked == "0 kB", "{}", line.text);
+        }
+    }
+    // What is started later stands as the rest, too.
+    let old = osps.process(SECONDARY);
+    let generation = osps.generation(SECONDARY);
+    osps.signal(&old, Signal::KILL);
+    osps.wait_successor(SECONDARY, generation);
+    assert_eq!(standing(osps.pid(SECONDARY)), standing(std::process::id()));
+}
+
 /// A file that every process started from here inherits, as a careless parent leaves one open.
 fn leave_open() -> tempfile::NamedTempFile {
     let file = tempfile::NamedTempFile::new().unwrap();
@@ -854,6 +888,7 @@ fn leave_open() -> tempfile::NamedTempFile {
 fn assert_clean(osps: &Osps, pid: u32, stray: &Path) {
     assert_eq!(group_and_session(pid), (pid, pid), "a session and a group of its own");
     assert_eq!(status_field(pid, "SigBlk"), "0000000000000000");
+    assert_eq!(standing(pid), standing(std::process::id()), "OOM score and priority");
     let inherited = descriptors(osps.watchdog_pid()).into_iter().any(|(_, target)| target == stray);
     assert!(inherited, "the watchdog inherited the stray file, or this shows nothing");
     for (fd, target) in descriptors(pid) {

@@ -25,6 +25,7 @@ use super::outside;
 use super::place::{RunDir, SHIM};
 use crate::error::{Error, Refusal};
 use crate::sys::process::{self, Report};
+use crate::sys::standing::stay_in_memory;
 use crate::sys::{Failed, limits, procfs, raw, signals, socket};
 
 /// Descriptors that osps keeps in a foreign program lie above those that the program may expect.
@@ -99,7 +100,8 @@ fn become_program() -> Result<(), Error> {
     let null = fcntl_dupfd_cloexec(null()?, high()).map_err(Failed::to("keep", "/dev/null"))?;
     raw::default_signals();
     signals::reset()?;
-    process::stay_in_memory();
+    // As far as its limits allow: else it is slower.
+    let _ = stay_in_memory();
     let Some((_, mut sockets)) = socket::receive_descriptors(std::io::stdin())? else {
         return Ok(());
     };

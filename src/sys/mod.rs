@@ -15,6 +15,7 @@ pub mod procfs;
 pub mod raw;
 pub mod signals;
 pub mod socket;
+pub mod standing;
 
 use std::fs::File;
 use std::io::{self, Seek, Write};

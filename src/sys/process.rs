@@ -17,12 +17,12 @@ use osps_heart::segment::Death;
 use osps_heart::words::env as names;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::mm::MlockAllFlags;
 use rustix::process::{
     Pid, PidfdFlags, PidfdGetfdFlags, Resource, Rlimit, Signal, WaitId, WaitIdOptions, getrlimit,
     kill_process_group, pidfd_getfd, pidfd_open, pidfd_send_signal, setrlimit, waitid,
 };
 
+use super::standing::as_others;
 use super::{Failed, procfs, raw, socket};
 
 /// A process of ours, or one that a predecessor left behind.
@@ -110,13 +110,6 @@ pub fn raise_descriptor_limit() -> (Option<u64>, Option<u64>) {
     (before.current, getrlimit(Resource::Nofile).current)
 }
 
-/// Keeps what this process has touched from being read from the disk again, as far as its limits
-/// allow: that takes longer than all the rest of a restart. Not what it will touch, since a request
-/// for memory beyond those limits would fail.
-pub fn stay_in_memory() {
-    let _ = rustix::mm::mlockall(MlockAllFlags::CURRENT | MlockAllFlags::ONFAULT);
-}
-
 /// Descriptors that this process may open; `None` = as many as there are.
 pub fn descriptor_limit() -> Option<u64> {
     getrlimit(Resource::Nofile).current
@@ -163,7 +156,7 @@ pub fn launch_image(
         command.env_remove(name);
     }
     command.envs(env.iter().copied());
-    let process = command.spawn().and_then(hold).map_err(failed)?;
+    let process = as_others(|| command.spawn()).and_then(hold).map_err(failed)?;
     Ok((process, Gate(ours)))
 }
 
@@ -183,7 +176,7 @@ pub fn become_user(ids: &str) -> io::Result<()> {
 
 /// Starts a command in a process group of its own.
 pub fn spawn_group(command: &mut Command) -> io::Result<Process> {
-    command.process_group(0).spawn().and_then(hold)
+    as_others(|| command.process_group(0).spawn()).and_then(hold)
 }
 
 /// Holds a child that was just started.

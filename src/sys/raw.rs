@@ -17,6 +17,15 @@ pub fn close_on_exec_from(first: u32) {
     let _ = unsafe { libc::close_range(first, libc::c_uint::MAX, CLOEXEC) };
 }
 
+/// What this thread starts has the usual priority, whatever it has itself.
+pub fn reset_priority_on_fork() -> io::Result<()> {
+    let parameter = libc::sched_param { sched_priority: 0 };
+    let policy = libc::SCHED_OTHER | libc::SCHED_RESET_ON_FORK;
+    // SAFETY: the kernel only reads `parameter`, which lives over the call; 0 is this thread.
+    let result = unsafe { libc::sched_setscheduler(0, policy, &raw const parameter) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Sends a signal to the whole process group led by this process. Race-free from Linux 6.9 on;
 /// `Err(EINVAL)` before.
 pub fn signal_group(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {

@@ -68,7 +68,8 @@ use crate::service::{Inheritance, Service};
 use crate::sys::poll::Poll;
 use crate::sys::process::{self, Process};
 use crate::sys::signals::Signals;
-use crate::sys::{Failed, output, procfs, raw};
+use crate::sys::standing::as_others;
+use crate::sys::{Failed, output, procfs, raw, standing};
 
 /// Tokens of the poll set. Slot `i` has `CHILD + i` and `NOTIFY + i`, who is only waited for to
 /// die shares `KIN`, askers have those from `CONTROL` on.
@@ -128,7 +129,10 @@ pub fn main(settings: &Settings, fifos: Vec<String>, plan: Plan<'_>) -> Result<E
     process::inherit_orphans()?;
     let (before, now) = process::raise_descriptor_limit();
     let mut watchdog = Watchdog::start(settings, signals, fifos, plan, upgrade.as_ref())?;
-    process::stay_in_memory();
+    let refused = standing::stand_firm();
+    if !refused.is_empty() {
+        log::info!("not permitted to {}: osps stands as any other process", refused.join(", "));
+    }
     watchdog.descriptors = before.filter(|before| now != Some(*before));
     if let Some(upgrade) = upgrade {
         watchdog.descriptors = upgrade.descriptors;
@@ -160,7 +164,7 @@ fn start_anew() -> Result<ExitCode, Error> {
     output::stderr().flush_bounded();
     let mut osps = Command::new("/proc/self/exe");
     osps.arg0("osps").args(std::env::args_os().skip(1)).env(REBUILT, "1");
-    Err(Failed::to("start anew", "osps")(osps.exec()).into())
+    Err(Failed::to("start anew", "osps")(as_others(|| osps.exec())).into())
 }
 
 #[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own, told apart by name")]

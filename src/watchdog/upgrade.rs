@@ -31,6 +31,7 @@ use crate::instance::life::{Life, stays_frozen};
 use crate::instance::place::{Place, RunDir};
 use crate::service::{Held, Inheritance, Listener};
 use crate::sys::process::UPGRADE;
+use crate::sys::standing::as_others;
 use crate::sys::{Failed, memory_file, output, procfs, raw};
 
 /// What is handed over an exec: numbers of descriptors, and what they are. It names its process, so
@@ -132,7 +133,7 @@ fn become_image(path: &Path, args: &[OsString], memory: i32) -> Failed {
     output::stderr().flush_bounded();
     let mut osps = Command::new(path);
     osps.arg0("osps").args(args).env(UPGRADE, memory.to_string());
-    Failed::to("run", Shown(path))(osps.exec())
+    Failed::to("run", Shown(path))(as_others(|| osps.exec()))
 }
 
 impl Watchdog {
