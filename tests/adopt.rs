@@ -14,19 +14,24 @@
 mod common;
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
+use std::mem::offset_of;
 use std::net::TcpStream;
+use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
 
 use osps::sys::process::Process;
+use osps_heart::segment::layout::{PAGE, ServerCells, SlotCells};
+use osps_heart::segment::{Access, Segment};
+use osps_heart::sync::Ordering;
 use osps_heart::words::{Event, State};
 
 use common::services::{act, state_of, who_serves};
 use common::{
-    BINARY, Launch, NO_RESTARTS, Osps, SOON, Signal, has, ms, now, pass, process_in, process_of,
-    skip, wait_until,
+    BINARY, Launch, NO_RESTARTS, Osps, Random, SOON, Signal, has, ms, now, pass, process_in,
+    process_of, skip, told_seed, wait_until,
 };
 
 #[test]
@@ -457,6 +462,73 @@ fn a_record_that_cannot_be_read_makes_a_fresh_start() {
     osps.wait_all_up();
     assert!(old.iter().all(Process::is_dead), "{}", osps.log());
     osps.wait_log(&["what was started here cannot be read"]);
+    osps.stop();
+}
+
+/// Whatever stands in the page of one, the others are not touched, and it runs again when it is
+/// asked for. Only who it is may not be garbage: a stranger is not signalled.
+#[test]
+fn a_page_of_garbage_harms_nobody() {
+    let mut random = Random::new(told_seed("a_page_of_garbage_harms_nobody"));
+    let mut osps = Launch::up("[service.one]\n@BEAT@\n[service.two]\n@BEAT@\n").spawn();
+    osps.wait_up(&["one", "two"]);
+    let two = osps.life("two");
+    let identity = [
+        offset_of!(ServerCells, pid),
+        offset_of!(ServerCells, start_time),
+        offset_of!(ServerCells, generation),
+    ];
+    for _ in 0..6 {
+        osps.kill_watchdog();
+        let page = osps.segment().geometry().slots_offset
+            + osps.slot("one") * PAGE
+            + offset_of!(SlotCells, server);
+        let path = osps.run_dir().join("segment");
+        let file = File::options().write(true).open(path).unwrap();
+        let words = (0..size_of::<ServerCells>()).step_by(size_of::<u64>());
+        for word in words.filter(|word| !identity.contains(word)) {
+            let value = match random.below(4) {
+                0 => 0,
+                1 => u64::MAX,
+                2 => random.below(12) as u64,
+                _ => random.word(),
+            };
+            file.write_all_at(&value.to_le_bytes(), (page + word) as u64).unwrap();
+        }
+        osps.start_again();
+        osps.wait_log(&["took over"]);
+        osps.err.lock().unwrap().retain(|line| !line.text.contains("took over"));
+        osps.do_ask(&["start", "one"]);
+        osps.do_ask(&["resume", "one"]);
+        osps.wait_up(&["one", "two"]);
+        assert_eq!(osps.life("two"), two, "{}", osps.log());
+    }
+    osps.stop();
+    assert!(!osps.run_dir().exists());
+}
+
+#[test]
+fn a_directory_of_another_boot_is_refused_while_somebody_lives_there() {
+    let mut osps = Launch::pair(&[]).start();
+    let before = lives(&osps, 2);
+    let servers = osps.servers();
+    osps.kill_watchdog();
+    let segment = Segment::open(osps.run_dir(), Access::ReadWrite).unwrap();
+    let boot = &segment.header().boot_id[0];
+    let own = boot.load(Ordering::Relaxed);
+    boot.store(!own, Ordering::Relaxed);
+    osps.start_again();
+    let code = osps.wait_exit().code();
+    assert_eq!(code, Some(1), "{}", osps.log());
+    for server in &servers {
+        assert!(!server.is_dead(), "a stranger was ended: {}", osps.log());
+        let named = format!("pid {}", server.pid());
+        assert!(osps.log().contains(&named), "{named}: {}", osps.log());
+    }
+    boot.store(own, Ordering::Relaxed);
+    osps.start_again();
+    osps.wait_log(&["took over 2 of 2"]);
+    assert_eq!(lives(&osps, 2), before, "{}", osps.log());
     osps.stop();
 }
 

@@ -104,6 +104,8 @@ fn a_successor_starts_after_everything_of_its_predecessor_died() {
     let (hidden, near, leader) =
         (told(&osps, "hidden "), told(&osps, "near "), told(&osps, "leader "));
     assert_eq!(leader.pid(), osps.pid(0));
+    // It told its pid before it became what the log shall name.
+    osps.wait("sleep", || (procfs::name(hidden.pid()).as_deref() == Some("sleep")).then_some(()));
     osps.signal(&leader, Signal::KILL);
     let segment = osps.segment();
     osps.wait("a successor", || {
