@@ -105,6 +105,11 @@ const STATUS_EXAMPLES: &str = "\
 Examples:
   osps status
   osps status --json | jq .servers
+  osps status --advice web                is its hang timeout a good one?
+
+The advice is the longest of: 4 times the gap that 99.9 % of the gaps between two beats stay below;
+twice the worst gap; twice the time between two looks of the watchdog, but no more than the limit in
+force; two beat intervals; 84ms. Then it is rounded up. It takes 1000 gaps within 10 minutes or more.
 
 Works without a living watchdog, since it only reads the segment. Exit codes: 0 all up, 1 degraded
 (also: servers without a watchdog, or a frozen one), 3 not running, 4 cannot tell.";
@@ -320,12 +325,18 @@ pub enum Command {
     /// Show who runs, and when each server last beat
     #[command(after_help = STATUS_EXAMPLES)]
     Status {
+        /// Instead: how long each heart was silent between its beats, and what limit follows
+        #[arg(long)]
+        advice: bool,
         /// For tools: one JSON object (schema 1)
         #[arg(long)]
         json: bool,
         /// Print nothing: the exit code tells
-        #[arg(long, short, conflicts_with = "json")]
+        #[arg(long, short, conflicts_with_all = ["json", "advice"])]
         quiet: bool,
+        /// With --advice: which services, or instances of them [default: all]
+        #[arg(value_name = "SERVICE", requires = "advice", value_parser = service)]
+        services: Vec<String>,
     },
     /// List the instances that run, of all users for root
     #[command(after_help = LIST_EXAMPLES)]

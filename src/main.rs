@@ -20,7 +20,8 @@ use osps::pair::{client, plan, server};
 use osps::prober;
 use osps::service::Inheritance;
 use osps::sys::output;
-use osps::view::{list, logs, status};
+use osps::view::status::{self, Wanted};
+use osps::view::{list, logs};
 use osps::watchdog;
 use osps_heart::words::Request;
 
@@ -75,7 +76,14 @@ fn run(cli: &Cli) -> ExitCode {
         })
     };
     finish(match &cli.command {
-        Some(Command::Status { json, quiet }) => status::main(place(), *json, *quiet),
+        Some(Command::Status { advice, json, quiet, services }) => {
+            let wanted = match (quiet, advice) {
+                (true, _) => Wanted::Nothing,
+                (false, false) => Wanted::Servers,
+                (false, true) => Wanted::Advice(services),
+            };
+            status::main(place(), wanted, *json)
+        }
         Some(Command::List { json }) => list::main(*json),
         Some(Command::Stop(Those { services, quiet })) if services.is_empty() => {
             asked(&|place| ask::stop(place, *quiet))

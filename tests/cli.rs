@@ -178,7 +178,7 @@ fn help_lists_every_option() {
             [&WATCH[..], &["--listen", "--service", "COMMAND", "OSPS_RUN_DIR", "OSPS_SLOT"]]
                 .concat(),
         ),
-        (&["status"], vec!["--json", "--quiet"]),
+        (&["status"], vec!["--advice", "--json", "--quiet", "[SERVICE]", "twice the worst gap"]),
         (&["list"], vec!["--json"]),
         (&["stop"], vec!["--quiet"]),
     ];
@@ -258,6 +258,9 @@ fn options_in_the_wrong_place_are_refused() {
         (&["stop", "--json"], &["--json"]),
         (&["--quiet", "status"], &["--quiet"]),
         (&["status", "--quiet", "--json"], &["--quiet", "--json"]),
+        (&["status", "--quiet", "--advice"], &["--quiet", "--advice"]),
+        (&["status", "web"], &["--advice"]),
+        (&["status", "--advice", ""], &["names have"]),
         (&["--service", "a"], &["--service"]),
         (&["run", "--listen", "127.0.0.1:0"], &["COMMAND"]),
         (&["run"], &["COMMAND"]),
@@ -284,6 +287,7 @@ fn a_program_that_is_not_there_is_told_at_once() {
 fn without_an_instance_there_is_nothing_to_see_or_to_stop() {
     assert_refused(&["status"], 3, &["does not run"]);
     assert_refused(&["status", "--json"], 3, &["does not run"]);
+    assert_refused(&["status", "--advice"], 3, &["does not run"]);
     assert_refused(&["stop"], 1, &["does not run"]);
 }
 
@@ -291,6 +295,36 @@ fn without_an_instance_there_is_nothing_to_see_or_to_stop() {
 
 fn keys(value: &Value) -> Vec<&str> {
     value.as_object().unwrap().keys().map(String::as_str).collect()
+}
+
+#[test]
+fn the_advice_has_exactly_the_keys_of_schema_1() {
+    let osps = Launch::pair(&["--workers", "2"]).start();
+    let advice = |words: &[&str]| -> Value {
+        let output = osps.command(&[&["status", "--advice", "--json"], words].concat());
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(text.lines().count(), 1, "one line, for `jq` and for logs");
+        serde_json::from_str(&text).unwrap()
+    };
+    let all = advice(&[]);
+    assert_eq!(keys(&all), ["hearts", "name", "schema"]);
+    assert_eq!((&all["schema"], &all["name"]), (&1.into(), &"default".into()));
+    let services = |report: &Value| -> Vec<String> {
+        let hearts = report["hearts"].as_array().unwrap().iter();
+        hearts.map(|heart| heart["service"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(services(&all), ["primary", "secondary-1", "secondary-2"]);
+    for heart in all["hearts"].as_array().unwrap() {
+        let first = ["gaps", "heart", "limit_ms", "near_misses", "service", "source"];
+        let then = ["suggested_ms", "time_ms", "usual_ms", "why", "worst_ms"];
+        assert_eq!(keys(heart), [&first[..], &then].concat());
+        assert_eq!((&heart["limit_ms"], &heart["source"]), (&4000.into(), &"memory".into()));
+        assert!(heart["heart"].is_null() && heart["suggested_ms"].is_null(), "{heart}");
+    }
+    // An instance by its name, all of a service by that of the service.
+    assert_eq!(services(&advice(&["secondary-2"])), ["secondary-2"]);
+    assert_eq!(services(&advice(&["secondary"])), ["secondary-1", "secondary-2"]);
 }
 
 #[test]

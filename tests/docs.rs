@@ -34,8 +34,8 @@ use osps_heart::ids::{Epoch, Generation, Owner, SlotId};
 use osps_heart::ownership::{Arbiter, ArbiterAction, Holder, HolderAction};
 use osps_heart::segment::area::{self, Area};
 use osps_heart::segment::layout::{
-    self, ActivityCells, AreaCells, EventCells, HeaderCells, HeartCells, OwnerCells, RingCells,
-    ServerCells, SlotCells,
+    self, ActivityCells, AreaCells, EventCells, GapCells, HeaderCells, HeartCells, OwnerCells,
+    RingCells, ServerCells, SlotCells,
 };
 use osps_heart::segment::{Death, Geometry, What};
 use osps_heart::sync::Word;
@@ -165,6 +165,7 @@ fn every_field_is_where_the_document_says() {
         orphan_timeout_ns,
         generation,
         dropped_lines,
+        gaps_offset,
         reserved,
         watchdog_heart,
     });
@@ -212,6 +213,17 @@ fn every_field_is_where_the_document_says() {
     check_fields!(RingCells { head, reserved, entries });
     check_fields!(EventCells { ticket, time_ns, slot, generation, kind, arguments });
     check_fields!(OwnerCells { word, recall_epoch, recall_since_ns, reserved });
+    check_fields!(GapCells {
+        service,
+        heart,
+        since_ns,
+        last_ns,
+        limit_ns,
+        worst_ns,
+        near_misses,
+        buckets,
+        reserved,
+    });
     check_fields!(AreaCells { sequence, keys, reserved, range_count, reserved_too, ranges });
 }
 
@@ -225,6 +237,7 @@ fn the_sections_of_the_example_lie_where_the_document_says() {
         (g.slots_offset, "slots"),
         (g.events_offset, "events"),
         (g.owner_offset, "owner"),
+        (g.gaps_offset, "gaps"),
         (g.data_offset, "data, control page"),
         (g.data_offset + layout::PAGE, "data, copy 0"),
         (g.data_offset + layout::PAGE + copy, "data, copy 1"),
@@ -250,6 +263,7 @@ fn constants_have_the_values_in_the_document() {
         ("HEARTS_DEFAULT", layout::HEARTS_DEFAULT as u64),
         ("EVENTS", layout::EVENTS as u64),
         ("TALLY", layout::TALLY as u64),
+        ("GAP_BUCKETS", layout::GAP_BUCKETS as u64),
         ("RANGES", layout::RANGES as u64),
         ("DATA_MAX", layout::DATA_MAX),
     ]

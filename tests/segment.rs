@@ -193,8 +193,8 @@ fn a_file_that_is_none_is_refused_with_the_reason() {
 #[test]
 fn no_stored_size_is_believed_alone() {
     let (file, segment) = made();
-    // The eleven words after magic and version.
-    for offset in (16..16 + 11 * 8).step_by(8) {
+    // The eleven words after magic and version, and one more.
+    for offset in (16..16 + 11 * 8).step_by(8).chain([288]) {
         let sound = word(&file, offset);
         for wrong in [0, sound - 1, sound + 1, sound << 32, u64::MAX] {
             put(&file, offset, wrong);
@@ -268,7 +268,7 @@ fn a_scribbled_header_is_put_back_word_by_word() {
     let before: Vec<u64> = (0..size).step_by(8).map(|at| word(&file, at)).collect();
     // What others may change, and what is mended with its own value elsewhere: the last generation,
     // dropped lines, and room.
-    let changing = [272, 280, 288, 296, 304, 312];
+    let changing = [272, 280, 296, 304, 312];
     for (at, was) in (0..size).step_by(8).zip(&before) {
         put(&file, at, u64::MAX);
         let mended = segment.mend_header(&options);

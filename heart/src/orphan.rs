@@ -11,6 +11,9 @@ use crate::segment::Segment;
 use crate::sync::Ordering;
 use crate::time::Monotonic;
 
+/// The watchdog beats at least this often, whatever the check interval: servers judge it.
+const WATCHDOG_BEAT: Duration = Duration::from_secs(1);
+
 /// A watchdog beats at least every second; after three it is late beyond doubt.
 pub const WATCHDOG_STALE: Duration = Duration::from_secs(3);
 
@@ -80,6 +83,12 @@ impl Orphan {
             | Reading::Overdue => Standing::Watched,
         }
     }
+}
+
+/// The longest time between two beats of a watchdog: with a short orphan timeout it beats four times
+/// within that.
+pub fn watchdog_beat(orphan_timeout: Duration) -> Duration {
+    WATCHDOG_BEAT.min(orphan_timeout / 4)
 }
 
 /// Age of the watchdog's last beat; `None` if its stamp makes no sense.

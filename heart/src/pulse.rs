@@ -8,7 +8,7 @@
 
 use std::time::Duration;
 
-use crate::time::Monotonic;
+use crate::time::{Monotonic, nanos};
 
 /// Late turns that one silence may be forgiven for. More would let a host that is always late
 /// hide a freeze for ever; fewer would convict during a bumpy resume from suspend.
@@ -115,6 +115,28 @@ pub enum Counts {
     Never,
 }
 
+/// A silence that a beat ended, as the looks show it (docs/verdicts.md).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gap {
+    /// How long it was.
+    pub span: Duration,
+    /// It was late, or more than that, before the beat came.
+    pub near_miss: bool,
+    /// The limit that was in force.
+    pub limit: Duration,
+}
+
+/// What is known of the silence that is under way, for the gap that it becomes.
+#[derive(Clone, Copy, Debug, Default)]
+struct Open {
+    /// It began with a beat, and nothing excuses it so far.
+    own: bool,
+    /// A look found no beat in it.
+    looked: bool,
+    /// It was found late or overdue.
+    near_miss: bool,
+}
+
 /// The history of one heart, from one spawn to the death of that process.
 #[derive(Clone, Debug)]
 pub struct Pulse {
@@ -129,6 +151,9 @@ pub struct Pulse {
     counts: Counts,
     /// Nobody is overdue before.
     not_before: Monotonic,
+    open: Open,
+    /// What the last beat ended, until somebody takes it.
+    gap: Option<Gap>,
 }
 
 impl Pulse {
@@ -145,6 +170,8 @@ impl Pulse {
             starved: 0,
             counts: Counts::FromStart,
             not_before: now,
+            open: Open::default(),
+            gap: None,
         }
     }
 
@@ -181,8 +208,12 @@ impl Pulse {
             } else {
                 at.max(turn.now - late_after(self.limits.hang)).max(self.counted_from)
             };
+            let is_own = !late && !seen.is_parked();
+            let moved = seen.count.wrapping_sub(self.count);
             *self = Pulse {
                 beaten: true,
+                gap: self.ended(at, turn, moved).filter(|_| is_own),
+                open: Open { own: is_own, ..Open::default() },
                 last_beat: at,
                 renewals: u8::from(late),
                 counted_from,
@@ -193,6 +224,9 @@ impl Pulse {
             };
             return Reading::Beat { first };
         }
+        self.open.looked = true;
+        // Whoever was late with us is not to blame.
+        self.open.own &= !late;
         if seen.is_parked() {
             self.renew(turn.now);
             return Reading::Parked;
@@ -206,13 +240,38 @@ impl Pulse {
             return Reading::Quiet;
         }
         if self.is_over(self.limit(), turn.now) {
+            self.open.near_miss = true;
             Reading::Overdue
         } else if self.is_over(late_after(self.limit()), turn.now) && !self.late {
-            self.late = true;
+            (self.late, self.open.near_miss) = (true, true);
             Reading::Late
         } else {
             Reading::Quiet
         }
+    }
+
+    /// The silence that ends with a beat at `at`, which moved the count by so much; `None` = it is
+    /// not the program's own, or nobody would have been judged by it.
+    fn ended(&self, at: Monotonic, turn: &Turn, moved: u64) -> Option<Gap> {
+        // Of one beat both ends are known, and where a look found none, the end is known to a look.
+        // Of more beats only one gap is known to be long: that in which the last look fell. It
+        // goes on from there for one of the parts that they divide the rest into.
+        let span = if moved == 1 || self.open.looked {
+            at.since(self.last_beat)
+        } else {
+            let look = turn.previous.max(self.last_beat).min(at);
+            let part = nanos(at.since(look)) / moved.max(1);
+            look.since(self.last_beat) + Duration::from_nanos(part)
+        };
+        let own = self.open.own && self.is_counted() && self.last_beat >= self.not_before;
+        let (near_miss, limit) = (self.open.near_miss, self.limits.hang);
+        own.then_some(Gap { span, near_miss, limit })
+    }
+
+    /// The silence that the last beat ended, once; `None` = it has not beaten since then, or that
+    /// was not its own fault: watchdog or host were late, it was parked, excused, held or starved.
+    pub fn take_gap(&mut self) -> Option<Gap> {
+        self.gap.take()
     }
 
     /// Whether its silence counts now.
@@ -263,8 +322,14 @@ impl Pulse {
         self.renew(now);
     }
 
-    /// Counts silence from `now` on: one full limit again.
+    /// Counts silence from `now` on: one full limit again. What was until now is excused.
     pub fn renew(&mut self, now: Monotonic) {
+        self.open.own = false;
+        self.go_on(now);
+    }
+
+    /// The same, though nothing excuses it: it was only told.
+    pub fn go_on(&mut self, now: Monotonic) {
         self.counted_from = now;
         self.late = false;
     }

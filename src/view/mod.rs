@@ -7,9 +7,11 @@
 //! ```text
 //! snapshot   the model: what the segment and the kernel say now
 //! table      for people;  json: for tools;  status: `osps status`;  list: `osps list`
+//! advice     what limits the gaps between beats suggest: `osps status --advice`
 //! log        a record as a line of the log; the watchdog's status line
 //! ```
 
+pub mod advice;
 pub mod json;
 pub mod list;
 pub mod log;

@@ -415,7 +415,10 @@ fn role<S: Serializer>(role: &Option<Role>, to: S) -> Result<S::Ok, S::Error> {
     role.map_or("unknown", Role::word).serialize(to)
 }
 
-fn source<S: Serializer>(source: &Option<HeartSource>, to: S) -> Result<S::Ok, S::Error> {
+pub(super) fn source<S: Serializer>(
+    source: &Option<HeartSource>,
+    to: S,
+) -> Result<S::Ok, S::Error> {
     source.map_or("unknown", HeartSource::word).serialize(to)
 }
 
@@ -423,11 +426,14 @@ fn state<S: Serializer>(state: &Option<State>, to: S) -> Result<S::Ok, S::Error>
     state.map_or("unknown", State::word).serialize(to)
 }
 
-fn millis<S: Serializer>(span: &Duration, to: S) -> Result<S::Ok, S::Error> {
+pub(super) fn millis<S: Serializer>(span: &Duration, to: S) -> Result<S::Ok, S::Error> {
     whole_millis(*span).serialize(to)
 }
 
-fn maybe_millis<S: Serializer>(span: &Option<Duration>, to: S) -> Result<S::Ok, S::Error> {
+pub(super) fn maybe_millis<S: Serializer>(
+    span: &Option<Duration>,
+    to: S,
+) -> Result<S::Ok, S::Error> {
     span.map(whole_millis).serialize(to)
 }
 

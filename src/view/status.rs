@@ -1,4 +1,4 @@
-//! `osps status`: a look, rendered.
+//! `osps status`: a look, rendered; or with `--advice` what limits are suggested.
 
 use std::process::ExitCode;
 
@@ -7,14 +7,31 @@ use osps_heart::segment::{Access, AttachError, Segment};
 use osps_heart::shown::Shown;
 use osps_heart::time::Clock;
 
-use super::snapshot::{Health, Snapshot};
+use super::advice::{Report, is_meant};
+use super::snapshot::{Health, Server, Snapshot};
 use super::{json, table};
 use crate::error::{Error, Refusal};
 use crate::instance::place::Place;
 use crate::sys::output;
 
-/// Shows an instance, unless it shall be quiet. The exit code is its health.
-pub fn main(place: Result<Place, Refusal>, as_json: bool, quiet: bool) -> Result<ExitCode, Error> {
+/// What is to be shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted<'a> {
+    /// Nothing: the exit code tells.
+    Nothing,
+    /// Who runs.
+    Servers,
+    /// What limits are suggested to these, or to all.
+    Advice(&'a [String]),
+}
+
+/// Shows an instance. The exit code is its health.
+pub fn main(
+    place: Result<Place, Refusal>,
+    wanted: Wanted<'_>,
+    as_json: bool,
+) -> Result<ExitCode, Error> {
+    let quiet = wanted == Wanted::Nothing;
     let complain = |why: &dyn std::fmt::Display| {
         if !quiet {
             log::error!("{why}");
@@ -39,11 +56,35 @@ pub fn main(place: Result<Place, Refusal>, as_json: bool, quiet: bool) -> Result
         }
     };
     let snapshot = Snapshot::of(&segment, &place.path, SystemClock.now());
-    if !quiet {
-        let render = if as_json { json::render } else { table::render };
-        output::print((render(&snapshot) + "\n").as_bytes());
-    }
+    let text = match wanted {
+        Wanted::Nothing => return Ok(exit(snapshot.health())),
+        Wanted::Servers if as_json => json::render(&snapshot),
+        Wanted::Servers => table::render(&snapshot),
+        Wanted::Advice(names) => match meant(&snapshot, names) {
+            Ok(servers) => {
+                let report = Report::of(&segment, &snapshot, &servers);
+                if as_json { report.json() } else { report.table() }
+            }
+            Err(refusal) => {
+                complain(&refusal);
+                return Ok(exit(Health::CannotTell));
+            }
+        },
+    };
+    output::print((text + "\n").as_bytes());
     Ok(exit(snapshot.health()))
+}
+
+/// The servers of these names, or all.
+fn meant<'a>(snapshot: &'a Snapshot, names: &[String]) -> Result<Vec<&'a Server>, Refusal> {
+    let all = &snapshot.servers;
+    if let Some(name) = names.iter().find(|name| !all.iter().any(|one| is_meant(one, name))) {
+        let known = all.iter().map(|server| server.name.clone()).collect();
+        return Err(Refusal::NoService { name: name.clone(), known });
+    }
+    let wanted =
+        |server: &&Server| names.is_empty() || names.iter().any(|name| is_meant(server, name));
+    Ok(all.iter().filter(wanted).collect())
 }
 
 fn exit(health: Health) -> ExitCode {

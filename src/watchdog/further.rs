@@ -78,6 +78,7 @@ impl Watchdog {
             if self.children[slot.index()].further.contains(line) {
                 let (slot, line, seen, limit) = (*slot, *line, Some(*seen), *limit);
                 self.step(now, Input::Further { slot, line, seen, limit });
+                self.count_gap(slot, Some(line));
             }
         }
     }

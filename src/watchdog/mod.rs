@@ -11,6 +11,7 @@
 //! kin       what a launch started besides its leader; claimant: who of them beats
 //! notify    what programs say over their sockets; further: hearts besides the slot's own
 //! probing   who beats for a service with a file or a probe
+//! gaps      how long hearts are silent between their beats
 //! outfit    what a launch says, as the trampoline reads it;  hooks: commands for happenings
 //! asked     what people ask for;  reload: another list of services
 //! spares    trampolines that wait, for the next restart
@@ -24,6 +25,7 @@ mod child;
 mod claimant;
 mod evidence;
 mod further;
+mod gaps;
 mod hooks;
 mod kin;
 mod notify;

@@ -338,6 +338,7 @@ impl Watchdog {
         }
         let generation = self.next_generation();
         self.free_further(slot);
+        self.mend_gaps(slot);
         let line = &self.segment.hearts()[slot.index()];
         line.unclaim(slot);
         let count = line.sample().count;
@@ -493,6 +494,8 @@ impl Watchdog {
             (None, None) => return,
         };
         self.step(now, input);
+        // The beat that saved it.
+        self.count_gap(slot, line);
     }
 
     /// A generation that no process of this instance ever had.

@@ -454,6 +454,7 @@ impl Watchdog {
             self.remove_sockets(&listened);
             self.end_prober(slot);
             self.free_further(slot);
+            self.forget_gaps(slot);
             let page = &self.segment.slots()[slot.index()].server;
             text::store(&page.name, "");
             text::store(&self.segment.hearts()[slot.index()].name, "");

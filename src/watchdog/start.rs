@@ -4,10 +4,10 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::os::fd::AsFd;
-use std::time::Duration;
 
 use osps_heart::clock::{SystemClock, unix_ns};
 use osps_heart::ids::{Generation, SlotId};
+use osps_heart::orphan::watchdog_beat;
 use osps_heart::segment::layout::HEARTS_DEFAULT;
 use osps_heart::segment::{AttachError, CreateOptions, Geometry, Segment, text};
 use osps_heart::sync::Ordering;
@@ -33,10 +33,6 @@ use crate::sys::poll::{Interest, Poll, pause};
 use crate::sys::process::Process;
 use crate::sys::signals::Signals;
 use crate::sys::{Failed, process, procfs, raw};
-
-/// The watchdog beats at least this often, whatever the check interval: servers judge it. With a
-/// short orphan timeout it beats four times within that.
-const BEAT: Duration = Duration::from_secs(1);
 
 /// What a watchdog is made of before it runs.
 struct Parts {
@@ -117,7 +113,7 @@ impl Watchdog {
             check_at: now,
             checks: 0,
             beat_at: now,
-            beat_interval: BEAT.min(settings.times.orphan_timeout / 4),
+            beat_interval: watchdog_beat(settings.times.orphan_timeout),
             allow: Allow::Running,
             descriptors: None,
             quiet: settings.quiet,

@@ -163,6 +163,7 @@ impl Watchdog {
                 let is_it = child.generation == generation && !child.left.successor_due;
                 if is_it && !unburied.contains(&slot) {
                     self.step(now, Input::Sample { slot, seen });
+                    self.count_gap(slot, None);
                 }
             }
             self.judge_further(&further, now);

@@ -21,13 +21,15 @@ use osps::pair::store::execute;
 use osps::pair::store::resp::{self, Decoded, MAX_REQUEST, MAX_WORDS};
 use osps::pair::wire::{self, FRAME_SIZE, Frame};
 use osps::service::launch::User;
+use osps::view::advice::Report;
 use osps::view::snapshot::Snapshot;
 use osps::view::{json, table};
 use osps_heart::ids::{Epoch, Generation, Owner, SlotId};
 use osps_heart::orphan::Orphan;
 use osps_heart::ownership::{Arbiter, ArbiterAction, Holder, retired};
-use osps_heart::pulse::{Limits, Pulse, Turn};
+use osps_heart::pulse::{Gap, Limits, Pulse, Turn};
 use osps_heart::segment::area::{Area, LEVEL_PIECE, Update};
+use osps_heart::segment::gaps::OWN;
 use osps_heart::segment::layout::{EVENTS, PAGE, RANGES};
 use osps_heart::segment::slot::Identity;
 use osps_heart::segment::{
@@ -352,6 +354,7 @@ fn assert_consistent(segment: &Segment) {
         (&header.slots_offset, geometry.slots_offset),
         (&header.events_offset, geometry.events_offset),
         (&header.owner_offset, geometry.owner_offset),
+        (&header.gaps_offset, geometry.gaps_offset),
         (&header.data_offset, geometry.data_offset),
     ] {
         assert_eq!(stored.load(Ordering::Relaxed), used as u64);
@@ -371,6 +374,11 @@ fn look(segment: &Segment) {
             assert!(shown.chars().all(|c| c == '\n' || !c.is_control()), "{shown:?}");
         }
     }
+    let servers: Vec<_> = snapshot.servers.iter().collect();
+    let report = Report::of(segment, &snapshot, &servers);
+    serde_json::from_str::<serde_json::Value>(&report.json()).unwrap();
+    let shown = report.table();
+    assert!(shown.chars().all(|c| c == '\n' || !c.is_control()), "{shown:?}");
     for heart in segment.hearts() {
         let seen = heart.sample();
         let limits = Limits { hang: Duration::from_secs(4), start: Duration::from_secs(10) };
@@ -417,6 +425,16 @@ fn use_words(segment: &Segment) {
     let identity = Identity { pid: 7, start_time: 8, generation: Generation(9) };
     page.server.set_identity(identity);
     assert_eq!(page.server.identity(), Some(identity));
+
+    let cells = &segment.gaps()[0];
+    let limit = Duration::from_secs(4);
+    let gap = Gap { span: limit, near_miss: true, limit };
+    // Whatever stands there: it is counted, and makes sense once it is begun anew.
+    cells.count(gap, NOW);
+    let _ = cells.read();
+    cells.begin("fuzz", OWN);
+    cells.count(gap, NOW);
+    assert_eq!(cells.read().map(|gaps| (gaps.total(), gaps.worst)), Ok((1, limit)));
 
     let head = segment.events().head.load(Ordering::Relaxed);
     let event = Record {

@@ -9,7 +9,8 @@
 //! group and kernel, `rules` is what must hold after every step, `stories` are scripts that
 //! somebody wrote, `watches` the ones on who beats and from when on that counts. `edits` is another
 //! list of services while the old one runs, beside a model of that; `taken` is another watchdog
-//! that goes on, wherever the last one was killed.
+//! that goes on, wherever the last one was killed. `gaps` is what beats end, beside what is true of
+//! it, and what limit follows from that.
 //!
 //! What it cannot show: that the performer does what the actions say, in that order and in time
 //! (tests/supervise.rs), and that a real `/proc` tells the classes apart. Every limit is a sane
@@ -19,6 +20,7 @@
 mod draw;
 mod edges;
 mod edits;
+mod gaps;
 mod group;
 mod kernel;
 mod lifecycle;

@@ -7,37 +7,39 @@ use osps::policy::graph::Edges;
 use osps::policy::group::{Action, Group, Input, Line, Note, Spec, Watch};
 use osps::policy::lifecycle::{Act, Patience, Stage};
 use osps_heart::ids::SlotId;
-use osps_heart::pulse::{Limits, Sample};
+use osps_heart::pulse::{Gap, Limits, Sample};
 use osps_heart::segment::What;
 use osps_heart::time::Monotonic;
 use osps_heart::words::{Cause, Class, HeartSource};
 
 use super::draw::ms;
 
-const SLOT: SlotId = SlotId::FIRST;
+pub const SLOT: SlotId = SlotId::FIRST;
 /// A further heart is in this line.
 const LINE: u16 = 7;
 
 /// A service with a hang timeout of 1 s and a start timeout of 5 s, turned every 10 ms.
-struct Story {
-    group: Group,
-    now: u64,
-    count: u64,
+pub struct Story {
+    pub group: Group,
+    pub now: u64,
+    pub count: u64,
     stamp: Monotonic,
     /// What its further heart shows, if it has one.
-    further: Option<Sample>,
+    pub further: Option<Sample>,
     limit: Option<Duration>,
-    class: Class,
+    pub class: Class,
     told: Vec<(u64, What, Note)>,
     acts: Vec<(u64, Act)>,
+    /// What its own heart's beats ended, and its further heart's.
+    pub gaps: [Vec<Gap>; 2],
 }
 
-fn at(now: u64) -> Monotonic {
+pub fn at(now: u64) -> Monotonic {
     Monotonic(now * 1_000_000)
 }
 
 impl Story {
-    fn of(source: HeartSource, warn: bool) -> Story {
+    pub fn of(source: HeartSource, warn: bool) -> Story {
         let spec = Spec {
             edges: Edges::default(),
             limits: Limits { hang: ms(1000), start: ms(5000) },
@@ -56,13 +58,14 @@ impl Story {
             class: Class::Blocked,
             told: Vec::new(),
             acts: Vec::new(),
+            gaps: [Vec::new(), Vec::new()],
         };
         story.feed(Input::Boot);
         story.feed(Input::Spawned { slot: SLOT, count: 0 });
         story
     }
 
-    fn feed(&mut self, input: Input) {
+    pub fn feed(&mut self, input: Input) {
         let mut actions: std::collections::VecDeque<_> =
             self.group.step(at(self.now), input).into();
         while let Some(action) = actions.pop_front() {
@@ -87,26 +90,34 @@ impl Story {
     }
 
     /// Turns until a moment, beating every 10 ms or not at all.
-    fn until(&mut self, moment: u64, beats: bool) {
+    pub fn until(&mut self, moment: u64, beats: bool) {
         while self.now < moment {
             self.now += 10;
-            if beats {
-                (self.count, self.stamp) = (self.count + 1, at(self.now));
-            }
-            self.feed(Input::Turn { planned: at(self.now) });
-            self.feed(Input::Sample { slot: SLOT, seen: self.seen(None) });
-            let seen = self.further;
-            self.feed(Input::Further { slot: SLOT, line: LINE, seen, limit: self.limit });
-            self.feed(Input::Timers);
+            self.turn(self.now, beats);
         }
     }
 
-    fn stage(&self) -> Stage {
+    /// A turn that was planned for then.
+    pub fn turn(&mut self, planned: u64, beats: bool) {
+        if beats {
+            (self.count, self.stamp) = (self.count + 1, at(self.now));
+        }
+        self.feed(Input::Turn { planned: at(planned) });
+        self.feed(Input::Sample { slot: SLOT, seen: self.seen(None) });
+        let seen = self.further;
+        self.feed(Input::Further { slot: SLOT, line: LINE, seen, limit: self.limit });
+        self.feed(Input::Timers);
+        for (line, gaps) in [None, Some(LINE)].into_iter().zip(&mut self.gaps) {
+            gaps.extend(self.group.take_gap(SLOT, line));
+        }
+    }
+
+    pub fn stage(&self) -> Stage {
         self.group.stage(SLOT)
     }
 
     /// When it was convicted, for what.
-    fn verdict(&self) -> Option<(u64, Cause, Option<Class>)> {
+    pub fn verdict(&self) -> Option<(u64, Cause, Option<Class>)> {
         self.told.iter().find_map(|(at, what, _)| match what {
             What::Verdict { cause, class, .. } => Some((*at, *cause, *class)),
             _ => None,

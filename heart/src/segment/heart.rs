@@ -84,6 +84,11 @@ impl HeartCells {
         self.claim.store(Claim::unclaimed(slot).pack(), Ordering::Relaxed);
     }
 
+    /// The words of its name, whatever they are.
+    pub fn raw_name(&self) -> [u64; 4] {
+        self.name.each_ref().map(|word| word.load(Ordering::Relaxed))
+    }
+
     /// The limit that the claimant of a further line chose; `None` = as its server's.
     pub fn chosen_limit(&self) -> Option<Duration> {
         let limit = Duration::from_nanos(self.limit_ns.load(Ordering::Relaxed));

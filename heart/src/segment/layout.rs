@@ -10,7 +10,7 @@ use crate::words::Cause;
 /// First word of every segment: "OSPSSEG" and the digit of the family, little-endian.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"OSPSSEG1");
 /// Layout version, the word that is written last at creation: 0 means "not finished".
-pub const VERSION: u64 = 3;
+pub const VERSION: u64 = 4;
 /// Sections start on page boundaries, so that a reader may map a part.
 pub const PAGE: usize = 4096;
 /// Most slots of an instance: their numbers have a byte in the words that name an owner or a
@@ -24,6 +24,9 @@ pub const HEARTS_DEFAULT: usize = 256;
 pub const EVENTS: usize = if cfg!(loom) { 2 } else { 1024 };
 /// Words that a slot has for its recent deaths: two counts and their moments, monotonic ns.
 pub const TALLY: usize = 130;
+/// Buckets of a histogram of gaps, two to each doubling from a millisecond to 18 minutes. More cost
+/// memory for each heart; fewer, and the advice is coarser than people set limits.
+pub const GAP_BUCKETS: usize = 42;
 /// Dirty ranges listed before one range stands for everything.
 pub const RANGES: usize = 496;
 /// Largest data area, a page below 4 GiB: range entries hold 32-bit offsets and lengths.
@@ -89,8 +92,10 @@ pub struct HeaderCells {
     pub generation: Word,
     /// Log and status lines that were dropped because nobody read them.
     pub dropped_lines: Word,
+    /// Offset of the histograms of gaps.
+    pub gaps_offset: Word,
     /// Room to a line boundary.
-    pub reserved: [Word; 4],
+    pub reserved: [Word; 3],
     /// The watchdog's own heartbeat, on a line of its own.
     pub watchdog_heart: HeartCells,
 }
@@ -262,6 +267,31 @@ pub struct OwnerCells {
     pub reserved: [Word; 509],
 }
 
+/// How long one heart was silent between its beats, over all processes of its service. Written by
+/// the watchdog. Number `i` is that of heart line `i`, as long as the names agree.
+#[derive(Debug)]
+#[repr(C)]
+pub struct GapCells {
+    /// Name of the service, UTF-8, zero-padded; empty = this is nobody's yet.
+    pub service: [Word; 4],
+    /// Name of the further heart, UTF-8, zero-padded; empty = the service's own.
+    pub heart: [Word; 4],
+    /// When the first gap was counted, monotonic ns.
+    pub since_ns: Word,
+    /// When the last one was.
+    pub last_ns: Word,
+    /// Limit that was in force then, ns.
+    pub limit_ns: Word,
+    /// The longest one, ns.
+    pub worst_ns: Word,
+    /// Gaps that were found late, and ended by a beat.
+    pub near_misses: Word,
+    /// Gaps by their length, see `gaps::bucket`.
+    pub buckets: [Word; GAP_BUCKETS],
+    /// Room for later fields.
+    pub reserved: [Word; 51 - GAP_BUCKETS],
+}
+
 /// Control page of the data area. Written by the owner.
 #[derive(Debug)]
 #[repr(C)]
@@ -285,12 +315,12 @@ const _: () = {
     assert!(size_of::<HeaderCells>() <= PAGE);
     // No padding: the reserved words end where the heart's line begins.
     assert!(
-        std::mem::offset_of!(HeaderCells, reserved) + 4 * 8
+        std::mem::offset_of!(HeaderCells, reserved) + 3 * 8
             == std::mem::offset_of!(HeaderCells, watchdog_heart)
     );
     assert!(size_of::<HeartCells>() == 64 && align_of::<HeartCells>() == 64);
     assert!(size_of::<SlotCells>() == PAGE && size_of::<ServerCells>() == PAGE / 2);
-    assert!(size_of::<EventCells>() == 64);
+    assert!(size_of::<EventCells>() == 64 && size_of::<GapCells>() == 512);
     assert!(size_of::<OwnerCells>() == PAGE && size_of::<AreaCells>() == PAGE);
 };
 
@@ -314,6 +344,8 @@ pub struct Geometry {
     pub events_offset: usize,
     /// Offset of the owner page.
     pub owner_offset: usize,
+    /// Offset of the histograms of gaps, one for each heart line.
+    pub gaps_offset: usize,
     /// Offset of the data area's control page.
     pub data_offset: usize,
     /// Bytes of the file.
@@ -338,7 +370,8 @@ impl Geometry {
         let slots_offset = hearts_offset + pages(hearts * size_of::<HeartCells>());
         let events_offset = slots_offset + slots * PAGE;
         let owner_offset = events_offset + pages(size_of::<RingCells>());
-        let data_offset = owner_offset + PAGE;
+        let gaps_offset = owner_offset + PAGE;
+        let data_offset = gaps_offset + pages(hearts * size_of::<GapCells>());
         let total_size = (data_offset + PAGE).checked_add(copy.checked_mul(2)?)?;
         Some(Geometry {
             slots,
@@ -349,6 +382,7 @@ impl Geometry {
             slots_offset,
             events_offset,
             owner_offset,
+            gaps_offset,
             data_offset,
             total_size,
         })
@@ -369,11 +403,13 @@ mod tests {
                 g.slots_offset,
                 g.events_offset,
                 g.owner_offset,
+                g.gaps_offset,
                 g.data_offset,
             ];
             assert!(offsets.is_sorted());
             assert!(offsets.iter().all(|offset| offset % PAGE == 0));
             assert!(g.slots_offset - g.hearts_offset >= hearts * 64);
+            assert!(g.data_offset - g.gaps_offset >= hearts * 512);
             assert_eq!(g.total_size as u64, g.data_offset as u64 + 4096 + 2 * g.data_size);
         }
     }

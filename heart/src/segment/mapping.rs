@@ -26,8 +26,8 @@ use rustix::mm::{Advice as ForkAdvice, madvise};
 
 use super::area::Area;
 use super::layout::{
-    AreaCells, EVENTS, Geometry, HeaderCells, HeartCells, MAGIC, OwnerCells, PAGE, RingCells,
-    SlotCells, VERSION,
+    AreaCells, EVENTS, GapCells, Geometry, HeaderCells, HeartCells, MAGIC, OwnerCells, PAGE,
+    RingCells, SlotCells, VERSION,
 };
 use super::text;
 use crate::ids::Owner;
@@ -56,6 +56,8 @@ unsafe impl Shared for SlotCells {}
 unsafe impl Shared for RingCells {}
 // SAFETY: as above.
 unsafe impl Shared for OwnerCells {}
+// SAFETY: as above.
+unsafe impl Shared for GapCells {}
 // SAFETY: as above.
 unsafe impl Shared for AreaCells {}
 // SAFETY: a word is a word.
@@ -398,6 +400,11 @@ impl Segment {
         &self.cells(self.geometry.owner_offset, 1)[0]
     }
 
+    /// The histograms of gaps, one for each heart line.
+    pub fn gaps(&self) -> &[GapCells] {
+        self.cells(self.geometry.gaps_offset, self.geometry.hearts)
+    }
+
     /// The data area's control page.
     pub fn area_cells(&self) -> &AreaCells {
         &self.cells(self.geometry.data_offset, 1)[0]
@@ -475,7 +482,7 @@ pub fn is_held(target: &Path) -> bool {
 }
 
 /// The words that store the geometry, in the order of [`numbers`].
-fn stored_geometry(header: &HeaderCells) -> [&Word; 11] {
+fn stored_geometry(header: &HeaderCells) -> [&Word; 12] {
     [
         &header.total_size,
         &header.hearts_offset,
@@ -488,10 +495,11 @@ fn stored_geometry(header: &HeaderCells) -> [&Word; 11] {
         &header.data_offset,
         &header.data_size,
         &header.cell_size,
+        &header.gaps_offset,
     ]
 }
 
-fn numbers(geometry: &Geometry) -> [u64; 11] {
+fn numbers(geometry: &Geometry) -> [u64; 12] {
     [
         geometry.total_size as u64,
         geometry.hearts_offset as u64,
@@ -504,5 +512,6 @@ fn numbers(geometry: &Geometry) -> [u64; 11] {
         geometry.data_offset as u64,
         geometry.data_size,
         geometry.cell_size,
+        geometry.gaps_offset as u64,
     ]
 }

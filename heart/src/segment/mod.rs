@@ -6,6 +6,7 @@
 //! slots       one page per server: the watchdog's half, then the server's half
 //! events      ring of the last 1024 records
 //! owner       who may write the data area
+//! gaps        how long each heart was silent between its beats
 //! data        sequence, dirty ranges, copy 0, copy 1
 //! ```
 //!
@@ -20,6 +21,7 @@
 
 pub mod area;
 pub mod events;
+pub mod gaps;
 pub mod heart;
 pub mod layout;
 #[cfg(not(loom))]

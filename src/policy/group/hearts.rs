@@ -207,7 +207,7 @@ impl Group {
                 self.apply(slot, Trigger::Hold, What::Held { class }, Note::Nothing, now, out);
             }
             Reading::Overdue if watch.warn => {
-                heart.pulse.renew(now);
+                heart.pulse.go_on(now);
                 let (what, note) = (What::Warned { class, silence }, limit_of(line, limit));
                 self.apply(slot, Trigger::Hold, what, note, now, out);
             }

@@ -20,7 +20,7 @@ mod taken;
 use std::time::Duration;
 
 use osps_heart::ids::SlotId;
-use osps_heart::pulse::{Limits, Sample, Turn, slack};
+use osps_heart::pulse::{Gap, Limits, Sample, Turn, slack};
 use osps_heart::segment::layout::TALLY;
 use osps_heart::segment::{Death, What};
 use osps_heart::time::Monotonic;
@@ -480,6 +480,12 @@ impl Group {
     pub fn silence(&self, slot: SlotId, now: Monotonic) -> Option<Duration> {
         let pulse = &self.servers.get(slot.index())?.life()?.own.pulse;
         pulse.has_beaten().then(|| now.since(pulse.last_beat()))
+    }
+
+    /// The silence that the last beat of a heart ended, once; see [`Gap`].
+    pub fn take_gap(&mut self, slot: SlotId, line: Line) -> Option<Gap> {
+        let (_, _, life) = self.alive(slot)?;
+        life.heart(line)?.pulse.take_gap()
     }
 
     /// Whether a server's silence counts now.
