@@ -9,6 +9,7 @@
 //! What it cannot show: the instances of real users. What needs root says that it is skipped.
 #![allow(clippy::unwrap_used, reason = "a test that fails panics")]
 #![allow(clippy::disallowed_methods, reason = "these tests run in real time")]
+#![allow(clippy::print_stderr, reason = "the log of a test that failed")]
 
 mod common;
 
@@ -53,7 +54,7 @@ fn listed(name: &str) -> Option<(Value, String)> {
 struct Foreign {
     child: Guest,
     run_dir: PathBuf,
-    _bin: tempfile::TempDir,
+    bin: tempfile::TempDir,
 }
 
 impl Foreign {
@@ -68,9 +69,10 @@ impl Foreign {
         command.args(["--reuid", &id, "--regid", &id, "--clear-groups", "--pdeathsig", "TERM"]);
         command.arg(&binary).args(["run", "--name", name, "--", "sleep", "600"]).current_dir("/");
         command.env_remove("RUNTIME_DIRECTORY").stdin(Stdio::null());
-        command.stdout(Stdio::null()).stderr(Stdio::null());
+        let log = File::create(bin.path().join("log")).unwrap();
+        command.stdout(Stdio::null()).stderr(log);
         let run_dir = PathBuf::from(format!("/dev/shm/osps-{user}/{name}"));
-        let foreign = Foreign { child: Guest(command.spawn().unwrap()), run_dir, _bin: bin };
+        let foreign = Foreign { child: Guest(command.spawn().unwrap()), run_dir, bin };
         wait_until("another user's instance", SOON, || {
             foreign.run_dir.join("control").symlink_metadata().is_ok().then_some(())
         });
@@ -86,6 +88,9 @@ impl Foreign {
 impl Drop for Foreign {
     /// The test failed: a stop in order leaves no program behind.
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", fs::read_to_string(self.bin.path().join("log")).unwrap_or_default());
+        }
         if self.run_dir.exists() {
             let mut stop = Command::new(BINARY);
             let _ = stop.args(["stop", "-q", "--run-dir"]).arg(&self.run_dir).status();

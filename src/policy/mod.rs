@@ -6,9 +6,9 @@
 //!                    graph ------+  +-- restart (again, when?) <-+
 //! ```
 //!
-//! `server` is what `group` keeps of one of them; `verdict` says what kind of freeze it is; `advice`
-//! says what limit the gaps between beats suggest, to people. The rules that servers run as well (is
-//! this heart alive, who may write) stand in `osps_heart`.
+//! `server` is what `group` keeps of one of them; `verdict` says what kind of freeze it is;
+//! `advice` says what limit the gaps between beats suggest, to people. The rules that servers run
+//! as well (is this heart alive, who may write) stand in `osps_heart`.
 //! Nothing here knows what a server is for.
 //!
 //! Contract of every piece: deterministic; performs no I/O; never reads a clock; never blocks; no
