@@ -85,8 +85,8 @@ impl Orphan {
     }
 }
 
-/// The longest time between two beats of a watchdog: with a short orphan timeout it beats four times
-/// within that.
+/// The longest time between two beats of a watchdog: with a short orphan timeout it beats four
+/// times within that.
 pub fn watchdog_beat(orphan_timeout: Duration) -> Duration {
     WATCHDOG_BEAT.min(orphan_timeout / 4)
 }
