@@ -53,6 +53,8 @@ pub struct Evidence {
     pub threads: Vec<Thread>,
     /// Kernel function that the leader sleeps in; empty if unknown or none.
     pub wait_channel: String,
+    /// The same for a thread in an uninterruptible wait.
+    pub uninterruptible: String,
 }
 
 /// How long the kernel may take to write a core or to take a process down: a core of 100 GB on a
@@ -61,6 +63,9 @@ pub const DYING_MAX: Duration = Duration::from_secs(300);
 
 /// Classifies a silence from two looks at it, `before` at 60 % of the limit and `after` at the
 /// deadline. Without a `before` nothing is known about times.
+///
+/// A state is that of one moment, and a thread beside a stuck one may be met running or at a disk.
+/// So what a thread is said to be, it has to have been since the first look.
 pub fn classify(before: Option<&Evidence>, after: Option<&Evidence>) -> Class {
     let Some(after) = after else { return Class::Unknown };
     let any = |state| after.threads.iter().any(|thread| thread.state == state);
@@ -76,37 +81,80 @@ pub fn classify(before: Option<&Evidence>, after: Option<&Evidence>) -> Class {
     if any(RunState::Stopped) {
         return Class::Stopped;
     }
-    if any(RunState::Uninterruptible) && !any(RunState::Running) {
+    let Some((span, paths)) = before.and_then(|before| paths(before, after)) else {
+        return if any(RunState::Running) {
+            Class::Spinning
+        } else if any(RunState::Uninterruptible) {
+            Class::Unkillable
+        } else {
+            Class::Blocked
+        };
+    };
+    // The kill has to wait for this one, whatever the others do.
+    if paths.iter().any(Path::is_stuck) {
         return Class::Unkillable;
     }
-    if !any(RunState::Running) && cpu_share(before, after) < 0.5 {
-        return Class::Blocked;
+    // Who wants to run: does it get to? A tenth of a processor is plenty for one turn of a loop.
+    let busy = paths.iter().filter(|path| path.is_busy(span));
+    match busy.map(|path| path.cpu).max() {
+        None => Class::Blocked,
+        Some(most) if most < span / 10 => Class::Starved,
+        Some(_) => Class::Spinning,
     }
-    // Ready to run: did it get to run? A tenth of a processor is plenty for one turn of a loop. How
-    // long it waited is no evidence: the kernel counts a wait only when it ends.
-    if before.is_some_and(|before| before.knows(after)) && cpu_share(before, after) < 0.1 {
-        return Class::Starved;
+}
+
+/// What a thread did between the two looks.
+struct Path {
+    /// Its state in the end.
+    to: RunState,
+    /// Time on a processor.
+    cpu: Duration,
+    /// Time spent waiting for one, as far as the waits have ended: the kernel counts no others.
+    run_delay: Duration,
+}
+
+impl Path {
+    /// In an uninterruptible wait since then.
+    fn is_stuck(&self) -> bool {
+        self.to == RunState::Uninterruptible && self.cpu.is_zero()
     }
-    Class::Spinning
+
+    /// It ran for half of the time; or it wanted to for most of it, or has not since it woke up.
+    /// Of one that waits now the last wait is not counted yet.
+    fn is_busy(&self, span: Duration) -> bool {
+        let ready = self.to == RunState::Running;
+        let most = if ready { span / 2 } else { span / 4 * 3 };
+        self.cpu >= span / 2 || self.cpu + self.run_delay >= most || ready && self.cpu.is_zero()
+    }
+}
+
+/// The time between two looks at one process, and the threads that were there all the time.
+fn paths(before: &Evidence, after: &Evidence) -> Option<(Duration, Vec<Path>)> {
+    let leader = |look: &Evidence| look.threads.first().map(|thread| thread.tid);
+    let span = after.at.since(before.at);
+    if span.is_zero() || leader(before) != leader(after) {
+        return None;
+    }
+    let path = |now: &Thread| {
+        let then = before.threads.iter().find(|then| then.tid == now.tid)?;
+        Some(Path {
+            to: now.state,
+            cpu: now.cpu.saturating_sub(then.cpu),
+            run_delay: now.run_delay.saturating_sub(then.run_delay),
+        })
+    };
+    Some((span, after.threads.iter().filter_map(path).collect()))
 }
 
 impl Evidence {
-    /// Whether it has seen the threads that are ready to run `later`.
-    fn knows(&self, later: &Evidence) -> bool {
-        let mut ready = later.threads.iter().filter(|thread| thread.state == RunState::Running);
-        ready.all(|thread| self.threads.iter().any(|known| known.tid == thread.tid))
+    /// Where a server of this class sleeps; empty if that is unknown, or no part of it.
+    pub fn place(&self, class: Class) -> &str {
+        match class {
+            Class::Blocked => &self.wait_channel,
+            Class::Unkillable => &self.uninterruptible,
+            _ => "",
+        }
     }
-}
-
-/// Largest share of the time between two looks that one thread spent on a processor.
-fn cpu_share(before: Option<&Evidence>, after: &Evidence) -> f64 {
-    let Some(before) = before else { return 0.0 };
-    let span = after.at.since(before.at).as_secs_f64();
-    let grown = after.threads.iter().filter_map(|now| {
-        let then = before.threads.iter().find(|then| then.tid == now.tid)?;
-        Some(now.cpu.saturating_sub(then.cpu).as_secs_f64())
-    });
-    if span > 0.0 { grown.fold(0.0, f64::max) / span } else { 0.0 }
 }
 
 #[cfg(test)]
@@ -130,7 +178,8 @@ mod tests {
             cgroup_frozen: false,
             dying: false,
             threads: states.iter().enumerate().map(thread).collect(),
-            wait_channel: String::new(),
+            wait_channel: "futex_do_wait".to_owned(),
+            uninterruptible: "rpc_wait_bit_killable".to_owned(),
         }
     }
 
@@ -157,12 +206,50 @@ mod tests {
             // 1600 ms lie between the looks: half of them, and a tenth.
             ("asleep more than half", &quiet, &[(Sleeping, 809, 0)], Class::Blocked),
             ("at work for half", &quiet, &[(Sleeping, 810, 0)], Class::Spinning),
-            ("under a tenth", &quiet, &[(Running, 169, 0)], Class::Starved),
-            ("over a tenth", &quiet, &[(Running, 171, 0)], Class::Spinning),
+            ("under a tenth", &quiet, &[(Running, 169, 700)], Class::Starved),
+            ("a tenth", &quiet, &[(Running, 170, 700)], Class::Spinning),
+            ("wanted to for less than half", &quiet, &[(Running, 169, 640)], Class::Blocked),
+            // Beside a leader that sleeps for good, others are met in some state or other.
+            (
+                "a worker is met running twice",
+                &[(Sleeping, 10, 0), (Running, 10, 0)],
+                &[(Sleeping, 10, 0), (Running, 40, 3)],
+                Class::Blocked,
+            ),
+            (
+                "a worker is met at work",
+                &quiet,
+                &[(Sleeping, 10, 0), (Running, 500, 10)],
+                Class::Blocked,
+            ),
+            (
+                "a worker is met at the disk",
+                &quiet,
+                &[(Sleeping, 10, 0), (Uninterruptible, 40, 0)],
+                Class::Blocked,
+            ),
+            (
+                "at a disk that does not answer, beside workers",
+                &quiet,
+                &[(Uninterruptible, 10, 0), (Running, 1500, 0)],
+                Class::Unkillable,
+            ),
+            (
+                "one that gets no processor sleeps just now",
+                &quiet,
+                &[(Sleeping, 10, 0), (Sleeping, 90, 1120)],
+                Class::Starved,
+            ),
+            (
+                "a worker that had to wait a little each time",
+                &quiet,
+                &[(Sleeping, 10, 0), (Sleeping, 90, 1119)],
+                Class::Blocked,
+            ),
             (
                 "each thread is compared with itself",
                 &[(Sleeping, 10, 0), (Sleeping, 1500, 0)],
-                &[(Sleeping, 10, 0), (Running, 1510, 0)],
+                &[(Sleeping, 10, 0), (Running, 1510, 1400)],
                 Class::Starved,
             ),
             ("ready, no times known", &[], &[(Running, 12, 1400)], Class::Spinning),
@@ -177,6 +264,19 @@ mod tests {
             assert_eq!(classify(Some(&before), Some(&after)), expected, "{name}");
         }
         assert_eq!(classify(None, None), Class::Unknown);
+        for (state, expected) in [
+            (Running, Class::Spinning),
+            (Uninterruptible, Class::Unkillable),
+            (Sleeping, Class::Blocked),
+        ] {
+            let alone = evidence(4000, &[(state, 1500, 0)]);
+            assert_eq!(classify(None, Some(&alone)), expected, "no times known");
+            // As good as that: two looks at once.
+            assert_eq!(classify(Some(&alone), Some(&alone)), expected);
+        }
+        let look = evidence(4000, &quiet);
+        let places = [Class::Blocked, Class::Unkillable, Class::Spinning].map(|c| look.place(c));
+        assert_eq!(places, ["futex_do_wait", "rpc_wait_bit_killable", ""]);
         let traced = Evidence { traced: true, ..evidence(4000, &quiet) };
         assert_eq!(classify(None, Some(&traced)), Class::Traced, "attached, not stopped");
         let dying = Evidence { dying: true, ..evidence(4000, &[(Running, 1500, 0)]) };

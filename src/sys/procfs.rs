@@ -51,6 +51,8 @@ pub struct Look {
     pub threads: Vec<ThreadStat>,
     /// Where the leader sleeps.
     pub wait_channel: String,
+    /// The same for the first thread in an uninterruptible wait.
+    pub uninterruptible: String,
 }
 
 /// Looks at a process; `None` = it is gone or hidden.
@@ -70,14 +72,21 @@ pub fn look(pid: u32) -> Option<Look> {
     }
     let status = read(&format!("/proc/{pid}/status")).unwrap_or_default();
     let tracer = field(&status, "TracerPid:").and_then(|value| value.parse::<u32>().ok());
-    let wait_channel = read(&format!("/proc/{pid}/wchan")).unwrap_or_default();
+    let waiting = threads.iter().find(|thread| thread.state == 'D');
     Some(Look {
         traced: tracer.is_some_and(|tracer| tracer != 0),
         core_dumping: field(&status, "CoreDumping:") == Some("1"),
         cgroup_frozen: is_frozen(&read(&format!("/proc/{pid}/cgroup")).unwrap_or_default()),
+        wait_channel: wait_channel(pid, pid),
+        uninterruptible: waiting.map(|thread| wait_channel(pid, thread.tid)).unwrap_or_default(),
         threads,
-        wait_channel: if wait_channel == "0" { String::new() } else { wait_channel },
     })
+}
+
+/// The kernel function that a thread sleeps in; empty if it does not, or we may not know.
+fn wait_channel(pid: u32, tid: u32) -> String {
+    let channel = read(&format!("/proc/{pid}/task/{tid}/wchan"));
+    channel.filter(|channel| channel != "0").unwrap_or_default()
 }
 
 /// What the kernel says of a process in its `stat`, as far as it matters here.

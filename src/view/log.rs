@@ -38,8 +38,8 @@ pub struct Scene<'a> {
     pub note: Note,
     /// The name of the further heart that it is about; empty = its own.
     pub heart: &'a str,
-    /// Where a blocked server sleeps, if known.
-    pub wait_channel: &'a str,
+    /// Where a silent server sleeps in the kernel, if it does and that is known.
+    pub place: &'a str,
     /// Name of the server that it goes down with, if it goes for that.
     pub failed: &'a str,
     /// Name of the server that it waits for, if it does.
@@ -304,7 +304,7 @@ fn verdict(
     limit: &str,
     scene: &Scene<'_>,
 ) -> String {
-    let Scene { wait_channel, failed, .. } = scene;
+    let Scene { place, failed, .. } = scene;
     match (cause, class) {
         (Cause::Frozen, Some(Class::NotReleasing)) => format!(
             "not-releasing: keeps the data although it was asked to give it back {limit} ago"
@@ -313,12 +313,7 @@ fn verdict(
             "triggered: it said that it is broken (WATCHDOG=trigger)".to_owned()
         }
         (Cause::Frozen, class) => {
-            let place = match class {
-                Some(Class::Blocked | Class::Unkillable) if !wait_channel.is_empty() => {
-                    format!(" in {wait_channel}")
-                }
-                _ => String::new(),
-            };
+            let place = if place.is_empty() { String::new() } else { format!(" in {place}") };
             let class = class.unwrap_or(Class::Unknown);
             format!("{class}{place}; no beat for {silence}, limit {limit}")
         }
@@ -402,13 +397,13 @@ mod tests {
             |class| What::Verdict { cause: Cause::Frozen, class: Some(class), silence: seconds(4) };
         let death = Death::Killed(9);
         let went = |took| Note::Death { up: seconds(7), took };
-        for (from, to, what, note, wait_channel, expected) in [
+        for (from, to, what, note, place, expected) in [
             (
                 State::Late,
                 State::Stopping,
                 frozen(Class::Stopped),
                 limit,
-                "do_signal_stop",
+                "",
                 "late -> frozen (stopped; no beat for 4.00s, limit 4s)",
             ),
             (
@@ -461,7 +456,7 @@ mod tests {
         ] {
             let (who, change) = (Some(who), Some((from, to)));
             let failed = "database";
-            let scene = Scene { who, change, note, wait_channel, failed, ..Scene::default() };
+            let scene = Scene { who, change, note, place, failed, ..Scene::default() };
             let line = line(&what, &scene).expect("a line");
             assert_eq!(line, format!("worker-1 gen=3 pid=4711: {expected}"));
         }

@@ -29,5 +29,6 @@ pub(super) fn evidence(pid: u32, at: Monotonic) -> Option<Evidence> {
         dying: look.core_dumping || look.threads.iter().all(|thread| thread.exiting),
         threads: look.threads.iter().map(thread).collect(),
         wait_channel: look.wait_channel,
+        uninterruptible: look.uninterruptible,
     })
 }

@@ -198,14 +198,19 @@ impl Watchdog {
     /// Logs a change.
     fn tell(&self, change: &Change) {
         let child = &self.children[change.slot.index()];
-        let wait_channel = child.after.as_ref().map_or("", |after| &after.wait_channel);
+        let class = match change.what {
+            What::Verdict { class, .. } => class,
+            What::Warned { class, .. } => Some(class),
+            _ => None,
+        };
+        let place = class.and_then(|class| Some(child.after.as_ref()?.place(class)));
         let scene = Scene {
             who: Some(child.who()),
             change: Some((change.from, change.to)),
             note: change.note,
             heart: &self.heart_of(change.note),
             found: &self.found(change.slot),
-            wait_channel,
+            place: place.unwrap_or_default(),
             failed: self.failed(change.slot),
             other: match change.what {
                 What::Blocked { by } => self.children.get(by.index()).map_or("", Child::name),
