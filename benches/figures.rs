@@ -30,7 +30,8 @@ use osps_heart::sync::Ordering;
 use osps_heart::time::Monotonic;
 use osps_heart::words::Event;
 use rustix::time::{ClockId, clock_gettime};
-use table::common::{Launch, Osps, Signal, notify_socket, now, process_in};
+use table::common::holders::Cgroup;
+use table::common::{BINARY, Guest, Launch, Osps, Signal, notify_socket, now, process_in};
 use table::{Bound, Figure, Table, Usage, batch, digits, founded, median, ms, pss_kib};
 
 /// How far a beat may be later than promised for reasons of the kernel: timers overshoot by 0.2 ms,
@@ -207,33 +208,98 @@ const PATIENCE: Duration = Duration::from_secs(10);
 fn restarts(table: &mut Table) {
     for (slot, server) in SERVERS {
         let names = ["first", "second"].map(|which| format!("restart: {server} killed, {which}"));
-        if !names.iter().any(|name| table.wants(name)) {
-            continue;
-        }
-        let mut sets = [Set::default(), Set::default()];
-        for _ in 0..PAIRS {
-            let osps = Launch::pair(&[]).start();
-            // The pair's first exchange is over, and the watchdog sleeps.
-            std::thread::sleep(Duration::from_millis(50));
-            let segment = osps.segment();
-            for set in &mut sets {
-                let generation = segment.slots()[slot].server.current_generation();
-                let Some(process) = process_in(&segment, slot) else {
-                    set.missed += 1;
-                    break;
-                };
-                let killed = now();
-                osps.signal(&process, Signal::KILL);
-                let Some(beat) = first_beat(&segment, slot, generation) else {
-                    set.missed += 1;
-                    break;
-                };
-                set.add(between(killed, beat.at), beat.exact);
+        if names.iter().any(|name| table.wants(name)) {
+            let sets = deaths(slot, || Launch::pair(&[]));
+            for (what, set) in names.into_iter().zip(sets) {
+                table.show(set.figure(what, 5.0));
             }
         }
-        for (what, set) in names.into_iter().zip(sets) {
-            table.show(set.figure(what, 5.0));
+        let what = format!("restart: {server} killed, memory short");
+        if table.wants(&what) {
+            match Shortage::new() {
+                Ok(shortage) => {
+                    let sets = deaths(slot, || shortage.launch());
+                    let set = sets.into_iter().reduce(Set::with).expect("two of them");
+                    let remark = shortage.remark();
+                    table.show(Figure { remark, ..set.figure(what, 5.0) });
+                }
+                Err(why) => table.skip(&what, &why),
+            }
         }
+    }
+}
+
+/// First and second deaths of a server in instances launched like this.
+fn deaths(slot: usize, launch: impl Fn() -> Launch) -> [Set; 2] {
+    let mut sets = [Set::default(), Set::default()];
+    for _ in 0..PAIRS {
+        let osps = launch().start();
+        // The pair's first exchange is over, and the watchdog sleeps.
+        std::thread::sleep(Duration::from_millis(50));
+        let segment = osps.segment();
+        for set in &mut sets {
+            let generation = segment.slots()[slot].server.current_generation();
+            let Some(process) = process_in(&segment, slot) else {
+                set.missed += 1;
+                break;
+            };
+            let killed = now();
+            osps.signal(&process, Signal::KILL);
+            let Some(beat) = first_beat(&segment, slot, generation) else {
+                set.missed += 1;
+                break;
+            };
+            set.add(between(killed, beat.at), beat.exact);
+        }
+    }
+    sets
+}
+
+/// A control group that is short of memory all the time, since somebody in it reads a large file
+/// again and again: the kernel takes whatever page was not used just now.
+struct Shortage {
+    group: Cgroup,
+    _reader: Guest,
+    _file: tempfile::NamedTempFile,
+}
+
+impl Shortage {
+    /// Twice what a pair takes.
+    const LIMIT: usize = 32 << 20;
+    const FILE: u64 = 256 << 20;
+
+    fn new() -> Result<Shortage, String> {
+        let group = Cgroup::limited("short", "memory.high", Shortage::LIMIT)?;
+        // What is cached already is another group's memory.
+        let binary = File::open(BINARY).map_err(|error| format!("{BINARY}: {error}"))?;
+        let _ = rustix::fs::fadvise(&binary, 0, None, rustix::fs::Advice::DontNeed);
+        let file = tempfile::NamedTempFile::new_in(env!("CARGO_TARGET_TMPDIR"));
+        let file = file.map_err(|error| error.to_string())?;
+        rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, Shortage::FILE)
+            .map_err(|error| error.to_string())?;
+        let read = "while :; do cat \"$1\"; done > /dev/null";
+        let mut reader = std::process::Command::new("sh");
+        reader.args(["-c", &Shortage::enter(&group, read), "sh"]).arg(file.path());
+        let reader = Guest(reader.spawn().map_err(|error| error.to_string())?);
+        Ok(Shortage { group, _reader: reader, _file: file })
+    }
+
+    /// A shell's words that go into the group first.
+    fn enter(group: &Cgroup, then: &str) -> String {
+        format!("echo $$ > {}/cgroup.procs && {then}", group.path().display())
+    }
+
+    fn launch(&self) -> Launch {
+        let words = Shortage::enter(&self.group, "exec \"$@\"");
+        Launch::pair(&[]).through(&["sh", "-c", &words, "sh"])
+    }
+
+    fn remark(&self) -> String {
+        // Version 1 has the number alone.
+        let read = |file| std::fs::read_to_string(self.group.path().join(file)).ok();
+        let text = read("memory.failcnt").or_else(|| read("memory.events")).unwrap_or_default();
+        let count = text.lines().find_map(|line| line.trim_start_matches("high ").parse().ok());
+        format!("  (short {} times)", count.unwrap_or(0_u64))
     }
 }
 
@@ -249,6 +315,13 @@ impl Set {
     fn add(&mut self, value: f64, exact: bool) {
         self.values.push(value);
         self.inexact += usize::from(!exact);
+    }
+
+    fn with(mut self, other: Set) -> Set {
+        self.values.extend(other.values);
+        self.inexact += other.inexact;
+        self.missed += other.missed;
+        self
     }
 
     fn figure(self, what: String, bound: f64) -> Figure {

@@ -21,7 +21,8 @@ use std::time::Duration;
 use osps_heart::Heart;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use common::{Launch, Osps, SOON, cannot, skip};
+use common::holders::Cgroup;
+use common::{Launch, Osps, cannot, is_root, skip};
 
 const PART: &str = "OSPS_TEST_PART";
 const WHERE: &str = "OSPS_TEST_WHERE";
@@ -109,45 +110,17 @@ fn a_core_that_takes_longer_than_the_limit_is_written_whole() {
     panic!("a core of 2 GiB is written in 150 ms here: the test shows nothing");
 }
 
-/// A memory control group of the test's own, removed with it.
-struct Cage(PathBuf);
-
-impl Cage {
-    fn new(bytes: usize) -> Option<Cage> {
-        let name = format!("osps-test-oom-{}", std::process::id());
-        let versions =
-            [("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")];
-        versions.iter().find_map(|(root, limit)| {
-            let cage = Cage(Path::new(root).join(&name));
-            std::fs::create_dir(&cage.0).ok()?;
-            // Opened and not made: on a plain tmpfs there is no such file.
-            let file = std::fs::File::options().write(true).open(cage.0.join(limit));
-            std::io::Write::write_all(&mut file.ok()?, bytes.to_string().as_bytes()).ok()?;
-            Some(cage)
-        })
-    }
-}
-
-impl Drop for Cage {
-    fn drop(&mut self) {
-        let end = common::now() + SOON;
-        // Busy as long as somebody dies in it.
-        while std::fs::remove_dir(&self.0).is_err() && self.0.exists() && common::now() < end {
-            std::thread::sleep(Duration::from_millis(10));
-        }
-    }
-}
-
 #[test]
 fn a_kill_for_want_of_memory_is_told_as_one() {
-    if !rustix::process::geteuid().is_root() {
+    if !is_root() {
         return skip("a memory control group needs root");
     }
-    let Some(cage) = Cage::new(64 * MIB) else {
-        return cannot("no memory control group can be made");
+    let cage = match Cgroup::limited("oom", "memory.max", 64 * MIB) {
+        Ok(cage) => cage,
+        Err(why) => return cannot(&why),
     };
     let args = ["--hang-timeout", "30s", "--check-interval", "200ms"];
-    let osps = launch(&args, "grows", &cage.0, 0);
+    let osps = launch(&args, "grows", cage.path(), 0);
     osps.wait_log(&["-> out-of-memory (out of memory: killed by the kernel, after"]);
     let segment = osps.segment();
     osps.wait("a successor", || {

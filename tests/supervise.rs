@@ -15,10 +15,9 @@ mod common;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::fs;
-use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use osps::sys::process::Process;
@@ -28,8 +27,9 @@ use osps_heart::sync::Ordering;
 use osps_heart::time::Monotonic;
 use osps_heart::words::{Cause, Class, Event, Press, State};
 
+use common::holders::{Cgroup, Tracer, VERSION_2};
 use common::{
-    Guest, Launch, Osps, PRIMARY, SECONDARY, SOON, Signal, cannot, events, is_extension,
+    Launch, Osps, PRIMARY, SECONDARY, SOON, Signal, cannot, events, is_extension, is_root,
     leave_no_cores, ms, now, pass, process_of, skip, ticks, wait_until,
 };
 
@@ -511,97 +511,38 @@ fn check_held(osps: &Osps, servers: &[Process], class: Class, let_go: impl FnOnc
 fn a_server_in_a_debugger_is_held() {
     let osps = Launch::pair(&["--hang-timeout", "1s"]).start();
     let servers = osps.servers();
-    let mut gdb = Command::new("gdb");
-    gdb.args(["-q", "-nx", "-p", &servers[SECONDARY].pid().to_string(), "-ex", "echo tried\\n"]);
-    gdb.env("DEBUGINFOD_URLS", "").env("LC_ALL", "C");
-    let said = tempfile::NamedTempFile::new().unwrap();
-    gdb.stdin(Stdio::piped()).stdout(said.reopen().unwrap()).stderr(Stdio::null());
-    let mut gdb = match gdb.spawn() {
-        Ok(child) => Guest(child),
-        Err(error) => return skip(&format!("gdb: {error}")),
-    };
-    wait_until("gdb to try", 3 * SOON, || {
-        fs::read_to_string(said.path()).unwrap().contains("tried").then_some(())
-    });
-    if status_field(servers[SECONDARY].pid(), "TracerPid") == "0" {
-        return skip("gdb may not attach here");
-    }
-    check_held(&osps, &servers, Class::Traced, || {
-        gdb.0.stdin.take().unwrap().write_all(b"detach\nquit\n").unwrap();
-        wait_until("gdb to leave", SOON, || gdb.0.try_wait().unwrap());
-    });
-}
-
-/// A control group of our own, thawed and removed in the end.
-struct Cgroup {
-    dir: PathBuf,
-    file: &'static str,
-    thawed: &'static str,
-}
-
-impl Cgroup {
-    /// Makes one below `root` and moves a process there; why not, otherwise.
-    fn make(
-        root: &str,
-        (file, thawed): (&'static str, &'static str),
-        pid: u32,
-    ) -> Result<Cgroup, String> {
-        let dir = Path::new(root).join(format!("osps-test-{pid}"));
-        fs::create_dir(&dir).map_err(|error| format!("{}: {error}", dir.display()))?;
-        let group = Cgroup { dir, file, thawed };
-        if !group.dir.join(file).exists() {
-            return Err(format!("{root} has no {file}"));
-        }
-        fs::write(group.dir.join("cgroup.procs"), pid.to_string())
-            .map_err(|error| format!("cannot move a process into {root}: {error}"))?;
-        Ok(group)
-    }
-
-    fn write(&self, word: &str) {
-        fs::write(self.dir.join(self.file), word).unwrap();
+    match Tracer::gdb(servers[SECONDARY].pid()) {
+        Ok(gdb) => check_held(&osps, &servers, Class::Traced, || gdb.let_go()),
+        Err(why) => skip(&why),
     }
 }
 
-impl Drop for Cgroup {
-    fn drop(&mut self) {
-        let _ = fs::write(self.dir.join(self.file), self.thawed);
-        // Busy until its killed process is reaped.
-        let end = now() + SOON;
-        while fs::remove_dir(&self.dir).is_err_and(|error| error.kind() == ErrorKind::ResourceBusy)
-            && now() < end
-        {
-            pass(ms(5));
-        }
-    }
-}
-
-fn check_freezer(roots: &[&str], file: (&'static str, &'static str), frozen: &str) {
-    if !rustix::process::geteuid().is_root() {
+fn check_freezer(parents: &[&str], file: &str, [frozen, thawed]: [&str; 2]) {
+    if !is_root() {
         return skip("only root may freeze control groups");
     }
     // Removed after the servers have ended.
-    let group;
+    let group = match Cgroup::make(parents, &format!("pair-{file}"), file) {
+        Ok(group) => group,
+        Err(why) => return cannot(&why),
+    };
     let osps = Launch::pair(&["--hang-timeout", "1s"]).start();
     let servers = osps.servers();
-    let pid = servers[SECONDARY].pid();
-    let mut whys = Vec::new();
-    let make = |root: &&str| Cgroup::make(root, file, pid).map_err(|why| whys.push(why)).ok();
-    match roots.iter().find_map(make) {
-        Some(made) => group = made,
-        None => return cannot(&whys.join("; ")),
+    if let Err(why) = group.add(servers[SECONDARY].pid()) {
+        return cannot(&why);
     }
-    group.write(frozen);
-    check_held(&osps, &servers, Class::CgroupFrozen, || group.write(file.1));
+    group.write(file, frozen).unwrap();
+    check_held(&osps, &servers, Class::CgroupFrozen, || group.write(file, thawed).unwrap());
 }
 
 #[test]
 fn a_server_in_a_frozen_control_group_is_held() {
-    check_freezer(&["/sys/fs/cgroup", "/sys/fs/cgroup/unified"], ("cgroup.freeze", "0"), "1");
+    check_freezer(&VERSION_2, "cgroup.freeze", ["1", "0"]);
 }
 
 #[test]
 fn a_server_in_a_frozen_control_group_of_version_1_is_held() {
-    check_freezer(&["/sys/fs/cgroup/freezer"], ("freezer.state", "THAWED"), "FROZEN");
+    check_freezer(&["/sys/fs/cgroup/freezer"], "freezer.state", ["FROZEN", "THAWED"]);
 }
 
 // ---- 5. Back-off and giving up ----

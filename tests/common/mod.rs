@@ -5,7 +5,8 @@
 //! the segment and held by pidfd. Whatever a test leaves running ends with its [`Osps`].
 //!
 //! `osps` runs the real binary, `services` is what a file of services needs, `client` talks to it,
-//! `watch` looks at it meanwhile, `draw` is everything that is left to chance.
+//! `watch` looks at it meanwhile, `holders` keep it from running, `draw` is everything that is left
+//! to chance.
 #![allow(
     dead_code,
     unused_imports,
@@ -24,6 +25,7 @@
 
 pub mod client;
 pub mod draw;
+pub mod holders;
 pub mod osps;
 pub mod services;
 pub mod watch;
@@ -163,7 +165,7 @@ pub fn has(program: &str) -> bool {
 /// Where what tests need comes from: `.ci/run` does all of this.
 const INSTALL: &str = "\
     as root: apt-get install gcc g++ gdb python3 python3-pip redis-tools util-linux nodejs npm \
-    systemd ruby php-cli default-jdk-headless golang-go\n\
+    systemd ruby php-cli default-jdk-headless golang-go e2fsprogs strace\n\
     and beside the build: python3 -m pip install --target target/clients/python redis\n\
     npm install --prefix target/clients/node ioredis redis";
 
@@ -177,8 +179,8 @@ pub fn skip(reason: &str) {
 }
 
 /// The exception from `OSPS_NO_SKIP`: says what the kernel of this machine does not have, whoever
-/// asks and whatever is installed. For two things only: a kernel mounts one version of control
-/// groups or the other, and not every processor is single-stepped.
+/// asks and whatever is installed. For three things only: a kernel mounts one version of control
+/// groups or the other, a container may not mount a disk, and not every processor is single-stepped.
 pub fn cannot(reason: &str) {
     eprintln!("skipped: {reason}; it cannot be had here");
 }
