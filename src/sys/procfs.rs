@@ -65,11 +65,6 @@ pub fn look(pid: u32) -> Option<Look> {
             tids.filter(|tid| *tid != pid).take(THREADS_MAX - 1).filter_map(|tid| thread(pid, tid)),
         );
     }
-    // Many a thread of a runtime ticks: one that was met at that is asleep again by now, and one
-    // that spins or waits for a processor is not.
-    for met in threads.iter_mut().filter(|thread| thread.state == 'R') {
-        *met = thread(pid, met.tid).unwrap_or(*met);
-    }
     let status = read(&format!("/proc/{pid}/status")).unwrap_or_default();
     let tracer = field(&status, "TracerPid:").and_then(|value| value.parse::<u32>().ok());
     let waiting = threads.iter().find(|thread| thread.state == 'D');
