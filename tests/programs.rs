@@ -106,8 +106,7 @@ fn is_convicted_of_spinning(command: &[String]) {
     let osps = launch(command, &["--hang-after", "0.5"]);
     let (spinning, generation) = (osps.process(0), osps.generation(0));
     let pid = format!("pid={}: ", spinning.pid());
-    // On a loaded machine it may be starved first, which earns it a further limit or two.
-    osps.wait_log_for(LIMIT * 10, &[&pid, "-> frozen (spinning; no beat for "]);
+    osps.wait_spinning(&[&pid]);
     let segment = osps.segment();
     let silence = segment.slots()[0].server.last_silence_ns.load(Ordering::Relaxed);
     assert!(Duration::from_nanos(silence) >= LIMIT, "not before the limit\n{}", osps.log());

@@ -291,6 +291,17 @@ impl Osps {
         self.wait_log_for(SOON, parts)
     }
 
+    /// The verdict on one that spins, by what its line contains. Where the host gives it hardly any
+    /// processor, that is its class.
+    pub fn wait_spinning(&self, parts: &[&str]) -> Line {
+        let verdict = self.wait_log(&[parts, &["-> frozen ("]].concat());
+        let starved = self.find_log(&["the host is overloaded"]).is_some();
+        let class = if starved { "(starved; no beat" } else { "(spinning; no beat" };
+        let named = [class, "(spinning; no beat"].iter().any(|class| verdict.text.contains(class));
+        assert!(named, "{}", self.log());
+        verdict
+    }
+
     pub fn wait_log_for(&self, limit: Duration, parts: &[&str]) -> Line {
         self.wait_for(&format!("a log line with {parts:?}"), limit, || self.find_log(parts))
     }

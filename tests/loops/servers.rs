@@ -14,6 +14,8 @@ use super::common::{Launch, Osps, compile, free_port, skip, text};
 
 /// Of gunicorn: its master waits for events, too.
 pub const WORKER: [&str; 3] = ["loop", "--heart-process", "worker"];
+/// The verdict on one that spins.
+pub const SPINNING: &str = "-> frozen (spinning; ";
 /// While it is there, `accept` does not return.
 const FREEZE: &str = "freeze";
 /// A user's own preload stands before ours.
@@ -234,7 +236,7 @@ pub fn interpreters(dir: &Path) -> Vec<Case> {
         let command = ["node", &file("server.js"), &port.to_string()];
         let mut case = Case::new("node", port, &command);
         case.blocks = Some(vec!["GET /spin HTTP/1.0\r\n\r\n"]);
-        case.verdict = "-> frozen (spinning; ";
+        case.verdict = SPINNING;
         cases.push(case);
         let port = free_port();
         let command = ["node", &file("server.js"), &port.to_string()];
