@@ -388,7 +388,7 @@ fn history(random: &mut Random) -> (String, String) {
             let back = if random.below(3) == 0 { back } else { ms(random.next() % 1600) };
             stamp = *random.choose(&[(now - back).0, (now + back).0, 0, 7, u64::MAX]);
         }
-        let turn = Turn { now, previous, lateness: now.since(previous + Duration::from_secs(1)) };
+        let turn = Turn::new(now, previous, now.since(previous + Duration::from_secs(1)));
         // A watchdog does not park.
         let seen = if stamp == u64::MAX { 0 } else { stamp };
         let overdue = alone.observe(&turn, Sample { count, stamp: Monotonic(seen) });

@@ -56,7 +56,7 @@ impl Orphan {
 
     /// Looks at the watchdog's heart in a turn that was planned for `planned`.
     pub fn look(&mut self, segment: &Segment, now: Monotonic, planned: Monotonic) -> Standing {
-        let turn = Turn { now, previous: self.previous, lateness: now.since(planned) };
+        let turn = Turn::new(now, self.previous, now.since(planned));
         self.previous = now;
         // A watchdog does not park: a stamp that says so was scribbled.
         let Sample { count, stamp } = segment.header().watchdog_heart.sample();

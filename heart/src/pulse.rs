@@ -72,6 +72,16 @@ pub struct Turn {
     pub previous: Monotonic,
     /// How much later than planned this turn came.
     pub lateness: Duration,
+    /// The heart was read by then: no beat that was seen is later. A watchdog without a processor
+    /// may read hearts long after its clock, and then knows of beats after `now`.
+    pub read: Monotonic,
+}
+
+impl Turn {
+    /// One whose hearts were read at once.
+    pub fn new(now: Monotonic, previous: Monotonic, lateness: Duration) -> Turn {
+        Turn { now, previous, lateness, read: now }
+    }
 }
 
 /// What one observation means.
@@ -197,17 +207,14 @@ impl Pulse {
         let late = turn.lateness > slack;
         if seen.count != self.count {
             let first = !self.beaten;
-            let trusted = seen.stamp > turn.previous - slack && seen.stamp <= turn.now;
-            let at = if trusted { seen.stamp.max(self.last_beat) } else { turn.now };
+            let trusted = seen.stamp > turn.previous - slack && seen.stamp <= turn.read;
+            let at = if trusted { seen.stamp.max(self.last_beat) } else { turn.read };
             // Silence before this look counts up to the point where it would have been late: in
             // time, turns are never further apart, so an older stamp is a slip or a lie. Nor does a
             // stamp take back what was renewed. A late turn renews the limit of those who beat
             // before it as well: they were paused with us.
-            let counted_from = if late {
-                turn.now
-            } else {
-                at.max(turn.now - late_after(self.limits.hang)).max(self.counted_from)
-            };
+            let renewed = if late { turn.now } else { self.counted_from };
+            let counted_from = at.max(turn.read - late_after(self.limits.hang)).max(renewed);
             let is_own = !late && !seen.is_parked();
             let moved = seen.count.wrapping_sub(self.count);
             *self = Pulse {
@@ -381,7 +388,8 @@ mod tests {
     }
 
     fn turn(previous: u64, now: u64) -> Turn {
-        Turn { now: at(now), previous: at(previous), lateness: Duration::ZERO }
+        let (now, previous) = (at(now), at(previous));
+        Turn::new(now, previous, Duration::ZERO)
     }
 
     fn seen(count: u64, stamp: u64) -> Sample {
@@ -418,6 +426,21 @@ mod tests {
             let reading = pulse.observe(&turn(2000, 3000), seen(9, stamp));
             assert_eq!(reading, Reading::Beat { first: false }, "{name}");
             assert_eq!(pulse.last_beat(), at(expected), "{name}");
+        }
+    }
+
+    /// A watchdog without a processor read its clock at 3000, and the heart at 3200. A beat in
+    /// between was dated 3000, and its server convicted before its limit was over.
+    #[test]
+    fn a_beat_after_the_clock_was_read_is_not_dated_before_it() {
+        for (name, stamp, expected) in
+            [("its stamp", 3190, 3190), ("too new", 3201, 3200), ("counter only", 0, 3200)]
+        {
+            let mut pulse = beating();
+            let turn = Turn { read: at(3200), ..turn(2000, 3000) };
+            assert_eq!(pulse.observe(&turn, seen(9, stamp)), Reading::Beat { first: false });
+            assert_eq!(pulse.last_beat(), at(expected), "{name}");
+            assert_eq!(pulse.deadline(), at(expected + 2400), "{name}");
         }
     }
 
@@ -470,11 +493,7 @@ mod tests {
 
     #[test]
     fn late_turns_renew_the_limit_five_times_in_one_silence() {
-        let late = |now: u64| Turn {
-            now: at(now),
-            previous: at(now - 4000),
-            lateness: Duration::from_millis(501),
-        };
+        let late = |now: u64| Turn::new(at(now), at(now - 4000), Duration::from_millis(501));
         let mut pulse = beating();
         for i in 1..=5 {
             assert_eq!(pulse.observe(&late(1000 + i * 4000), seen(8, 1000)), Reading::Quiet);

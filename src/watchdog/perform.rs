@@ -498,7 +498,7 @@ impl Watchdog {
             (None, Some(line)) => Input::Further { slot, line, seen: None, limit: None },
             (None, None) => return,
         };
-        self.step(now, input);
+        self.step(self.clock.now(), input);
         // The beat that saved it.
         self.count_gap(slot, line);
     }

@@ -113,6 +113,8 @@ impl Watchdog {
         let slots = self.group.slots();
         let seen: Vec<_> = slots.map(|slot| self.read_heart(slot)).collect();
         let mut further = self.read_further();
+        // Whoever has to share its processor reads them later than the clock.
+        let read = self.clock.now();
         self.perform_all();
         for came in self.signals.take() {
             match came {
@@ -162,11 +164,11 @@ impl Watchdog {
                 let child = &self.children[slot.index()];
                 let is_it = child.generation == generation && !child.left.successor_due;
                 if is_it && !unburied.contains(&slot) {
-                    self.step(now, Input::Sample { slot, seen });
+                    self.step(read, Input::Sample { slot, seen });
                     self.count_gap(slot, None);
                 }
             }
-            self.judge_further(&further, now);
+            self.judge_further(&further, read);
             self.publish_watched();
         }
         self.step(now, Input::Timers);

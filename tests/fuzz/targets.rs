@@ -383,7 +383,7 @@ fn look(segment: &Segment) {
         let seen = heart.sample();
         let limits = Limits { hang: Duration::from_secs(4), start: Duration::from_secs(10) };
         let lateness = Duration::ZERO;
-        let turn = Turn { now: NOW, previous: NOW - Duration::from_secs(1), lateness };
+        let turn = Turn::new(NOW, NOW - Duration::from_secs(1), lateness);
         let mut pulse = Pulse::new(limits, NOW - Duration::from_secs(2), 0);
         pulse.observe(&turn, seen);
         assert!(pulse.last_beat() <= NOW && pulse.deadline() > NOW, "{seen:?}");

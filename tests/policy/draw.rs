@@ -61,7 +61,7 @@ impl Stamp {
 
     /// How much too old a beat with this stamp may be taken for that is seen in this turn.
     pub fn lie(self, limits: Limits, limit: Duration, turn: &Turn) -> Duration {
-        let window = turn.now.since(turn.previous) + slack(limit);
+        let window = turn.read.since(turn.previous) + slack(limit);
         match self {
             Stamp::Honest | Stamp::Zero | Stamp::Ahead(_) => Duration::ZERO,
             Stamp::Behind(_) | Stamp::Garbage(_) => window.min(most_of(limits.hang)),

@@ -33,14 +33,25 @@ struct Look {
     pub stamp: Stamp,
     /// Of the wait, this many ms were not planned.
     pub late: u64,
+    /// The heart is read so many ms after the clock.
+    took: u64,
     mercy: Mercy,
 }
 
 fn look() -> impl Strategy<Value = Look> {
     let moved = prop_oneof![3 => Just(0), 1 => Just(1), 1 => any::<u64>()];
     let mercy = select(vec![Mercy::None, Mercy::Spare, Mercy::Pardon]);
-    (0..1100_u64, moved, 0..1000_u64, stamp(), lateness(), mercy).prop_map(
-        |(wait, moved, ago, stamp, late, mercy)| Look { wait, moved, ago, stamp, late, mercy },
+    let took = prop_oneof![2 => Just(0), 1 => 1..2000_u64];
+    (0..1100_u64, moved, 0..1000_u64, stamp(), lateness(), took, mercy).prop_map(
+        |(wait, moved, ago, stamp, late, took, mercy)| Look {
+            wait,
+            moved,
+            ago,
+            stamp,
+            late,
+            took,
+            mercy,
+        },
     )
 }
 
@@ -58,14 +69,15 @@ proptest! {
         let mut pulse = Pulse::new(limits, BOOT, baseline);
         let (spared, pardoned, looks) = (Vec::new(), Vec::new(), Vec::new());
         let mut reference = Reference { limits, spawned: BOOT, baseline, looks, spared, pardoned };
-        let (mut previous, mut count) = (BOOT, baseline);
+        let (mut previous, mut count) = (Turn::new(BOOT, BOOT, Duration::ZERO), baseline);
         let (mut last_beat, mut forgiven, mut lie) = (BOOT, BOOT, Duration::ZERO);
         for (i, look) in script.into_iter().enumerate() {
-            let planned = previous + limits.hang * u32::try_from(look.wait)? / 1000;
+            let planned = previous.read + limits.hang * u32::try_from(look.wait)? / 1000;
             let now = planned + ms(look.late);
-            let turn = Turn { now, previous, lateness: ms(look.late) };
+            let read = now + ms(look.took);
+            let turn = Turn { read, ..Turn::new(now, previous.now, ms(look.late)) };
             count = count.wrapping_add(look.moved);
-            let truth = now - now.since(previous) * u32::try_from(look.ago)? / 1000;
+            let truth = read - read.since(previous.read) * u32::try_from(look.ago)? / 1000;
             let seen = Sample { count, stamp: look.stamp.at(truth) };
             reference.look(turn, seen);
             let limit = pulse.limit();
@@ -95,7 +107,7 @@ proptest! {
                     }
                 }
             }
-            previous = now;
+            previous = turn;
         }
     }
 
@@ -117,7 +129,7 @@ proptest! {
         for (i, (wait, late)) in turns.into_iter().enumerate() {
             let planned = (previous + limits.hang * wait / 1000).min(pulse.deadline());
             let now = planned.max(previous) + ms(late);
-            let turn = Turn { now, previous, lateness: ms(late) };
+            let turn = Turn::new(now, previous, ms(late));
             let beating = now.since(BOOT).checked_sub(first_beat);
             let beats = beating.map_or(0, |time| 1 + time.as_nanos() / every.as_nanos());
             let beats = u32::try_from(beats)?;
@@ -146,7 +158,7 @@ proptest! {
             (now + nanosecond, false),
         ] {
             let mut pulse = Pulse::new(limits, BOOT, baseline);
-            let turn = Turn { now, previous, lateness: Duration::ZERO };
+            let turn = Turn::new(now, previous, Duration::ZERO);
             let count = baseline.wrapping_add(1);
             let reading = pulse.observe(&turn, Sample { count, stamp });
             prop_assert_eq!(reading, Reading::Beat { first: true });
@@ -167,7 +179,7 @@ proptest! {
         let mut count = baseline;
         if beaten {
             count = count.wrapping_add(1);
-            let turn = Turn { now: BOOT, previous: BOOT, lateness: Duration::ZERO };
+            let turn = Turn::new(BOOT, BOOT, Duration::ZERO);
             let reading = pulse.observe(&turn, Sample { count, stamp: BOOT });
             prop_assert_eq!(reading, Reading::Beat { first: true });
         }
@@ -176,7 +188,7 @@ proptest! {
         let mut look = |planned: Monotonic, lateness: Duration, expected: Reading| {
             prop_assert_eq!(pulse.deadline(), planned);
             let now = planned + lateness;
-            let turn = Turn { now, previous: planned - ms(1), lateness };
+            let turn = Turn::new(now, planned - ms(1), lateness);
             let reading = pulse.observe(&turn, Sample { count, stamp: now });
             prop_assert_eq!(reading, expected, "{:?} late", lateness);
             Ok(())
@@ -196,7 +208,7 @@ proptest! {
             now = now + limit;
             let nearly = now - Duration::from_nanos(1);
             for (at, expected) in [(nearly, Reading::Late), (now, Reading::Overdue)] {
-                let turn = Turn { now: at, previous: at - ms(1), lateness: Duration::ZERO };
+                let turn = Turn::new(at, at - ms(1), Duration::ZERO);
                 let reading = pulse.observe(&turn, Sample { count, stamp: at });
                 prop_assert_eq!(reading, expected);
             }
@@ -210,7 +222,7 @@ proptest! {
         let mut pulse = Pulse::new(limits, BOOT, baseline);
         let lateness = slack(limits.start);
         let now = BOOT + limits.start.max(lateness);
-        let turn = Turn { now, previous: BOOT, lateness };
+        let turn = Turn::new(now, BOOT, lateness);
         let seen = Sample { count: baseline, stamp: now };
         prop_assert_eq!(pulse.observe(&turn, seen), Reading::Overdue);
     }
@@ -226,7 +238,7 @@ proptest! {
         let mut pulse = Pulse::new(limits, BOOT, baseline);
         let (mut count, mut earliest, mut previous) = (baseline, BOOT, BOOT);
         for (now, planned, stamp, moved) in jumps {
-            let turn = Turn { now, previous, lateness: now.since(planned) };
+            let turn = Turn::new(now, previous, now.since(planned));
             count = count.wrapping_add(moved);
             let limit = pulse.limit();
             let reading = pulse.observe(&turn, Sample { count, stamp });
@@ -246,7 +258,7 @@ proptest! {
 #[test]
 fn at_the_end_of_time_nobody_is_overdue_at_once() {
     let end = Monotonic(u64::MAX);
-    let turn = Turn { now: end, previous: end, lateness: ms(0) };
+    let turn = Turn::new(end, end, ms(0));
     let mut pulse = Pulse::new(Limits { hang: ms(20), start: ms(100) }, BOOT, 0);
     assert_eq!(
         pulse.observe(&turn, Sample { count: 1, stamp: end }),
@@ -264,7 +276,7 @@ fn a_scribbled_stamp_of_the_first_beat_convicts_nobody() {
     let limits = Limits { hang: ms(600), start: ms(5000) };
     let mut pulse = Pulse::new(limits, BOOT, 0);
     let at = |time| BOOT + ms(time);
-    let turn = |previous, now| Turn { now: at(now), previous: at(previous), lateness: ms(0) };
+    let turn = |previous, now| Turn::new(at(now), at(previous), ms(0));
     // It beats every 25 ms; its stamps lag by a second.
     let seen = pulse.observe(&turn(0, 2000), Sample { count: 70, stamp: at(1000) });
     assert_eq!(seen, Reading::Beat { first: true });
@@ -280,7 +292,7 @@ fn a_silence_that_begins_in_a_late_turn_has_four_extensions_left() {
     let mut pulse = Pulse::new(limits, BOOT, 0);
     let readings = (1..=6_u32).map(|turn| {
         let (now, previous) = (BOOT + limits.hang * turn, BOOT + limits.hang * (turn - 1));
-        pulse.observe(&Turn { now, previous, lateness: ms(501) }, Sample { count: 1, stamp: BOOT })
+        pulse.observe(&Turn::new(now, previous, ms(501)), Sample { count: 1, stamp: BOOT })
     });
     let mut expected = [Reading::Quiet; 6];
     (expected[0], expected[5]) = (Reading::Beat { first: true }, Reading::Overdue);
@@ -294,7 +306,7 @@ fn a_stamp_takes_back_no_extension() {
     let limits = Limits { hang: ms(4000), start: ms(4000) };
     let mut pulse = Pulse::new(limits, BOOT, 0);
     let at = |time| BOOT + ms(time);
-    let turn = |previous, now| Turn { now: at(now), previous: at(previous), lateness: ms(0) };
+    let turn = |previous, now| Turn::new(at(now), at(previous), ms(0));
     let silent = Sample { count: 0, stamp: at(0) };
     assert_eq!(pulse.observe(&turn(3000, 4000), silent), Reading::Overdue);
     assert!(pulse.renew_starved(at(4000)));

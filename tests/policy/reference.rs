@@ -43,8 +43,8 @@ impl Seen {
 
     /// The moment of its beat.
     fn when(&self) -> Monotonic {
-        let (stamp, Turn { now, previous, .. }) = (self.heart.stamp, self.turn);
-        if previous - slack(self.limit) < stamp && stamp <= now { stamp } else { now }
+        let (stamp, Turn { previous, read, .. }) = (self.heart.stamp, self.turn);
+        if previous - slack(self.limit) < stamp && stamp <= read { stamp } else { read }
     }
 }
 
@@ -90,7 +90,7 @@ impl Reference {
         let mut from = (self.spawned, 0);
         for (j, look) in self.looks[..=i].iter().enumerate() {
             let now = look.turn.now;
-            let oldest = now - most_of(self.limits.hang);
+            let oldest = look.turn.read - most_of(self.limits.hang);
             let beat = look.beat.then(|| look.when().max(oldest));
             let given = j < i && (self.spared.contains(&j) || self.pardoned.contains(&j));
             let renewed = (given || self.is_renewed(j)).then_some(now);

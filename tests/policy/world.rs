@@ -111,7 +111,7 @@ impl World {
             reasons: vec![None; count],
             before_death: vec![None; count],
             booted: false,
-            turn: Turn { now: BOOT, previous: BOOT, lateness: Duration::ZERO },
+            turn: Turn::new(BOOT, BOOT, Duration::ZERO),
             spins: 0,
             acts: Vec::new(),
             verdicts: Vec::new(),
@@ -262,7 +262,7 @@ impl World {
         match input {
             Input::Turn { planned } => {
                 let (now, lateness) = (self.now, self.now.since(planned));
-                self.turn = Turn { now, previous: turn.now, lateness };
+                self.turn = Turn::new(now, turn.now, lateness);
             }
             Input::Sample { slot, seen } | Input::Examined { slot, seen, .. } => {
                 let process = self.process(slot.index())?;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use osps_heart::ids::SlotId;
-use osps_heart::pulse::{Counts, Limits, Pulse, Reading, Sample, slack};
+use osps_heart::pulse::{Counts, Limits, Pulse, Reading, Sample, Turn, slack};
 use osps_heart::segment::What;
 use osps_heart::time::Monotonic;
 use osps_heart::words::{Cause, Class};
@@ -20,7 +20,7 @@ impl Group {
         now: Monotonic,
         out: &mut Vec<Action>,
     ) {
-        let turn = self.turn;
+        let turn = Turn { read: now, ..self.turn };
         let Some((limits, _, life)) = self.alive(slot) else { return };
         if now >= life.probe_at {
             let pause = (now.since(life.spawned_at) / 2).min(slack(limits.hang));
@@ -40,7 +40,8 @@ impl Group {
         now: Monotonic,
         out: &mut Vec<Action>,
     ) {
-        let (turn, paused) = (self.turn, self.paused_until(slot));
+        let turn = Turn { read: now, ..self.turn };
+        let paused = self.paused_until(slot);
         let Some((limits, _, life)) = self.alive(slot) else { return };
         let Some(seen) = seen else {
             if life.further.remove(&line).is_some_and(|heart| heart.silent) {
@@ -187,7 +188,8 @@ impl Group {
         now: Monotonic,
         out: &mut Vec<Action>,
     ) {
-        let (turn, held) = (self.turn, self.stage(slot) == Stage::Held);
+        let turn = Turn { read: now, ..self.turn };
+        let held = self.stage(slot) == Stage::Held;
         let Some((_, watch, life)) = self.alive(slot) else { return };
         let may_die = class == Class::Dying && life.may_die(now);
         let Some(heart) = life.heart(line) else { return };

@@ -92,14 +92,14 @@ pub enum Input {
         /// How.
         death: Death,
     },
-    /// A heart was read.
+    /// A heart was read, by the moment of this step.
     Sample {
         /// Of this slot.
         slot: SlotId,
         /// What it shows.
         seen: Sample,
     },
-    /// A further heart was read.
+    /// A further heart was read, by the moment of this step.
     Further {
         /// Of this slot.
         slot: SlotId,
@@ -310,7 +310,7 @@ impl Group {
         Ok(Group {
             servers: specs.iter().cloned().map(Server::new).collect(),
             graph: Graph::new(specs.iter().map(|spec| spec.edges.clone()))?,
-            turn: Turn { now, previous: now, lateness: Duration::ZERO },
+            turn: Turn::new(now, now, Duration::ZERO),
             ending: None,
             ended_by: None,
             rolls: Vec::new(),
@@ -503,7 +503,7 @@ impl Group {
 
     fn begin_turn(&mut self, now: Monotonic, planned: Monotonic, out: &mut Vec<Action>) {
         let lateness = now.since(planned);
-        self.turn = Turn { now, previous: self.turn.now, lateness };
+        self.turn = Turn::new(now, self.turn.now, lateness);
         let late = |server: &Server| match &server.holding {
             Holding::Alive(life) => {
                 life.own.pulse.is_counted() && lateness > slack(life.own.pulse.limit())
