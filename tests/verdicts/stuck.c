@@ -175,7 +175,7 @@ static void naps(void) {
 
 /* At work now and then: a look may meet it running. */
 static void *ticker(void *none) {
-    for (;;) work(2), usleep(48000);
+    for (;;) work(1), usleep(49000);
     return none;
 }
 
