@@ -28,10 +28,10 @@ use osps_heart::segment::{Access, Segment};
 use osps_heart::sync::Ordering;
 use osps_heart::words::{Event, State};
 
-use common::services::{act, state_of, who_serves};
+use common::services::{act, slot_in, state_of, who_serves};
 use common::{
-    BINARY, Launch, NO_RESTARTS, Osps, Random, SOON, Signal, has, ms, now, pass, process_in,
-    process_of, skip, told_seed, wait_until,
+    BINARY, Launch, NO_RESTARTS, Osps, Random, SOON, Signal, has, is_root, ms, now, pass, process_in,
+    process_of, recorded, skip, told_seed, wait_until,
 };
 
 #[test]
@@ -88,6 +88,28 @@ fn an_adopted_server_that_dies_is_replaced_at_once_with_its_signal() {
     osps.wait_log(&["secondary-1", "up -> killed (signal 9"]);
     assert_eq!(osps.ask(1, "PING"), "+PONG");
     osps.stop();
+}
+
+/// Since when it is up stood in its page as the moment of the last take-over. The next watchdog took
+/// who had worked for days for one that had died young, and let it wait before its restart.
+#[test]
+fn who_was_up_before_a_take_over_was_up_since_then() {
+    let mut osps = Launch::pair(&[]).start();
+    let (old, since) = (osps.process(1), since(&osps));
+    pass(ms(1500));
+    for _ in 0..3 {
+        replace_watchdog(&mut osps);
+    }
+    assert_eq!(self::since(&osps), since);
+    osps.signal(&old, Signal::KILL);
+    let line = osps.wait_log(&["secondary-1", "up -> killed (signal 9, after ", "s up)"]);
+    assert!(!line.text.contains("ms up)"), "{}", line.text);
+    osps.stop();
+}
+
+/// Since when the second server is what it is.
+fn since(osps: &Osps) -> u64 {
+    osps.segment().slots()[1].server.since_ns.load(Ordering::Relaxed)
 }
 
 #[test]
@@ -530,6 +552,133 @@ fn a_directory_of_another_boot_is_refused_while_somebody_lives_there() {
     osps.wait_log(&["took over 2 of 2"]);
     assert_eq!(lives(&osps, 2), before, "{}", osps.log());
     osps.stop();
+
+/// All of these run, and not as they did before.
+fn wait_anew(osps: &Osps, names: &[&str], old: &[Process]) {
+    osps.wait("all up in a segment that is sound", || {
+        // Cut or not yet made, it is none.
+        let segment = Segment::open(osps.run_dir(), Access::ReadOnly).ok()?;
+        let is_up = |name: &&str| {
+            let slot = slot_in(&segment, name)?;
+            let state = segment.slots()[slot].server.state.load(Ordering::Relaxed);
+            (state == State::Up.code()).then_some(process_in(&segment, slot)?.pid())
+        };
+        let pids: Vec<_> = names.iter().map(is_up).collect::<Option<_>>()?;
+        old.iter().all(|process| !pids.contains(&process.pid())).then_some(())
+    });
+    assert!(old.iter().all(Process::is_dead), "{}", osps.log());
+}
+
+/// What a cut segment held is beyond repair, also for one whose servers are nobody's children of
+/// its own: they are ended and started anew, once; the second time is the end of all.
+#[test]
+fn a_cut_segment_is_made_anew_once_by_who_took_over() {
+    const FOUR: [&str; 4] = ["db", "web-1", "web-2", "edge"];
+    let pair = || Launch::pair(&["--check-interval", "100ms", "--stop-timeout", "500ms"]).start();
+    let set = || {
+        let osps = Launch::up(&format!("[defaults]\nstop-timeout = '500ms'\n{FIVE}")).spawn();
+        osps.wait_up(&NAMES);
+        osps
+    };
+    for (start, names) in [(pair as fn() -> Osps, &["primary", "secondary-1"][..]), (set, &FOUR)] {
+        let mut osps = start();
+        replace_watchdog(&mut osps);
+        let segment = File::options().write(true).open(osps.run_dir().join("segment")).unwrap();
+        let old = recorded(&osps.segment());
+        segment.set_len(0).unwrap();
+        osps.wait_log(&["the segment was cut short by somebody", "starting anew"]);
+        wait_anew(&osps, names, &old);
+        let old = recorded(&osps.segment());
+        let segment = File::options().write(true).open(osps.run_dir().join("segment")).unwrap();
+        segment.set_len(4096).unwrap();
+        assert_eq!(osps.wait_exit().code(), Some(5), "{}", osps.log());
+        assert!(old.iter().all(Process::is_dead) && !osps.run_dir().exists(), "{}", osps.log());
+    }
+}
+
+/// What the watchdog writes there it puts back from its own memory; who read garbage meanwhile is
+/// replaced, and that is all.
+#[test]
+fn a_scribbled_segment_is_mended_by_who_took_over() {
+    let mut osps = five();
+    replace_watchdog(&mut osps);
+    let before = NAMES.map(|name| osps.life(name));
+    let file = File::options().write(true).open(osps.run_dir().join("segment")).unwrap();
+    let end = osps.segment().geometry().events_offset;
+    file.write_all_at(&vec![0xff; end], 0).unwrap();
+    osps.wait_log(&["somebody scribbled over the segment's header: mended"]);
+    osps.wait("all up", || {
+        let segment = Segment::open(osps.run_dir(), Access::ReadOnly).ok()?;
+        let is_up = |name: &&str| slot_in(&segment, name).map(|slot| osps.state(slot));
+        NAMES.iter().all(|name| is_up(name) == Some(Some(State::Up))).then_some(())
+    });
+    pass(ms(1000));
+    for (name, (_, generation)) in NAMES.iter().zip(before) {
+        osps.wait_state(name, State::Up);
+        let (_, now) = osps.life(name);
+        assert!(now <= generation + 10, "{name} again and again: {}", osps.log());
+        assert!(osps.happened(name, Event::Started).len() <= 2, "{name}: {}", osps.log());
+    }
+    // It goes on to find faults.
+    let db = osps.slot("db");
+    osps.stop_process(&osps.process(db));
+    osps.wait_log(&["db", "frozen (stopped"]);
+    osps.wait_up(&NAMES);
+    osps.stop();
+    assert!(!osps.run_dir().exists(), "{}", osps.log());
+}
+
+/// Its notify socket had a name, which a killed watchdog left. The next one could not bind it: every
+/// service that speaks sd_notify was convicted, unless root ran it, whose sockets lie elsewhere.
+#[test]
+fn a_service_that_notifies_is_heard_by_the_next_watchdog() {
+    const TEXT: &str = "[defaults]\nhang-timeout = '600ms'\n\
+        [service.mail]\ncommand = ['python3', '@DIR@/mail.py']\nheart = 'notify'\n";
+    const MAIL: &str = r#"
+import os, socket, time
+said = b"READY=1"
+while True:
+    try:
+        name = os.environ["NOTIFY_SOCKET"].replace("@", "\0")
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(said, name)
+        said = b"WATCHDOG=1"
+    except OSError:
+        pass
+    time.sleep(0.02)
+"#;
+    let mut users = vec![None];
+    match (is_root(), has("setpriv")) {
+        (true, true) => users.push(Some(65534)),
+        (true, false) => skip("to become somebody else needs setpriv"),
+        (false, _) => {}
+    }
+    for user in users {
+        let mut launch = Launch::up(TEXT);
+        fs::write(launch.dir().join("mail.py"), MAIL).unwrap();
+        // The build directory may be closed to others.
+        let binary = launch.dir().join("osps").to_str().unwrap().to_owned();
+        fs::copy(BINARY, &binary).unwrap();
+        if let Some(id) = user {
+            std::os::unix::fs::chown(launch.dir(), Some(id), Some(id)).unwrap();
+            let [uid, gid] = ["reuid", "regid"].map(|what| format!("--{what}={id}"));
+            let others = ["setpriv", &uid, &gid, "--clear-groups"];
+            let own = ["sh", "-c", "shift; exec \"$0\" \"$@\"", &binary];
+            launch = launch.through(&[others, own].concat());
+        }
+        let mut osps = launch.spawn();
+        osps.wait_up(&["mail"]);
+        let before = osps.life("mail");
+        for _ in 0..2 {
+            replace_watchdog(&mut osps);
+            osps.wait_beats("mail");
+            pass(ms(1200));
+        }
+        osps.do_ask(&["upgrade", "--binary", &binary]);
+        osps.wait_beats("mail");
+        pass(ms(1200));
+        assert_eq!(osps.life("mail"), before, "{}", osps.log());
+        osps.stop();
+    }
 }
 
 #[test]

@@ -199,7 +199,7 @@ impl Claim {
 
     /// Puts our name to the lock, beside those who live here and are taken over.
     pub fn join_in(&self) -> Result<(), Failed> {
-        self.run_dir.clear_control();
+        self.run_dir.clear_sockets();
         self.sign(&self.locks[0])
     }
 

@@ -283,11 +283,15 @@ impl RunDir {
         }
     }
 
-    /// Removes the control socket of a watchdog that is gone.
-    pub(super) fn clear_control(&self) {
-        let stat = statat(&self.dir, CONTROL, AtFlags::SYMLINK_NOFOLLOW);
-        if stat.is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Socket) {
-            let _ = unlinkat(&self.dir, CONTROL, AtFlags::empty());
+    /// Removes the sockets of a watchdog that is gone: a name that is there cannot be bound.
+    pub(super) fn clear_sockets(&self) {
+        let slots = 0..u8::try_from(SLOTS_MAX).unwrap_or(u8::MAX);
+        let notify = slots.map(|slot| notify_name(SlotId(slot)));
+        for name in notify.chain([CONTROL.to_owned()]) {
+            let stat = statat(&self.dir, &name, AtFlags::SYMLINK_NOFOLLOW);
+            if stat.is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Socket) {
+                let _ = unlinkat(&self.dir, &name, AtFlags::empty());
+            }
         }
     }
 

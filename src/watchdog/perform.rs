@@ -141,7 +141,9 @@ impl Watchdog {
         let now = self.clock.now();
         let server = &self.segment.slots()[slot.index()].server;
         server.state.store(to.code(), Ordering::Relaxed);
-        server.since_ns.store(now.0, Ordering::Relaxed);
+        if from != to {
+            server.since_ns.store(now.0, Ordering::Relaxed);
+        }
         let goes_for = |cause: Cause, class: Option<Class>| {
             server.last_cause.store(cause.code(), Ordering::Relaxed);
             server.last_class.store(class.map_or(0, Class::code), Ordering::Relaxed);
