@@ -336,6 +336,7 @@ impl Watchdog {
     pub(super) fn spawn(&mut self, slot: SlotId) {
         // It looks for its directory by name. If that is not there, its trampoline will say so.
         let _ = self.restore_names(true);
+        self.mend_header();
         self.restore_notify(slot);
         if let Err(error) = self.bind_missing(slot) {
             log::error!("{}: cannot be started: {error}", self.children[slot.index()].name());

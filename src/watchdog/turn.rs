@@ -9,7 +9,7 @@ use osps_heart::ids::SlotId;
 use osps_heart::ownership;
 use osps_heart::pulse::slack;
 use osps_heart::segment::mapping::FILE_NAME;
-use osps_heart::segment::{Death, What};
+use osps_heart::segment::{Death, What, text};
 use osps_heart::shown::Shown;
 use osps_heart::sync::Ordering;
 use osps_heart::time::{Clock, Monotonic, nanos};
@@ -295,9 +295,7 @@ impl Watchdog {
         }
         self.damaged |= damaged;
         if !self.damaged {
-            if self.segment.mend_header(&self.options) {
-                log::warn!("somebody scribbled over the segment's header: mended");
-            }
+            self.mend_header();
             self.mend_slots();
         }
         match self.restore_names(all) {
@@ -316,7 +314,15 @@ impl Watchdog {
         }
     }
 
-    /// Who runs in which slot, by our own table: what a page says has to agree.
+    /// What every new server looks at.
+    pub(super) fn mend_header(&self) {
+        if !self.damaged && self.segment.mend_header(&self.options) {
+            log::warn!("somebody scribbled over the segment's header: mended");
+        }
+    }
+
+    /// Who runs in which slot, by our own table: what a page says has to agree. A process that was
+    /// started after a scribble has a sound identity, and only its name tells.
     fn mend_slots(&self) {
         for slot in self.group.slots() {
             let child = &self.children[slot.index()];
@@ -324,6 +330,7 @@ impl Watchdog {
             let state = self.group.stage(slot).state().code();
             if server.identity() != child.identity()
                 || server.state.load(Ordering::Relaxed) != state
+                || !text::is_stored(&server.name, child.name())
             {
                 log::warn!("{}: somebody scribbled over its page: mended", child.name());
                 furnish_slot(&self.segment, slot, &child.service);
