@@ -22,6 +22,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
 
+use osps::service::{Address, Listener};
 use osps::sys::process::Process;
 use osps_heart::segment::layout::{PAGE, ServerCells, SlotCells};
 use osps_heart::segment::{Access, Segment};
@@ -144,6 +145,42 @@ fn who_died_while_nobody_watched_is_replaced() {
     assert_eq!(osps.pid(2), other, "{}", osps.log());
     assert_eq!(osps.address(1), port, "clients keep their port");
     assert_eq!(osps.ask(1, "PING"), "+PONG");
+    osps.stop();
+}
+
+/// A server that was stopped before it had looked into its gate had its socket on the way. The next
+/// watchdog found it nowhere and did not look again: when that server died, its clients were refused
+/// until another one was there.
+#[test]
+fn the_socket_of_one_that_did_not_have_it_yet_is_held_as_well() {
+    let mut osps = Launch::pair(&["--check-interval", "100ms"]).start();
+    let address = osps.address(1);
+    let listens = |process: &Process| {
+        let names = process.listening().into_iter().filter_map(Listener::found);
+        names.map(|(name, _)| name).any(|name| name == Address::Tcp(address))
+    };
+    let stopped = osps.wait("one that is stopped early enough", || {
+        let (old, generation) = (osps.process(1), osps.generation(1));
+        osps.signal(&old, Signal::KILL);
+        let new = wait_until("a successor", SOON, || {
+            process_in(&osps.segment(), 1).filter(|_| osps.generation(1) > generation)
+        });
+        osps.stop_process(&new);
+        if listens(&new) {
+            osps.signal(&new, Signal::CONT);
+            osps.wait_all_up();
+            return None;
+        }
+        Some(new)
+    });
+    replace_watchdog(&mut osps);
+    osps.signal(&stopped, Signal::CONT);
+    osps.wait("its link to the primary", || {
+        osps.info(0).contains(&format!("link_slot_1:up,gen={}", osps.generation(1))).then_some(())
+    });
+    assert!(!stopped.is_dead(), "{}", osps.log());
+    let watchdog = process_of(osps.watchdog_pid()).unwrap();
+    osps.wait("its socket", || listens(&watchdog).then_some(()));
     osps.stop();
 }
 

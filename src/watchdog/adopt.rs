@@ -32,6 +32,7 @@ use crate::policy::group::{Input, Past, Recorded};
 use crate::service::diff::{Fate, diff};
 use crate::service::{Address, Held, Inheritance, Listener, Service};
 use crate::sys::poll::{Interest, pause};
+use crate::sys::process::Process;
 use crate::sys::procfs::OomCounts;
 use crate::sys::{process, procfs};
 
@@ -177,21 +178,10 @@ impl Left {
             };
             let held =
                 |asked: &Address| Held { family: service.family.clone(), address: asked.clone() };
-            let mut wanted =
-                bound.iter().map(|(asked, was)| (held(asked), was)).collect::<Vec<_>>();
-            wanted.retain(|(held, _)| inherited.find(held).is_none());
-            if wanted.is_empty() {
-                continue;
-            }
-            let mut there: Vec<_> =
-                survivor.process.listening().into_iter().filter_map(Listener::found).collect();
-            for (held, was) in wanted {
-                if let Some(place) = there.iter().position(|(address, _)| address == was) {
-                    let (_, socket) = there.swap_remove(place);
-                    let listener = Listener::of(held.address.clone(), socket);
-                    inherited.sockets.push((held, Arc::new(listener)));
-                }
-            }
+            let mut wanted = bound.clone();
+            wanted.retain(|(asked, _)| inherited.find(&held(asked)).is_none());
+            let found = sockets_of(&survivor.process, &wanted).into_iter();
+            inherited.sockets.extend(found.map(|listener| (held(&listener.asked), listener)));
         }
         for Started { service, bound } in self.started.values() {
             let is_its = |one: &Survivor| self.started[&one.slot].service.family == service.family;
@@ -256,6 +246,20 @@ impl Left {
     pub(super) fn generation(&self) -> Generation {
         self.generation
     }
+}
+
+/// Those of these addresses, as they were asked for and became, on which a process listens.
+fn sockets_of(process: &Process, wanted: &[(Address, Address)]) -> Vec<Arc<Listener>> {
+    if wanted.is_empty() {
+        return Vec::new();
+    }
+    let mut there: Vec<_> = process.listening().into_iter().filter_map(Listener::found).collect();
+    let take = |(asked, was): &(Address, Address)| {
+        let place = there.iter().position(|(address, _)| address == was)?;
+        let (_, socket) = there.swap_remove(place);
+        Some(Arc::new(Listener::of(asked.clone(), socket)))
+    };
+    wanted.iter().filter_map(take).collect()
 }
 
 fn state_of(page: &SlotCells) -> State {
@@ -345,6 +349,22 @@ impl Watchdog {
             }
             Err(why) => log::error!("{why}: going on with what was started"),
         }
+    }
+
+    /// Takes the sockets that whoever was taken over did not have yet: one that was stopped before
+    /// it had looked into its gate, say. Without, nobody holds them when it dies.
+    pub(super) fn take_sockets(&mut self, slot: SlotId) {
+        let child = &mut self.children[slot.index()];
+        let Some(process) = &child.process else { return };
+        let sockets = sockets_of(process, &child.elsewhere);
+        if sockets.is_empty() || sockets.len() < child.elsewhere.len() {
+            return;
+        }
+        log::debug!("{}: its sockets are held here, too", child.name());
+        child.service.sockets = sockets;
+        child.elsewhere.clear();
+        furnish_listen(&self.segment, slot, &child.service);
+        self.write_started(slot);
     }
 
     /// Writes down what was started in a slot, for the next watchdog.

@@ -174,6 +174,7 @@ impl Watchdog {
             match what {
                 What::Verdict { cause: Cause::StartTimeout, .. } => self.advise(slot),
                 What::Unwatched => self.advise_unwatched(slot),
+                What::FirstBeat { .. } => self.take_sockets(slot),
                 _ => {}
             }
             // Without a file everybody is essential, and that one gave up is said already.

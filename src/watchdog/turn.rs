@@ -250,6 +250,9 @@ impl Watchdog {
             self.check_at = self.check_at + self.check_interval.saturating_mul(steps);
         }
         self.count_oom_kills();
+        for slot in self.group.slots() {
+            self.take_sockets(slot);
+        }
         let glance = |slot: SlotId| Glance {
             who: self.children[slot.index()].who(),
             state: self.group.stage(slot).state(),
