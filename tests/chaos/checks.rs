@@ -16,10 +16,10 @@ use osps_heart::words::{Cause, Class, Event};
 
 use super::clients::{CLIENTS, Shared, load, value_of};
 use super::common::{Client, PRIMARY, SOON, events, is_extension, ms, resident};
-use super::instance::{Life, family};
+use super::instance::{Life, family, watchdogs};
 use super::recovery::backoff;
 use super::strikes::Toll;
-use super::{LIMIT, START};
+use super::world::World;
 
 /// What the watchdog may grow by, in KiB.
 const GROWTH: u64 = 4096;
@@ -30,7 +30,9 @@ impl Life<'_> {
         let board = self.board;
         let _rest = board.gate.write().unwrap();
         self.listen();
-        self.check_data()?;
+        if self.world != World::Services {
+            self.check_data()?;
+        }
         let end = Instant::now() + SOON;
         // A closed connection, a look at /proc: some descriptors are there for a moment.
         while let Some(leak) = self.leak() {
@@ -89,16 +91,27 @@ impl Life<'_> {
 
     /// Something that should not be there, or is missing, while all is at rest.
     fn leak(&mut self) -> Option<String> {
-        let run_dir = self.osps.run_dir();
-        let servers: BTreeSet<_> =
-            (0..self.slots()).filter_map(|slot| Some(self.process(slot)?.pid())).collect();
-        let family = family(run_dir);
-        if servers != family || servers.len() != self.slots() {
-            return Some(format!("servers {servers:?}, processes {family:?}"));
+        let watchdogs = watchdogs(self.osps.run_dir());
+        if watchdogs != [self.osps.watchdog_pid()] {
+            return Some(format!("watchdogs {watchdogs:?}, not {}", self.osps.watchdog_pid()));
         }
         let zombies = self.osps.zombies();
         if !zombies.is_empty() {
             return Some(format!("zombies {zombies:?}"));
+        }
+        match self.world {
+            World::Pair { .. } => self.pair_leak(),
+            World::Services => self.services_leak(),
+        }
+    }
+
+    fn pair_leak(&mut self) -> Option<String> {
+        let run_dir = self.osps.run_dir();
+        let servers: BTreeSet<_> =
+            (0..self.slots()).filter_map(|slot| Some(self.process(slot)?.pid())).collect();
+        let family: BTreeSet<_> = family(run_dir).into_keys().collect();
+        if servers != family || servers.len() != self.slots() {
+            return Some(format!("servers {servers:?}, processes {family:?}"));
         }
         let mut expected = BTreeSet::from([LOCK, MEMBERS, SEGMENT, CONTROL].map(str::to_owned));
         let slots = 0..u8::try_from(self.slots()).unwrap();
@@ -131,7 +144,7 @@ impl Life<'_> {
             let open = fs::read_dir(format!("/proc/{pid}/fd")).ok()?.count();
             let before = *self.descriptors.entry(who).or_insert(open);
             // A watchdog that took servers over has no gate of those, and perhaps one file more.
-            let taken = who.is_none() && load(&self.board.renewals) > 0;
+            let taken = who.is_none() && self.taken_over;
             let fits = if taken { open <= before + 1 } else { open == before };
             (!fits).then(|| format!("{who:?} has {open} descriptors, {before} before"))
         })
@@ -145,11 +158,12 @@ impl Life<'_> {
         self.judged = events.last().copied().or(self.judged);
         let lines: Vec<_> = events.iter().map(|event| format!("{event:?}")).collect();
         let told = lines.join("\n");
-        let starved = |slot: usize| count(&events, slot, is_starved);
+        let (limit, _) = self.world.limits();
+        let starved = |slot: usize| count(&events, slot, |event| is_starved(event, limit));
         for slot in 0..self.slots() {
             let starts = count(&events, slot, |event| event.what.event() == Event::Started);
-            let primarys = if slot == PRIMARY { 0 } else { starved(PRIMARY) };
-            let allowed = toll.starts(slot) + starved(slot) + primarys;
+            let others = self.world.goes_with(slot).iter().map(|other| starved(*other));
+            let allowed = toll.starts(slot) + starved(slot) + others.sum::<u64>();
             assert!(starts <= allowed, "slot {slot}: {starts} starts, not {allowed}:\n{told}");
             self.tally.starts += starts;
         }
@@ -158,15 +172,22 @@ impl Life<'_> {
             if let What::Died { death, .. } | What::Backoff { death, .. } = event.what {
                 self.living.remove(&slot);
                 // KILL and ABRT: nobody left by itself, nobody crashed. Who died while nobody
-                // watched may have been reaped by another.
+                // watched may have been reaped by another; whoever was told to go leaves.
                 let struck = matches!(death, Death::Killed(9 | 6))
-                    || death == Death::Unknown && toll.renewals > 0;
-                assert!(struck, "it ended by itself: {event:?}");
+                    || death == Death::Unknown && toll.renewals + toll.upgrades > 0
+                    || toll.wanted.get(slot).is_none_or(|wanted| *wanted > 0);
+                let goes_with = || self.world.goes_with(slot).iter();
+                let taken_along = self.world == World::Services
+                    && goes_with().any(|other| toll.starts(*other) + starved(*other) > 0);
+                assert!(struck || taken_along, "it ended by itself: {event:?}\n{told}");
             }
             match event.what {
                 What::Verdict { cause, class, silence } => {
                     self.assert_just(event, cause, class, silence);
                 }
+                // Who lived is taken over, and told so.
+                What::WatchdogStarted => self.living.clear(),
+                What::Adopted { .. } => drop(self.living.insert(slot)),
                 What::Started { .. } => {
                     assert!(self.living.insert(slot), "two in one slot:\n{told}");
                     assert!(event.generation > self.newest, "a generation again:\n{told}");
@@ -179,7 +200,14 @@ impl Life<'_> {
         self.tally.extensions += extended;
         assert!(extended > 0 || !toll.long_pause, "a pause went unnoticed:\n{told}");
         self.pause = events.iter().filter_map(backoff).fold(self.pause, Duration::max);
-        let errors = self.osps.find_log(&[" ERROR "]).or_else(|| self.osps.find_log(&["panicked"]));
+        // A file that cannot be taken is told as an error, and so is a request that came too soon.
+        let log = self.osps.log();
+        let is_wrong = |line: &&str| {
+            let asked =
+                ["ERROR reload: ", "ERROR upgrade: "].iter().any(|told| line.contains(told));
+            line.contains("panicked") || line.contains(" ERROR ") && !asked
+        };
+        let errors = log.lines().find(is_wrong);
         assert!(errors.is_none(), "{errors:?}");
     }
 
@@ -191,7 +219,8 @@ impl Life<'_> {
         class: Option<Class>,
         silence: Duration,
     ) {
-        let limit = if cause == Cause::StartTimeout { START } else { LIMIT };
+        let (hang, start) = self.world.limits();
+        let limit = if cause == Cause::StartTimeout { start } else { hang };
         if cause == Cause::Dependency {
             return;
         }
@@ -213,9 +242,9 @@ impl Life<'_> {
 
 /// The host gave a server no processor for too long: docs/verdicts.md. A silent owner of the data
 /// may be convicted for not giving it back before it is convicted as starved.
-fn is_starved(event: &Record) -> bool {
+fn is_starved(event: &Record, limit: Duration) -> bool {
     let What::Verdict { class, silence, .. } = event.what else { return false };
-    let owner = class == Some(Class::NotReleasing) && silence >= LIMIT / 2;
+    let owner = class == Some(Class::NotReleasing) && silence >= limit / 2;
     owner || class == Some(Class::Starved)
 }
 

@@ -8,12 +8,13 @@ use std::io::{Error, ErrorKind, Write};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Mutex, RwLock};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use osps_heart::segment::Segment;
 use osps_heart::sync::{Ordering, Word};
 use osps_heart::time::Monotonic;
 
+use super::common::services::who_serves;
 use super::common::{Client, NOBODY, Over, PRIMARY, READ_ONLY, Random, Talk, ms};
 
 /// A client that waits for longer has been forgotten: any fault is over by then.
@@ -86,9 +87,13 @@ pub struct Board {
     pub talk: Talk,
     /// Held by each client while it uses a connection, and exclusively while all is at rest.
     pub gate: RwLock<()>,
-    pub addresses: Mutex<Vec<SocketAddr>>,
-    /// Odd while the watchdog is being replaced, and its listening sockets with it.
-    pub renewals: Word,
+    /// By slot.
+    pub addresses: Mutex<BTreeMap<usize, SocketAddr>>,
+    /// Where nobody may have been listening, and until when (`None` = it is so yet): the server died
+    /// while there was no watchdog.
+    pub exposed: Mutex<BTreeMap<SocketAddr, Option<Instant>>>,
+    /// Connections that were refused there.
+    pub refused: Word,
     pub counters: [Key; CLIENTS],
     pub texts: [Key; CLIENTS],
     pub shared: Mutex<Shared>,
@@ -116,6 +121,62 @@ impl From<Error> for Leave {
                 Leave::Wrong(format!("no answer within {PATIENCE:?}"))
             }
             _ => Leave::Cut,
+        }
+    }
+}
+
+impl Board {
+    /// What an error means to a client that began to connect then: a connection may be cut, but is
+    /// never refused, except where nobody could hold its socket.
+    fn left(&self, address: SocketAddr, began: Instant, error: Error) -> Leave {
+        if error.kind() != ErrorKind::ConnectionRefused {
+            return error.into();
+        }
+        let until = self.exposed.lock().unwrap().get(&address).copied();
+        let exposed = until.is_some_and(|until| until.is_none_or(|until| began <= until));
+        if !exposed {
+            return Leave::Wrong(format!("{address}: {error}"));
+        }
+        self.refused.fetch_add(1, Ordering::Relaxed);
+        thread::sleep(ms(1));
+        Leave::Cut
+    }
+
+    /// Everybody is up again.
+    pub fn cover(&self) {
+        for until in self.exposed.lock().unwrap().values_mut() {
+            until.get_or_insert_with(Instant::now);
+        }
+    }
+
+    /// What became of a connection.
+    fn close(&self, who: &str, left: Result<(), Leave>) {
+        match left {
+            Ok(()) | Err(Leave::Denied) => {}
+            Err(Leave::Cut) => drop(self.cuts.fetch_add(1, Ordering::Relaxed)),
+            Err(Leave::Wrong(wrong)) => self.talk.complain(format!("{who}: {wrong}")),
+        }
+    }
+
+    /// Asks services all the time who they are.
+    pub fn call(&self) {
+        let _over = Over(&self.talk.over);
+        while !self.talk.is_over() {
+            let addresses: Vec<_> = self.addresses.lock().unwrap().values().copied().collect();
+            for address in addresses {
+                let began = Instant::now();
+                let served = who_serves(address);
+                if served.is_ok() {
+                    self.requests.fetch_add(1, Ordering::Relaxed);
+                }
+                let left = served.map(drop).map_err(|error| match error.kind() {
+                    // Its process was killed before it answered.
+                    ErrorKind::Other => Leave::Cut,
+                    _ => self.left(address, began, error),
+                });
+                self.close("a caller", left);
+                thread::sleep(ms(5));
+            }
         }
     }
 }
@@ -156,13 +217,8 @@ impl Visitor<'_> {
         let _over = Over(&self.board.talk.over);
         while !self.board.talk.is_over() {
             let Ok(_using) = self.board.gate.read() else { return };
-            match self.visit() {
-                Ok(()) | Err(Leave::Denied) => {}
-                Err(Leave::Cut) => drop(self.board.cuts.fetch_add(1, Ordering::Relaxed)),
-                Err(Leave::Wrong(wrong)) => {
-                    self.board.talk.complain(format!("client {}: {wrong}", self.number));
-                }
-            }
+            let left = self.visit();
+            self.board.close(&format!("client {}", self.number), left);
         }
     }
 
@@ -171,28 +227,18 @@ impl Visitor<'_> {
         thread::sleep(ms(self.random.next() % 3));
     }
 
-    /// A connection may be cut, but is never refused, except while its socket is being replaced.
-    fn connect(&self, address: SocketAddr, renewals: u64) -> Result<Client, Leave> {
-        let client = match Client::try_to(address) {
-            Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
-                let replaced = || renewals % 2 == 1 || load(&self.board.renewals) != renewals;
-                if !replaced() {
-                    return Err(Leave::Wrong(format!("{address}: {error}")));
-                }
-                thread::sleep(ms(1));
-                return Err(Leave::Cut);
-            }
-            client => client?,
-        };
+    fn connect(&self, address: SocketAddr) -> Result<Client, Leave> {
+        let began = Instant::now();
+        let client =
+            Client::try_to(address).map_err(|error| self.board.left(address, began, error))?;
         client.raw().set_read_timeout(Some(PATIENCE))?;
         Ok(client)
     }
 
     /// One connection: at the primary, or at a secondary in the course's way.
     fn visit(&mut self) -> Result<(), Leave> {
-        let renewals = load(&self.board.renewals);
-        let primary = self.board.addresses.lock().unwrap()[PRIMARY];
-        let mut client = self.connect(primary, renewals)?;
+        let primary = self.board.addresses.lock().unwrap()[&PRIMARY];
+        let mut client = self.connect(primary)?;
         let way = self.random.below(4);
         if way > 0 {
             let word: &[u8] = if way == 1 { b"requetetype1" } else { b"requetetype2" };
@@ -203,7 +249,7 @@ impl Visitor<'_> {
                 return Ok(());
             }
             let port: u16 = reply.parse().map_err(|_| format!("port {reply:?}"))?;
-            client = self.connect(SocketAddr::from((Ipv4Addr::LOCALHOST, port)), renewals)?;
+            client = self.connect(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))?;
         }
         for _ in 0..=self.random.below(30) {
             if way == 1 || self.random.below(3) == 0 {

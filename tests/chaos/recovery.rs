@@ -1,13 +1,13 @@
 //! The window in which everything must recover, and how long it may be.
 
+use std::collections::BTreeMap;
 use std::io::{Error, ErrorKind, Read, Write};
 use std::net::SocketAddr;
 use std::thread;
 use std::time::Duration;
 
 use osps::sys::procfs;
-use osps_heart::segment::{Record, What, text};
-use osps_heart::sync::Ordering;
+use osps_heart::segment::{Record, Segment, What, text};
 use osps_heart::time::Monotonic;
 use osps_heart::words::State;
 
@@ -15,6 +15,7 @@ use super::clients::load;
 use super::common::{Client, NOBODY, PRIMARY, SOON, events, ms, now, port};
 use super::instance::Life;
 use super::strikes::Toll;
+use super::world::World;
 
 /// How much later than due something may come on a busy machine: at a load of 16 on two processors
 /// the scheduler was seen to leave a process out for six seconds.
@@ -48,11 +49,16 @@ impl Life<'_> {
         }
         let (took, due) = (now().since(ended), self.due(toll));
         assert!(took <= due, "recovered after {took:?} only, expected within {due:?}");
-        let listens = self.segment.slots().iter().map(|slot| text::load(&slot.server.listen));
-        let addresses = listens.map(|address| address.parse().unwrap()).collect();
-        *self.board.addresses.lock().unwrap() = addresses;
-        let renewals = load(&self.board.renewals);
-        self.board.renewals.store(renewals.next_multiple_of(2), Ordering::SeqCst);
+        *self.board.addresses.lock().unwrap() = addresses(self.segment);
+        self.board.cover();
+        if let (Some(renewed), 1) = (toll.renewed, toll.renewals) {
+            let mut events = events(self.segment);
+            events.retain(|event| matches!(event.what, What::Adopted { .. }));
+            let last = events.last().map(|event| event.time);
+            self.tally
+                .take_overs
+                .extend(last.filter(|at| *at > renewed).map(|at| at.since(renewed)));
+        }
         took
     }
 
@@ -63,7 +69,8 @@ impl Life<'_> {
     }
 
     /// What is not as it shall be, by the segment and the kernel.
-    fn trouble(&self, toll: &mut Toll, ended: Monotonic) -> Option<String> {
+    fn trouble(&mut self, toll: &mut Toll, ended: Monotonic) -> Option<String> {
+        let settled = self.osps.is_settled();
         let header = self.segment.header();
         let turned = header.watchdog_heart.sample().stamp > ended;
         let named = load(&header.watchdog_pid) == u64::from(self.osps.watchdog_pid());
@@ -79,6 +86,7 @@ impl Life<'_> {
             ("killed processes live", toll.killed.len()),
             ("stopped processes stand", toll.stopped.len()),
             ("requests for a fault are pending", toll.asked.len()),
+            ("take-overs are under way", usize::from(!settled)),
             ("watchdogs are dead", usize::from(self.osps.watchdog_is_dead())),
             ("watchdogs are not named in the segment", usize::from(!named)),
             ("watchdogs have not turned", usize::from(!turned)),
@@ -87,9 +95,13 @@ impl Life<'_> {
                 return Some(format!("{count} {what}"));
             }
         }
+        if let Some(trouble) = self.unanswered(toll) {
+            return Some(trouble);
+        }
         (0..self.slots()).find_map(|slot| {
             let state = self.state(slot).map_or("unknown", State::word);
-            let beat = self.segment.hearts()[slot].sample().stamp > ended;
+            let stamp = self.segment.hearts()[slot].sample().stamp;
+            let beat = !self.world.beats(slot) || stamp > ended;
             let lives = self.process(slot).is_some();
             let sound = state == State::Up.word() && beat && lives;
             (!sound).then(|| format!("slot {slot} is {state}, lives: {lives}, beat: {beat}"))
@@ -98,6 +110,13 @@ impl Life<'_> {
 
     /// What does not work, by the servers' own account and by a write in the course's way.
     fn unserved(&self) -> Option<String> {
+        match self.world {
+            World::Pair { .. } => self.pair_unserved(),
+            World::Services => self.services_unserved(),
+        }
+    }
+
+    fn pair_unserved(&self) -> Option<String> {
         let failed = |what: &str, error: &Error| Some(format!("{what}: {error}"));
         let address = |slot: usize| -> Option<SocketAddr> {
             text::load(&self.segment.slots()[slot].server.listen).parse().ok()
@@ -136,6 +155,12 @@ impl Life<'_> {
             Err(error) => failed("a write", &error),
         }
     }
+}
+
+/// Where servers listen, by slot.
+pub fn addresses(segment: &Segment) -> BTreeMap<usize, SocketAddr> {
+    let listens = segment.slots().iter().map(|slot| text::load(&slot.server.listen).parse().ok());
+    listens.enumerate().filter_map(|(slot, address)| Some((slot, address?))).collect()
 }
 
 /// The pause before a restart, if the event tells of one.

@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use super::common::{PRIMARY, Random};
 use super::faults::{FAULTS, Fault, Row, Whom};
+use super::world::World;
 
 /// One fault: `WORD[:SLOT+SLOT..][/SPAN][@AFTER]`, in milliseconds since the strike before it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,10 +19,10 @@ pub struct Strike {
 /// What strikes together.
 pub type Round = Vec<Strike>;
 
-/// `workers=N; ROUND; ROUND...`, the strikes of a round separated by commas.
+/// `WORLD; ROUND; ROUND...`, the strikes of a round separated by commas.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Script {
-    pub workers: usize,
+    pub world: World,
     pub rounds: Vec<Round>,
 }
 
@@ -42,7 +43,7 @@ impl fmt::Display for Strike {
 
 impl fmt::Display for Script {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "workers={}", self.workers)?;
+        write!(f, "{}", self.world)?;
         for round in &self.rounds {
             let strikes: Vec<_> = round.iter().map(ToString::to_string).collect();
             write!(f, "; {}", strikes.join(", "))?;
@@ -75,20 +76,17 @@ impl FromStr for Script {
 
     fn from_str(text: &str) -> Result<Script, String> {
         let (head, rounds) = text.split_once(';').unwrap_or((text, ""));
-        let workers = head.trim().strip_prefix("workers=").and_then(|count| count.parse().ok());
         let strikes = |round: &str| round.split(',').map(|text| text.trim().parse()).collect();
         let rounds = rounds.split(';').filter(|round| !round.trim().is_empty()).map(strikes);
-        let script = Script {
-            workers: workers.ok_or("a script begins with workers=N")?,
-            rounds: rounds.collect::<Result<_, _>>()?,
-        };
+        let script =
+            Script { world: head.trim().parse()?, rounds: rounds.collect::<Result<_, _>>()? };
         let aimed = |strike: &Strike| {
             let at_nobody = matches!(strike.fault.row().whom, Whom::Nobody);
-            let known = strike.slots.iter().all(|slot| *slot <= script.workers);
-            known && at_nobody == strike.slots.is_empty()
+            let known = strike.slots.iter().all(|slot| *slot < script.world.slots());
+            known && script.world.has(strike.fault) && at_nobody == strike.slots.is_empty()
         };
         match script.rounds.iter().flatten().find(|strike| !aimed(strike)) {
-            Some(strike) => Err(format!("{strike}: no such slots")),
+            Some(strike) => Err(format!("{strike}: no such slots, or not in this world")),
             None => Ok(script),
         }
     }
@@ -97,15 +95,19 @@ impl FromStr for Script {
 /// Draws rounds without end. Faults are dealt from a shuffled deck, so that each has its turn.
 pub struct Draw {
     random: Random,
-    pub workers: usize,
+    pub world: World,
     deck: Vec<&'static Row>,
 }
 
 impl Draw {
-    pub fn new(seed: u64) -> Draw {
+    pub fn of_pair(seed: u64) -> Draw {
         let mut random = Random::new(seed);
-        let workers = 1 + random.below(4);
-        Draw { random, workers, deck: Vec::new() }
+        let world = World::Pair { workers: 1 + random.below(4) };
+        Draw { random, world, deck: Vec::new() }
+    }
+
+    pub fn of_services(seed: u64) -> Draw {
+        Draw { random: Random::new(seed), world: World::Services, deck: Vec::new() }
     }
 
     fn within(&mut self, spans: &[(u64, u64)]) -> u64 {
@@ -118,17 +120,19 @@ impl Draw {
 
     fn strike(&mut self, is_first: bool) -> Strike {
         if self.deck.is_empty() {
-            self.deck = FAULTS.iter().flat_map(|row| vec![row; row.share]).collect();
+            let share = |row: &Row| row.shares[self.world.place()];
+            self.deck = FAULTS.iter().flat_map(|row| vec![row; share(row)]).collect();
         }
         let card = self.random.below(self.deck.len());
         let &Row { fault, whom, spans, .. } = self.deck.swap_remove(card);
-        let secondary = 1 + self.random.below(self.workers);
+        let slots = self.world.slots();
+        let secondary = 1 + self.random.below(slots - 1);
         let slots = match (whom, self.random.below(10)) {
             (Whom::Nobody, _) => Vec::new(),
-            (Whom::Several, 0) => (0..=self.workers).collect(),
+            (Whom::Several, 0) => (0..slots).collect(),
             (Whom::Several, 1 | 2) => vec![PRIMARY, secondary],
             (Whom::Several | Whom::One, 3..=5) => vec![PRIMARY],
-            (Whom::Secondaries, 0..=4) => (1..=self.workers).collect(),
+            (Whom::Secondaries, 0..=4) => (1..slots).collect(),
             _ => vec![secondary],
         };
         let span = self.within(spans);
@@ -151,15 +155,16 @@ impl Iterator for Draw {
 #[test]
 fn a_script_is_read_as_it_was_written() {
     for seed in 0..200 {
-        let mut draw = Draw::new(seed);
-        let script = Script { workers: draw.workers, rounds: draw.by_ref().take(20).collect() };
+        let new = if seed % 2 == 0 { Draw::of_pair } else { Draw::of_services };
+        let mut draw = new(seed);
+        let script = Script { world: draw.world, rounds: draw.by_ref().take(20).collect() };
         assert_eq!(script.to_string().parse(), Ok(script.clone()), "{script}");
-        let mut again = Draw::new(seed);
-        assert!(again.by_ref().take(20).eq(script.rounds), "one seed, one script");
+        assert!(new(seed).take(20).eq(script.rounds), "one seed, one script");
     }
     let short: Script = "workers=2; kill:0+2; pause/70, stale:1/3@9;".parse().unwrap();
     assert_eq!(short.to_string(), "workers=2; kill:0+2; pause/70, stale:1/3@9");
-    for wrong in ["", "kill:1", "workers=1; kill:2", "workers=1; hill:1", "workers=1; kill"] {
+    let wrong = ["", "kill:1", "workers=1; kill:2", "workers=1; hill:1", "workers=1; kill"];
+    for wrong in wrong.into_iter().chain(["workers=1; slip", "services; spin:1", "service"]) {
         assert!(wrong.parse::<Script>().is_err(), "{wrong}");
     }
 }

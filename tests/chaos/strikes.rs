@@ -12,26 +12,30 @@ use osps::pair::link::{tube_down, tube_up};
 use osps::pair::wire::{self, Frame, FrameKind};
 use osps::sys::process::Process;
 use osps_heart::ids::{Generation, SlotId};
-use osps_heart::pulse::slack;
+use osps_heart::orphan::WATCHDOG_STALE;
+use osps_heart::pulse::{PARKED, slack};
+use osps_heart::segment::{Access, Segment};
 use osps_heart::sync::Ordering;
 use osps_heart::time::Monotonic;
 use osps_heart::words::State;
 
-use super::clients::load;
+use super::common::services::Asking;
 use super::common::{PRIMARY, Random, Signal, fifo, ms, now};
 use super::faults::Fault;
 use super::instance::Life;
 use super::script::Strike;
-use super::{LIMIT, START};
+use super::world::World;
 
 /// Stopped for less than this in one round, a server is not convicted: a beat interval, an eighth
 /// of the limit, may have passed before, and the rest is for a busy machine to let it beat again.
 const INNOCENT: Duration = ms(250);
+/// How long `--take-over` may look at a watchdog before it is sure that it is frozen.
+const SURE: Duration = ms(3000);
 /// Bytes that a pipe holds.
 const PIPE: usize = 64 << 10;
 
 /// What has to be done later in a round.
-enum Act {
+pub enum Act {
     Strike(Strike),
     /// Continue those who were stopped at that moment; the servers have their slot.
     Continue(Instant, Vec<(Option<usize>, Process)>),
@@ -41,19 +45,30 @@ enum Act {
     Fill(Vec<File>, Vec<u8>, Instant),
     /// Close it.
     Close(TcpStream),
-    /// Start another watchdog.
-    Renew,
+    /// Start another watchdog, with these options.
+    Renew(&'static [&'static str]),
+    /// Scribble on over the pages of these generations, until then.
+    Scribble(Segment, Vec<(usize, u32)>, Random, Instant),
+    /// Ask for this, of these slots.
+    Ask(&'static str, Vec<usize>),
 }
 
 /// What a round may cost, noted while it strikes.
 pub struct Toll {
+    world: World,
     pub since: Monotonic,
     pub strikes: usize,
     /// Strikes that end a process, by slot.
     deadly: Vec<u64>,
     /// Time stopped, and strikes that did it: they end a process if it was too long.
     quiet: Vec<(Duration, u64)>,
+    /// Restarts that somebody wanted, by slot.
+    pub wanted: Vec<u64>,
+    /// Watchdogs that were killed or replaced, and that became another image.
     pub renewals: u64,
+    pub upgrades: u64,
+    /// When the last new one was started that had nobody to kill.
+    pub renewed: Option<Monotonic>,
     /// The verdicts and restarts that are due, without the extensions that the watchdog gives.
     pub due: Duration,
     /// The longest limit in force: a server may be struck before its first beat.
@@ -64,22 +79,33 @@ pub struct Toll {
     pub stopped: Vec<Process>,
     /// Connections that asked for a fault: answered or cut in the end.
     pub asked: Vec<TcpStream>,
+    /// What osps was asked for, and is not done yet.
+    pub wishes: Vec<(String, Asking)>,
+    /// What of that may have got lost, with a watchdog: to be asked for again.
+    pub unsure: Vec<String>,
 }
 
 impl Toll {
-    pub fn new(strikes: usize, slots: usize) -> Toll {
+    pub fn new(world: World, strikes: usize) -> Toll {
+        let slots = world.slots();
         Toll {
+            world,
             since: now(),
             strikes,
             deadly: vec![0; slots],
             quiet: vec![(Duration::ZERO, 0); slots],
+            wanted: vec![0; slots],
             renewals: 0,
+            upgrades: 0,
+            renewed: None,
             due: Duration::ZERO,
-            limit: LIMIT,
+            limit: world.limits().0,
             long_pause: false,
             killed: Vec::new(),
             stopped: Vec::new(),
             asked: Vec::new(),
+            wishes: Vec::new(),
+            unsure: Vec::new(),
         }
     }
 
@@ -89,17 +115,18 @@ impl Toll {
         self.deadly[slot] + if quiet > INNOCENT { strikes } else { 0 }
     }
 
-    /// The same, for all reasons: the primary takes the others with it. The next watchdog restarts
+    /// The same, for all reasons: who failed takes others with it. The next watchdog restarts
     /// nobody who lives.
     pub fn starts(&self, slot: usize) -> u64 {
-        let primary = if slot == PRIMARY { 0 } else { self.own_starts(PRIMARY) };
-        self.own_starts(slot) + primary
+        let others = self.world.goes_with(slot).iter().map(|other| self.own_starts(*other));
+        self.own_starts(slot) + self.wanted[slot] + others.sum::<u64>()
     }
 }
 
 impl Life<'_> {
     /// Plays the strikes of a round, at their times.
     pub fn strike_all(&mut self, round: &[Strike], toll: &mut Toll) {
+        self.expose(round);
         let mut agenda = BTreeMap::new();
         let mut at = Instant::now();
         for (number, strike) in round.iter().enumerate() {
@@ -143,9 +170,42 @@ impl Life<'_> {
                 return (now < until).then(|| (now + ms(1), Act::Fill(fifos, piece, until)));
             }
             Act::Close(stream) => drop(stream),
-            Act::Renew => self.osps.start_again(),
+            Act::Renew(options) => {
+                // Another one looks first whether the old one is frozen.
+                toll.renewed = options.is_empty().then(super::common::now);
+                self.osps.start_again_with(options);
+            }
+            Act::Scribble(segment, pages, mut random, until) => {
+                for (slot, generation) in &pages {
+                    // What starts in its place would be up before it is.
+                    let same = self.generation(*slot) == *generation;
+                    if same && self.state(*slot) == Some(State::Up) {
+                        scribble(&segment, *slot, &mut random);
+                    }
+                }
+                let act = Act::Scribble(segment, pages, random, until);
+                return (now < until).then(|| (now + ms(1), act));
+            }
+            Act::Ask(word, slots) => self.wish(word, &slots, &[], toll),
         }
         None
+    }
+
+    /// Who may die while there is no watchdog: nobody holds its socket then.
+    fn expose(&self, round: &[Strike]) {
+        if !round.iter().any(|strike| matches!(strike.fault, Fault::Restart | Fault::TakeOver)) {
+            return;
+        }
+        let is_struck = |slot: usize| {
+            let all = |fault| matches!(fault, Fault::Suspend | Fault::Reload);
+            round.iter().any(|strike| all(strike.fault) || strike.slots.contains(&slot))
+        };
+        let may_die = |slot: &usize| {
+            is_struck(*slot) || self.world.goes_with(*slot).iter().any(|other| is_struck(*other))
+        };
+        let addresses = self.board.addresses.lock().unwrap();
+        let struck = (0..self.slots()).filter(may_die).filter_map(|slot| addresses.get(&slot));
+        self.board.exposed.lock().unwrap().extend(struck.map(|address| (*address, None)));
     }
 
     /// One strike; what goes on, or ends it, comes later.
@@ -156,14 +216,18 @@ impl Life<'_> {
             Fault::Kill | Fault::Freeze | Fault::Thaw => self.signal(strike, since, toll),
             Fault::Spin | Fault::Block | Fault::Abort | Fault::Sleep => self.ask(strike, toll),
             Fault::Pause | Fault::Suspend => self.pause(strike, since, toll),
-            Fault::Restart => self.replace(toll),
+            Fault::Restart | Fault::TakeOver => self.replace(strike.fault, toll),
+            Fault::Upgrade => self.upgrade(toll),
             Fault::Deaf | Fault::Half => self.burden(strike, until),
             Fault::Full | Fault::Garbage | Fault::Stale => (true, self.litter(strike, until)),
+            Fault::Scribble => self.scribble(strike, until, toll),
+            Fault::Reload | Fault::Slip => (self.reload(strike, toll), None),
+            Fault::Again | Fault::Rest | Fault::Excuse => self.want(strike, toll),
         };
         if struck {
             self.tally.struck(strike.fault);
         }
-        let goes_on = matches!(later, Some(Act::Send(..) | Act::Fill(..)));
+        let goes_on = matches!(later, Some(Act::Send(..) | Act::Fill(..) | Act::Scribble(..)));
         later.map(|act| (if goes_on { since } else { until }, act))
     }
 
@@ -172,6 +236,10 @@ impl Life<'_> {
         let (mut struck, mut thawed) = (false, Vec::new());
         for slot in strike.slots.iter().copied() {
             let Some(process) = self.process(slot) else { continue };
+            // Who would not be missed would stand for good.
+            if strike.fault == Fault::Freeze && !self.is_judged(slot) {
+                continue;
+            }
             struck = true;
             self.owe(slot, toll);
             let kills = strike.fault == Fault::Kill;
@@ -227,19 +295,44 @@ impl Life<'_> {
         if strike.span.is_multiple_of(2) {
             stopped.reverse();
         }
-        toll.long_pause = toll.strikes == 1 && ms(strike.span) >= LIMIT;
+        toll.long_pause = toll.strikes == 1 && ms(strike.span) >= self.world.limits().0;
         (!stopped.is_empty(), Some(Act::Continue(since, stopped)))
     }
 
-    /// Kills the watchdog; its servers live on until the next one comes.
-    fn replace(&mut self, toll: &mut Toll) -> (bool, Option<Act>) {
-        if self.watchdog().is_none() {
+    /// Kills the watchdog or stops it for good; its servers live on until the next one comes.
+    fn replace(&mut self, fault: Fault, toll: &mut Toll) -> (bool, Option<Act>) {
+        let Some(watchdog) = self.watchdog().filter(|_| self.osps.is_settled()) else {
             return (false, None);
-        }
+        };
         toll.renewals += 1;
-        self.board.renewals.store(load(&self.board.renewals) | 1, Ordering::SeqCst);
-        self.osps.kill_watchdog();
-        (true, Some(Act::Renew))
+        self.taken_over = true;
+        if fault == Fault::Restart {
+            self.osps.kill_watchdog();
+            return (true, Some(Act::Renew(&[])));
+        }
+        send(&watchdog, Signal::STOP);
+        toll.due += WATCHDOG_STALE + SURE;
+        (true, Some(Act::Renew(&["--take-over"])))
+    }
+
+    /// Asks the watchdog to become another image.
+    fn upgrade(&mut self, toll: &mut Toll) -> (bool, Option<Act>) {
+        self.wish("upgrade", &[], &[], toll);
+        toll.upgrades += 1;
+        self.taken_over = true;
+        (true, None)
+    }
+
+    /// Begins to write over what servers say of themselves.
+    fn scribble(&self, strike: &Strike, until: Instant, toll: &mut Toll) -> (bool, Option<Act>) {
+        // Not there for a moment while the next watchdog takes it over.
+        let Ok(segment) = Segment::open(self.osps.run_dir(), Access::ReadWrite) else {
+            return (false, None);
+        };
+        // Counts that somebody moves hide a freeze for so long.
+        toll.due += ms(strike.span);
+        let pages = strike.slots.iter().map(|slot| (*slot, self.generation(*slot))).collect();
+        (true, Some(Act::Scribble(segment, pages, Random::new(strike.span), until)))
     }
 
     /// A client that is a burden.
@@ -254,8 +347,11 @@ impl Life<'_> {
     }
 
     /// The verdict on what strikes a server may take so long.
-    fn owe(&self, slot: usize, toll: &mut Toll) {
-        let limit = if self.state(slot) == Some(State::Starting) { START } else { LIMIT };
+    pub fn owe(&self, slot: usize, toll: &mut Toll) {
+        let (hang, start) = self.world.limits();
+        // A loop is not judged before it is as old as that.
+        let young = self.world == World::Services || self.state(slot) == Some(State::Starting);
+        let limit = if young { start } else { hang };
         toll.limit = toll.limit.max(limit);
         toll.due += limit + slack(limit);
     }
@@ -317,6 +413,19 @@ impl Life<'_> {
             payload,
         })
     }
+}
+
+/// One word of what a server says of itself: of its heart, or of what it does.
+fn scribble(segment: &Segment, slot: usize, random: &mut Random) {
+    let heart = &segment.hearts()[slot];
+    let says = &segment.slots()[slot].activity;
+    let words = [&says.sessions, &says.link, &says.frames_dropped, &says.text_guard, &says.parked];
+    let words = words.into_iter().chain([&says.committed_ns, &heart.count, &heart.stamp_ns]);
+    let words: Vec<_> = words.chain(&says.text).collect();
+    let near = [0, 1, u64::MAX, now().0, (now() + ms(1000)).0];
+    let value = if random.below(2) == 0 { random.word() } else { *random.choose(&near) };
+    // That stamp would say that it means to be silent.
+    random.choose(&words).store(value.min(PARKED.0 - 1), Ordering::Relaxed);
 }
 
 /// Lets time pass: a fault lasts, or the next one comes later.

@@ -19,12 +19,23 @@ pub struct Tally {
     pub extensions: usize,
     pub requests: u64,
     pub cuts: u64,
+    /// Connections refused by servers that died while there was no watchdog.
+    pub refused: u64,
     pub epochs: usize,
+    /// From the start of a watchdog until it had taken over who lived; and how long nobody was
+    /// watched when it became another image.
+    pub take_overs: Vec<Duration>,
+    pub upgrades: Vec<Duration>,
 }
 
 impl Tally {
     pub fn struck(&mut self, fault: Fault) {
         self.faults.entry(fault).or_default().0 += 1;
+    }
+
+    /// How often a fault struck.
+    pub fn count(&self, fault: Fault) -> u64 {
+        self.faults.get(&fault).map_or(0, |(count, _)| *count)
     }
 
     pub fn recovered(&mut self, fault: Fault, took: Duration) {
@@ -46,6 +57,20 @@ impl fmt::Display for Tally {
         let verdicts = self.verdicts.iter().map(|(class, count)| format!("{class} {count}"));
         let verdicts = verdicts.collect::<Vec<_>>().join(", ");
         writeln!(f, "verdicts: {verdicts}; {extensions} limits extended")?;
-        write!(f, "{requests} requests answered, {cuts} connections cut, {epochs} epochs seen")
+        writeln!(f, "{requests} requests answered, {cuts} connections cut, {epochs} epochs seen")?;
+        write!(f, "{} connections refused by the dead while there was no watchdog", self.refused)?;
+        for (what, spans) in [("take-overs", &self.take_overs), ("upgrades", &self.upgrades)] {
+            let mut spans = spans.clone();
+            spans.sort_unstable();
+            let part = |percent: usize| spans.get(spans.len().saturating_sub(1) * percent / 100);
+            if let (Some(middle), Some(most), Some(worst)) = (part(50), part(99), spans.last()) {
+                let count = spans.len();
+                write!(
+                    f,
+                    "\n{count} {what}: median {middle:.1?}, 99 % {most:.1?}, most {worst:.1?}"
+                )?;
+            }
+        }
+        Ok(())
     }
 }

@@ -142,12 +142,17 @@ pub fn fifo(run_dir: &Path, name: &str) -> Result<File, Error> {
 
 /// A socket for notifications to the reader that `NOTIFY_SOCKET` names.
 pub fn notify_socket(address: &OsStr) -> UnixDatagram {
-    let socket = UnixDatagram::unbound().unwrap();
+    try_notify_socket(address).unwrap()
+}
+
+/// The same, where the reader may be away.
+pub fn try_notify_socket(address: &OsStr) -> Result<UnixDatagram, Error> {
+    let socket = UnixDatagram::unbound()?;
     match address.as_bytes().strip_prefix(b"@") {
-        Some(name) => socket.connect_addr(&SocketAddr::from_abstract_name(name).unwrap()).unwrap(),
-        None => socket.connect(address).unwrap(),
+        Some(name) => socket.connect_addr(&SocketAddr::from_abstract_name(name)?)?,
+        None => socket.connect(address)?,
     }
-    socket
+    Ok(socket)
 }
 
 /// Whether this test may do what only root may.

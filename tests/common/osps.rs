@@ -88,6 +88,8 @@ fn collect(stream: impl Read + Send + 'static, lines: &Lines) {
 pub struct Osps {
     child: Child,
     watchdog: Process,
+    /// The one before it, which may live: a new one that was told to take over may leave it at work.
+    former: Option<(Child, Process)>,
     launch: Box<Launch>,
     pub out: Lines,
     pub err: Lines,
@@ -240,7 +242,7 @@ impl Launch {
     pub fn spawn_unfounded(self) -> Osps {
         let (out, err) = (Lines::default(), Lines::default());
         let (child, watchdog) = self.begin(&out, &err);
-        Osps { child, watchdog, launch: Box::new(self), out, err }
+        Osps { child, watchdog, former: None, launch: Box::new(self), out, err }
     }
 
     /// Starts it and waits until its segment is there.
@@ -525,7 +527,26 @@ impl Osps {
     /// Starts another watchdog in the place of one that was killed, with the same options. Does
     /// not wait for it; its log goes on where the last one's ended.
     pub fn start_again(&mut self) {
-        (self.child, self.watchdog) = self.launch.begin(&self.out, &self.err);
+        let (child, watchdog) = self.launch.begin(&self.out, &self.err);
+        let former = (
+            std::mem::replace(&mut self.child, child),
+            std::mem::replace(&mut self.watchdog, watchdog),
+        );
+        self.former = Some(former);
+    }
+
+    /// Whether it is clear who is the watchdog since [`Osps::start_again`]: the new one as soon as
+    /// the former is dead, the former if the new one left (`--take-over` upgrades one that works).
+    pub fn is_settled(&mut self) -> bool {
+        let Some((former, _)) = &mut self.former else { return true };
+        if former.try_wait().unwrap().is_some() {
+            self.former = None;
+        } else if self.child.try_wait().unwrap().is_some()
+            && let Some(former) = self.former.take()
+        {
+            (self.child, self.watchdog) = former;
+        }
+        self.former.is_none()
     }
 
     /// The same, with further options.
@@ -562,8 +583,11 @@ impl Osps {
     }
 
     fn end(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let former = self.former.as_mut().map(|(child, _)| child);
+        for child in [&mut self.child].into_iter().chain(former) {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
     }
 }
 

@@ -13,7 +13,8 @@ use osps_heart::segment::{Record, Segment, text};
 use osps_heart::time::Monotonic;
 use osps_heart::words::{Event, State};
 
-use super::{AS_PROGRAM, BINARY, Guest, Osps, SOON, events, ms, run, wait_until};
+use super::{AS_PROGRAM, BINARY, Guest, Osps, SOON, events, ms, run};
+use super::{try_notify_socket, wait_until};
 
 /// What this test binary does as a program of a service.
 pub const PART: &str = "OSPS_TEST_PART";
@@ -35,12 +36,13 @@ heart = "memory""#;
 /// A text with its short words spelled out.
 ///
 /// `@DIR@` is the test's directory, `@THIS@` the words of this binary's command. `@BEAT@`, `@SLOW@`,
-/// `@LOOP@`, `@SERVE@` and `@SLEEP@` are a command with its heart, on lines of their own.
+/// `@NOTIFY@`, `@LOOP@`, `@SERVE@` and `@SLEEP@` are a command with its heart, on lines of their own.
 pub fn expand(text: &str, dir: &Path) -> String {
     let exe = std::env::current_exe().unwrap();
     let words: Vec<_> = [exe.to_str().unwrap()].into_iter().chain(AS_PROGRAM).collect();
     text.replace("@BEAT@", &short("beat", "memory"))
         .replace("@SLOW@", &short("slow", "memory"))
+        .replace("@NOTIFY@", &short("notify", "notify"))
         .replace("@LOOP@", LOOP)
         .replace("@SERVE@", SERVE)
         .replace("@SLEEP@", "command = [\"sleep\", \"1000\"]\nheart = \"none\"")
@@ -56,6 +58,7 @@ pub fn act() {
         // It takes its time, to come and to go.
         "slow" => beat(ms(300)),
         "serve" => serve(),
+        "notify" => notify(),
         _ => panic!("{part}"),
     }
 }
@@ -70,6 +73,18 @@ fn beat(pause: Duration) {
     std::thread::sleep(pause);
     // What the test harness would say at the end is nobody's affair.
     std::process::exit(0);
+}
+
+/// Beats over its socket, found by its name each time as by `sd_notify`: the next watchdog has
+/// another one.
+fn notify() {
+    let address = std::env::var_os("NOTIFY_SOCKET").unwrap();
+    let mut said = "READY=1\nWATCHDOG=1";
+    loop {
+        let sent = try_notify_socket(&address).and_then(|socket| socket.send(said.as_bytes()));
+        said = if sent.is_ok() { "WATCHDOG=1" } else { said };
+        std::thread::sleep(ms(20));
+    }
 }
 
 /// Answers each client of the socket that is its standard input with its pid, and leaves when it is told to.
@@ -116,7 +131,12 @@ pub struct Asking(Guest);
 impl Asking {
     /// How that ended.
     pub fn wait(&mut self) -> ExitStatus {
-        wait_until("the answer", SOON, || self.0.0.try_wait().unwrap())
+        wait_until("the answer", SOON, || self.ended())
+    }
+
+    /// The same, if it has ended.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.0.0.try_wait().unwrap()
     }
 }
 
