@@ -31,8 +31,8 @@ use osps_heart::words::{Event, State};
 
 use common::services::{act, slot_in, state_of, who_serves};
 use common::{
-    BINARY, Launch, NO_RESTARTS, Osps, Random, SOON, Signal, has, is_root, ms, now, pass, process_in,
-    process_of, recorded, skip, told_seed, wait_until,
+    BINARY, Launch, NO_RESTARTS, Osps, Random, SOON, Signal, has, is_root, ms, now, pass,
+    process_in, process_of, recorded, skip, told_seed, wait_until,
 };
 
 #[test]
@@ -589,6 +589,7 @@ fn a_directory_of_another_boot_is_refused_while_somebody_lives_there() {
     osps.wait_log(&["took over 2 of 2"]);
     assert_eq!(lives(&osps, 2), before, "{}", osps.log());
     osps.stop();
+}
 
 /// All of these run, and not as they did before.
 fn wait_anew(osps: &Osps, names: &[&str], old: &[Process]) {

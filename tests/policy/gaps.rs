@@ -81,7 +81,7 @@ fn watch(limits: Limits, beats: &[Monotonic], looks: &[(u32, Beside)]) -> Vec<Lo
             Beside::Parked => Sample::parked(0).stamp,
             _ => beats[..count].last().copied().unwrap_or(BOOT),
         };
-        let turn = Turn { now, previous: last.at, lateness: late };
+        let turn = Turn::new(now, last.at, late);
         let reading = pulse.observe(&turn, Sample { count: count as u64, stamp });
         let gap = pulse.take_gap();
         assert!(gap.is_none() || reading == Reading::Beat { first: false }, "{reading:?}");

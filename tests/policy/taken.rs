@@ -80,7 +80,7 @@ impl World {
         }
         self.lives_for = None;
         self.takes_over = true;
-        self.turn = Turn { now: until, previous: until, lateness: Duration::ZERO };
+        self.turn = Turn::new(until, until, Duration::ZERO);
         (self.spins, self.booted) = (0, false);
         let (acts, lived) = (self.acts.len(), self.processes.clone());
         let mut inputs = Vec::new();

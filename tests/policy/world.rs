@@ -393,9 +393,12 @@ impl World {
 
     /// Writes a transition down.
     fn record(&mut self, change: Change) {
-        let Change { slot, to, what, note, .. } = change;
+        let Change { slot, from, to, what, note } = change;
         let page = &mut self.pages[slot.index()];
-        (page.state, page.since) = (to, self.now);
+        page.state = to;
+        if from != to {
+            page.since = self.now;
+        }
         let by_itself = matches!(note, Note::Death { took: None, .. });
         page.cause = match what {
             What::Verdict { cause, .. } => Some(cause),
