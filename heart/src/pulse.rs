@@ -232,8 +232,6 @@ impl Pulse {
             return Reading::Beat { first };
         }
         self.open.looked = true;
-        // Whoever was late with us is not to blame.
-        self.open.own &= !late;
         if seen.is_parked() {
             self.renew(turn.now);
             return Reading::Parked;
@@ -260,10 +258,10 @@ impl Pulse {
     /// The silence that ends with a beat at `at`, which moved the count by so much; `None` = it is
     /// not the program's own, or nobody would have been judged by it.
     fn ended(&self, at: Monotonic, turn: &Turn, moved: u64) -> Option<Gap> {
-        // Of one beat both ends are known, and where a look found none, the end is known to a look.
-        // Of more beats only one gap is known to be long: that in which the last look fell. It
-        // goes on from there for one of the parts that they divide the rest into.
-        let span = if moved == 1 || self.open.looked {
+        // A silence that a look found has both its ends between looks. Of many beats only one gap is
+        // known to be long: that in which the last look fell. It goes on from there for one of the
+        // parts that they divide the rest into; of a single beat that is all of it.
+        let span = if self.open.looked {
             at.since(self.last_beat)
         } else {
             let look = turn.previous.max(self.last_beat).min(at);
@@ -512,6 +510,37 @@ mod tests {
         let mut pulse = beating();
         let turn = Turn { lateness: Duration::from_millis(500), ..turn(1000, 5000) };
         assert_eq!(pulse.observe(&turn, seen(8, 1000)), Reading::Overdue);
+    }
+
+    #[test]
+    fn a_gap_is_what_the_looks_know_of_it() {
+        for (name, look, seen_then, moved, expected) in [
+            ("one beat", 1500, 8, 1, 1200),
+            ("found silent", 1500, 8, 4, 1200),
+            ("no look in it", 1000, 8, 4, 300),
+            ("a count that was set back", 1000, 8, u64::MAX, 0),
+        ] {
+            let mut pulse = beating();
+            if look > 1000 {
+                pulse.observe(&turn(1000, look), seen(seen_then, 1000));
+            }
+            let count = 8_u64.wrapping_add(moved);
+            pulse.observe(&turn(look, 2300), seen(count, 2200));
+            let span = pulse.take_gap().map(|gap| gap.span.as_millis());
+            assert_eq!(span, Some(expected), "{name}");
+        }
+    }
+
+    /// Below 125 ms a look that is late by less than the slack may find both at once.
+    #[test]
+    fn who_is_found_overdue_at_once_was_late_as_well() {
+        let hang = Duration::from_millis(100);
+        let mut pulse = Pulse::new(Limits { hang, ..LIMITS }, at(0), 7);
+        pulse.observe(&turn(0, 10), seen(8, 10));
+        assert_eq!(pulse.observe(&turn(20, 111), seen(8, 10)), Reading::Overdue);
+        pulse.observe(&turn(20, 111), seen(9, 110));
+        let gap = Gap { span: hang, near_miss: true, limit: hang };
+        assert_eq!(pulse.take_gap(), Some(gap));
     }
 
     #[test]
