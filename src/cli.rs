@@ -107,10 +107,9 @@ Examples:
   osps status --json | jq .servers
   osps status --advice web                is its hang timeout a good one?
 
-The advice is the longest of: 4 times the gap that 99.9 % of the gaps between two beats stay
-below; twice the worst gap; twice the time between two looks of the watchdog, but no more than the
-limit in force; two beat intervals; 84ms. Then it is rounded up. It takes 1000 gaps within 10
-minutes or more.
+The advice is the longest of: 4 times the gap that 99.9 % of the gaps between two beats stay below;
+twice the worst gap; twice the time between two looks of the watchdog, but no more than the limit in
+force; two beat intervals; 84ms. Then it is rounded up. It takes 1000 gaps, and 10 minutes.
 
 Works without a living watchdog, since it only reads the segment. Exit codes: 0 all up, 1 degraded
 (also: servers without a watchdog, or a frozen one), 3 not running, 4 cannot tell.";

@@ -258,9 +258,9 @@ impl Pulse {
     /// The silence that ends with a beat at `at`, which moved the count by so much; `None` = it is
     /// not the program's own, or nobody would have been judged by it.
     fn ended(&self, at: Monotonic, turn: &Turn, moved: u64) -> Option<Gap> {
-        // A silence that a look found has both its ends between looks. Of many beats only one gap is
-        // known to be long: that in which the last look fell. It goes on from there for one of the
-        // parts that they divide the rest into; of a single beat that is all of it.
+        // What a look found silent began with the last known beat, and ended before this one. Of
+        // many beats only one gap is known: that in which the last look fell. It goes on from there
+        // for one of the parts that they divide the rest into; of a single beat that is all of it.
         let span = if self.open.looked {
             at.since(self.last_beat)
         } else {

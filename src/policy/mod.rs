@@ -7,8 +7,8 @@
 //! ```
 //!
 //! `server` is what `group` keeps of one of them; `verdict` says what kind of freeze it is;
-//! `advice` says what limit the gaps between beats suggest, to people. The rules that servers run
-//! as well (is this heart alive, who may write) stand in `osps_heart`.
+//! `advice` tells people what limit the gaps between beats suggest. The rules that servers run as
+//! well (is this heart alive, who may write) stand in `osps_heart`.
 //! Nothing here knows what a server is for.
 //!
 //! Contract of every piece: deterministic; performs no I/O; never reads a clock; never blocks; no
