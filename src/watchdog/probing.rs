@@ -10,7 +10,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use osps_heart::ids::SlotId;
-use osps_heart::pulse::{Limits, Pulse, Reading};
+use osps_heart::pulse::{Limits, Pulse, Reading, Turn};
 use osps_heart::time::{Clock, Monotonic};
 use osps_heart::words::{HeartSource, env};
 use rustix::process::Signal;
@@ -132,9 +132,11 @@ impl Watchdog {
             };
             if prober.process.is_dead() {
                 self.bury_prober(slot, turn.now);
-            } else if prober.pulse.observe(&turn, line.sample()) == Reading::Overdue
-                && !prober.ended
-            {
+                continue;
+            }
+            let seen = line.sample();
+            let turn = Turn { read: self.clock.now(), ..turn };
+            if prober.pulse.observe(&turn, seen) == Reading::Overdue && !prober.ended {
                 let pid = prober.process.pid();
                 prober.ended = true;
                 log::warn!(

@@ -1,4 +1,4 @@
-//! The loop. One turn: wait for a descriptor or the earliest deadline; read the clock once; beat;
+//! The loop. One turn: wait for a descriptor or the earliest deadline; read the clock; beat;
 //! gather, in this order: lateness, probers, notifications, stop requests, deaths, control
 //! requests, hearts, timers; step the policy; perform.
 

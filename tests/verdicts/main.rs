@@ -294,11 +294,11 @@ fn wait_killed(osps: &Osps, generation: u32, process: &Process, from: Monotonic)
     let dies = |what: &What| matches!(what.event(), Event::Died | Event::Backoff);
     let died = record(osps, generation, at, dies).unwrap();
     assert!(died.time <= next.time, "{}", osps.log());
-    // On a busy machine what wants a processor may be starved first; on one that is worse, so may
-    // be workers that want one now and then. Nobody else.
+    // On a busy machine what wants a processor may be starved first; on one that is worse, so may be
+    // workers that want one now and then, and whoever is on its way to hang.
     let follows = match (spared, &*class) {
         (0, _) | (_, "spinning") => KILLED.to_owned(),
-        (_, "blocked") if is_overloaded() => KILLED.to_owned(),
+        (_, class) if class != "starved" && is_overloaded() => KILLED.to_owned(),
         (2, _) => "spared twice, then killed".to_owned(),
         (spared, _) => format!("spared {spared} times, then killed"),
     };
