@@ -13,7 +13,7 @@ use osps_heart::segment::{Record, Segment};
 use osps_heart::sync::Ordering;
 use osps_heart::words::State;
 
-use super::clients::Board;
+use super::clients::{Board, load};
 use super::common::{Osps, Signal, process_in, process_of};
 use super::script::Strike;
 use super::strikes::Toll;
@@ -55,6 +55,11 @@ impl Life<'_> {
 
     pub fn watchdog(&self) -> Option<Process> {
         process_of(self.osps.watchdog_pid())
+    }
+
+    /// Whether the segment names the present watchdog.
+    pub fn is_named(&self) -> bool {
+        load(&self.segment.header().watchdog_pid) == u64::from(self.osps.watchdog_pid())
     }
 
     pub fn address(&self, slot: usize) -> SocketAddr {

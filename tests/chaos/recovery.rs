@@ -11,7 +11,6 @@ use osps_heart::segment::{Record, Segment, What, text};
 use osps_heart::time::Monotonic;
 use osps_heart::words::State;
 
-use super::clients::load;
 use super::common::{Client, NOBODY, PRIMARY, SOON, events, ms, now, port};
 use super::instance::Life;
 use super::strikes::Toll;
@@ -73,7 +72,7 @@ impl Life<'_> {
         let settled = self.osps.is_settled();
         let header = self.segment.header();
         let turned = header.watchdog_heart.sample().stamp > ended;
-        let named = load(&header.watchdog_pid) == u64::from(self.osps.watchdog_pid());
+        let named = self.is_named();
         toll.killed.retain(|process| !process.is_dead());
         // Continued by another strike, or dead.
         toll.stopped

@@ -8,7 +8,6 @@ use osps::sys::procfs;
 use osps_heart::sync::Ordering;
 use osps_heart::words::{State, Watched};
 
-use super::clients::load;
 use super::common::ms;
 use super::common::services::{slot_in, who_serves};
 use super::faults::Fault;
@@ -74,9 +73,8 @@ impl Life<'_> {
     fn slip(&mut self, toll: &Toll) -> bool {
         // Who starts just now would read it, and could not start; who is stopped does not answer.
         let pid = self.osps.watchdog_pid();
-        let named = load(&self.segment.header().watchdog_pid) == u64::from(pid);
         let stands = procfs::state(pid).is_none_or(|state| state == 'T');
-        if !toll.wishes.is_empty() || !self.osps.is_settled() || !named || stands {
+        if !toll.wishes.is_empty() || !self.osps.is_settled() || !self.is_named() || stands {
             return false;
         }
         self.osps.write("[service.db]\ncommnd = 'x'\n");

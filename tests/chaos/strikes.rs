@@ -304,6 +304,10 @@ impl Life<'_> {
         let Some(watchdog) = self.watchdog().filter(|_| self.osps.is_settled()) else {
             return (false, None);
         };
+        // One that has not begun has nobody to be taken over from it.
+        if fault == Fault::TakeOver && !self.is_named() {
+            return (false, None);
+        }
         toll.renewals += 1;
         self.taken_over = true;
         if fault == Fault::Restart {
