@@ -10,10 +10,10 @@ use nix::sys::signal::Signal;
 use osps_heart::shown::Shown;
 
 use crate::config::load::FILE;
-use crate::config::texts::{duration, intensity, signal};
+use crate::config::texts::{duration, intensity, restart, signal};
 use crate::config::{Config, Programs, is_name};
 use crate::error::Invalid;
-use crate::policy::restart::Intensity;
+use crate::policy::restart::{Intensity, Restart};
 use crate::service::NAME_MAX;
 use crate::service::manner::{HeartChoice, KillMode, Manner};
 
@@ -50,12 +50,14 @@ Examples:
   osps run --heart loop -- node server.js
   osps run --heart probe:http://127.0.0.1:8080/health -- ./server
   osps run --heart notify --stop-signal INT -- ./gateway
+  osps run --restart on-failure --forward-exit -- ./job       as the entry point of a container
 
 A program that never beats is up and unwatched: only its death is noticed, and the log says how to
 change that. At a stop it is sent its stop signal (after a second, if it looks at its desired
 word), and KILL after the stop timeout.
 
-Exit codes: 0 clean, 1 failure, 2 usage, 3 gave up (--max-restarts).";
+Exit codes: 0 clean, 1 failure, 2 usage, 3 gave up (--max-restarts, --restart never). With
+--forward-exit: the program's.";
 
 const UP_EXAMPLES: &str = "\
 Examples:
@@ -431,6 +433,13 @@ pub struct Run {
     /// [default: tree]
     #[arg(long, value_name = "MODE")]
     pub kill_mode: Option<KillMode>,
+    /// Which of its deaths are followed by another process: always, on-failure or never
+    /// [default: always]
+    #[arg(long, value_name = "WHEN", value_parser = restart)]
+    pub restart: Option<Restart>,
+    /// End as the program ended: with its exit code, or 128 and the number of its signal
+    #[arg(long)]
+    pub forward_exit: bool,
     /// The program and its arguments
     #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
@@ -472,7 +481,10 @@ impl Cli {
         let (watch, programs) = if let Some(Command::Run(run)) = &self.command {
             let (command, name) = (run.command.clone(), run.service.clone());
             let manner = run.manner()?;
-            (&run.watch, Programs::Own { command, name, listen: run.listen, manner })
+            let restart = run.restart.unwrap_or_default();
+            let (listen, forward_exit) = (run.listen, run.forward_exit);
+            let own = Programs::Own { command, name, listen, manner, restart, forward_exit };
+            (&run.watch, own)
         } else {
             let mut programs = standard.programs;
             if let Programs::Pair { workers, listen } = &mut programs {

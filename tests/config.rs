@@ -331,6 +331,8 @@ fn patience_is_that_of_osps_run() {
                 name: None,
                 listen: None,
                 manner: Manner::default(),
+                restart: Restart::Always,
+                forward_exit: false,
             },
             ..Config::default()
         };

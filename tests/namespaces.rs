@@ -32,31 +32,12 @@ use osps_heart::words::State;
 use rustix::process::pidfd_send_signal;
 use serde_json::Value;
 
-use common::{BINARY, Guest, SOON, Signal, is_root, now, process_of, run, skip, text, wait_until};
+use common::{
+    BINARY, Guest, SOON, Signal, apart, can_part, is_root, now, process_of, run, skip, text,
+    wait_until,
+};
 
 // ---------------------------------------------------------------------------------------- helpers
-
-/// A command in a pid namespace of its own, with a `/proc` that shows it; whoever is pid 1 there
-/// dies with the command.
-fn apart(program: &str) -> Command {
-    let mut command = Command::new("unshare");
-    if !is_root() {
-        command.arg("--map-root-user");
-    }
-    command.args(["--pid", "--fork", "--mount-proc", "--kill-child", program]);
-    command.env_remove("RUST_LOG").env_remove("RUNTIME_DIRECTORY");
-    command
-}
-
-/// Whether there can be such namespaces here.
-fn can_part() -> bool {
-    let parted = apart("true").output();
-    let parted = parted.is_ok_and(|output| output.status.success());
-    if !parted {
-        skip("a pid namespace needs unshare, and root or user namespaces");
-    }
-    parted
-}
 
 /// An osps in a pid namespace of its own; it ends with this value, and whoever is with it there.
 struct Container {

@@ -31,7 +31,7 @@ use crate::error::{Error, Invalid};
 use crate::instance::place::Place;
 use crate::pair::plan::{self, WORKERS_MAX};
 use crate::policy::lifecycle::Patience;
-use crate::policy::restart::{INTENSITY_MAX, Intensity, Rule};
+use crate::policy::restart::{INTENSITY_MAX, Intensity, Restart, Rule};
 use crate::prober::target::Target;
 use crate::service::{Address, Inheritance, Launch, Manner, NAME_MAX, Service, program_name};
 use crate::watchdog::Settings;
@@ -72,6 +72,10 @@ pub enum Programs {
         listen: Option<SocketAddr>,
         /// Who beats for it, and how it is ended.
         manner: Manner,
+        /// Which of its deaths are followed by another process.
+        restart: Restart,
+        /// How it ended is how osps ends.
+        forward_exit: bool,
     },
 }
 
@@ -174,6 +178,7 @@ impl Config {
                 Programs::Pair { .. } | Programs::Own { .. } => Vec::new(),
             },
             quiet: self.quiet,
+            forward_exit: matches!(self.programs, Programs::Own { forward_exit: true, .. }),
         }
     }
 
@@ -187,14 +192,14 @@ impl Config {
         // Nothing else runs beside it: its end is the end of all.
         let rule = Rule { intensity: self.intensity, essential: true, ..Rule::default() };
         match &self.programs {
-            Programs::Own { command, name, listen, manner } => {
+            Programs::Own { command, name, listen, manner, restart, .. } => {
                 let patience = programs_patience(self.hang_timeout, self.stop_timeout);
                 let named = command.first().map_or(OsStr::new(""), OsString::as_os_str);
                 let name = name.clone().unwrap_or_else(|| program_name(named));
                 let launch = Launch { command: command.clone(), ..Launch::default() };
                 let mut service = Service::program(name, launch, limits, patience);
                 service.manner = manner.clone();
-                service.rule = rule;
+                service.rule = Rule { restart: *restart, ..rule };
                 service.arbiter = true;
                 if let Some(warning) = service.look()? {
                     log::warn!("{warning}");
@@ -296,7 +301,7 @@ impl Config {
                     return Err(refuse("--listen", listen, why));
                 }
             }
-            Programs::Own { command, name, listen, manner } => {
+            Programs::Own { command, name, listen, manner, .. } => {
                 if let Some(name) = name {
                     name_is_valid("--service", name, NAME_MAX)?;
                 }
@@ -401,6 +406,8 @@ mod tests {
             name: name.map(str::to_owned),
             listen: None,
             manner: Manner::default(),
+            restart: Restart::Always,
+            forward_exit: false,
         };
         for (option, config) in [
             ("--name", Config { name: "../etc".to_owned(), ..sound() }),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::policy::restart::Intensity;
+use crate::policy::restart::{Intensity, Restart};
 use crate::service::manner;
 
 /// A duration with a unit: `4s`, `500ms`. The error says what would do.
@@ -22,6 +22,12 @@ pub fn intensity(text: &str) -> Result<Intensity, String> {
     let restarts = restarts.parse().map_err(|_| hint.to_owned())?;
     let period = duration(period).map_err(|error| format!("{error}; {hint}"))?;
     Ok(Intensity { restarts, period })
+}
+
+/// Which deaths are followed by another process: `on-failure`.
+pub fn restart(text: &str) -> Result<Restart, String> {
+    let known = Restart::ALL.into_iter().find(|(_, word)| *word == text);
+    known.map(|(restart, _)| restart).ok_or_else(|| "one of always, on-failure, never".to_owned())
 }
 
 /// A signal that asks a program to go or to look again: `TERM`, `SIGINT`, `15`.

@@ -140,6 +140,16 @@ pub fn tree_but(root: u32, but: &[u32]) -> Vec<Stat> {
     }
 }
 
+/// The children of this process that are dead and not yet reaped.
+pub fn zombies_of(parent: u32) -> Vec<u32> {
+    let all = match children(parent) {
+        Some(pids) => pids.into_iter().filter_map(stat).collect(),
+        None => processes(),
+    };
+    let is_dead = |stat: &&Stat| stat.parent == parent && stat.state == 'Z';
+    all.iter().filter(is_dead).map(|stat| stat.pid).collect()
+}
+
 /// Further looks at a tree that does not hold still.
 const LOOKS: usize = 4;
 /// Most bytes of a list of children.

@@ -51,6 +51,8 @@ pub(super) struct Child {
     pub(super) before: Option<Evidence>,
     /// The newest evidence.
     pub(super) after: Option<Evidence>,
+    /// How its last process ended; `None` = none did yet.
+    pub(super) ended: Option<Death>,
     /// The start that is being performed: it is told with the pid.
     pub(super) starting: Option<Change>,
     /// The count of its heart before anybody ran here; `None` = what follows from it was told.
@@ -76,6 +78,7 @@ impl Child {
             oom_kills: None,
             before: None,
             after: None,
+            ended: None,
             starting: None,
             unheard: Some(count),
         }

@@ -380,9 +380,17 @@ impl Watchdog {
         let is_ours = |pid: u32| {
             self.is_launched(pid) || self.unreaped.iter().any(|process| process.pid() == pid)
         };
-        while let Some(pid) = process::dead_child().filter(|pid| !is_ours(*pid)) {
+        while let Some(pid) = process::dead_child() {
+            if is_ours(pid) {
+                // It stands in front of the others for as long as its status is wanted here.
+                let dead = procfs::zombies_of(std::process::id()).into_iter();
+                dead.filter(|pid| !is_ours(*pid)).for_each(|pid| {
+                    process::reap_stranger(pid);
+                });
+                return;
+            }
             if !process::reap_stranger(pid) {
-                break;
+                return;
             }
         }
     }

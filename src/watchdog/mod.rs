@@ -65,7 +65,7 @@ use crate::instance::claim::{Claim, Looks};
 use crate::instance::control::Control;
 use crate::instance::place::Place;
 use crate::instance::shim::Shim;
-use crate::policy::group::{Action, Group, Outcome};
+use crate::policy::group::{Action, Group, Outcome, exit_status};
 use crate::service::{Inheritance, Service};
 use crate::sys::poll::Poll;
 use crate::sys::process::{self, Process};
@@ -113,6 +113,8 @@ pub struct Settings {
     pub top: Vec<(String, String)>,
     /// No status lines, and servers of osps's own log less.
     pub quiet: bool,
+    /// How the first service ended is how the instance ends.
+    pub forward_exit: bool,
 }
 
 /// Makes the services of an instance in its run directory, once that is ours: their sockets may be
@@ -144,9 +146,13 @@ pub fn main(settings: &Settings, fifos: Vec<String>, plan: Plan<'_>) -> Result<E
     let outcome = watchdog.run();
     let rebuild = watchdog.rebuild;
     let homeless = !watchdog.names_told.is_empty();
+    let forwarded = watchdog.end_of_first().filter(|_| settings.forward_exit).and_then(exit_status);
     watchdog.finish(outcome);
     if rebuild && outcome == Outcome::Clean {
         return start_anew();
+    }
+    if let Some(code) = forwarded {
+        return Ok(ExitCode::from(code));
     }
     Ok(match outcome {
         Outcome::Clean => ExitCode::SUCCESS,

@@ -116,6 +116,7 @@ impl Watchdog {
         // The record of the death still names the process.
         self.perform_changes();
         self.segment.slots()[slot.index()].server.clear_identity();
+        self.children[slot.index()].ended = Some(death);
         self.children[slot.index()].process = None;
         // Before any successor starts: the dead one's ownership ends here.
         self.retire();

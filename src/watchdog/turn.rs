@@ -480,6 +480,14 @@ impl Watchdog {
     }
 
     /// Who ended all by failing for good, and by what.
+    /// How the first service ended: in the way that ended all, else as its last process did.
+    pub(super) fn end_of_first(&self) -> Option<Death> {
+        match self.group.ended_by() {
+            Some((SlotId(0), What::Failed { death, .. } | What::Done { death })) => Some(death),
+            _ => self.children.first().and_then(|child| child.ended),
+        }
+    }
+
     fn given_up(&self) -> String {
         let Some((slot, what)) = self.group.ended_by() else { return "a server failed".to_owned() };
         let why = match what {

@@ -160,6 +160,28 @@ pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
+/// A command in a pid namespace of its own, with a `/proc` that shows it; whoever is pid 1 there
+/// dies with the command.
+pub fn apart(program: &str) -> Command {
+    let mut command = Command::new("unshare");
+    if !is_root() {
+        command.arg("--map-root-user");
+    }
+    command.args(["--pid", "--fork", "--mount-proc", "--kill-child", program]);
+    command.env_remove("RUST_LOG").env_remove("RUNTIME_DIRECTORY");
+    command
+}
+
+/// Whether there can be such namespaces here.
+pub fn can_part() -> bool {
+    let parted = apart("true").output();
+    let parted = parted.is_ok_and(|output| output.status.success());
+    if !parted {
+        skip("a pid namespace needs unshare, and root or user namespaces");
+    }
+    parted
+}
+
 /// Whether a program can be run here.
 pub fn has(program: &str) -> bool {
     let mut command = Command::new(program);

@@ -573,5 +573,16 @@ pub fn cause_of(death: Death) -> Cause {
     }
 }
 
+/// What a death is as the exit code of whoever stands for the dead one, as shells have it; `None` =
+/// nobody knows, or nobody ran.
+pub fn exit_status(death: Death) -> Option<u8> {
+    match death {
+        Death::Exited(status) => u8::try_from(status & 0xff).ok(),
+        Death::Killed(signal) => u8::try_from(128 + (signal & 0x7f)).ok(),
+        Death::OutOfMemory => Some(128 + 9),
+        Death::NotSpawned | Death::Unknown => None,
+    }
+}
+
 #[cfg(test)]
 mod tests;
