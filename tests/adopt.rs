@@ -282,6 +282,41 @@ fn what_changed_in_the_file_meanwhile_is_done_after_the_adoption() {
     osps.stop();
 }
 
+/// What log and status say of it before is what happens then.
+#[test]
+fn who_stays_without_a_watchdog_is_named_before_that_matters() {
+    let mut osps = Launch::up(
+        "orphan-timeout = '1s'\n[service.db]\n@BEAT@\n[service.edge]\n@LOOP@\n\
+         [service.many]\n@SLEEP@\ninstances = 2\n[service.auto]\ncommand = 'sleep 1000'\n",
+    )
+    .spawn();
+    let names = ["db", "edge", "many-1", "many-2", "auto"];
+    osps.wait_up(&names);
+    for name in ["edge", "many", "auto"] {
+        osps.wait_log(&[&format!("{name} stays without a watchdog: it does not look")]);
+    }
+    osps.do_ask(&["restart", "many"]);
+    pass(ms(2500));
+    let told = osps.log().matches("stays without a watchdog").count();
+    assert_eq!(told, 3, "once a service, and not who asks should_stop: {}", osps.log());
+    let stays = |name| osps.service(name)["stays_without_watchdog"].clone();
+    assert_eq!(names.map(stays), [false, true, true, true, true]);
+    let table = osps.table();
+    let is_marked = |name| {
+        let row = table.lines().find(|row| row.split(' ').next() == Some(name));
+        row.unwrap().contains("stays without a watchdog")
+    };
+    assert_eq!(names.map(is_marked), [false, true, true, true, true], "{table}");
+    let processes = names.map(|name| osps.process(osps.slot(name)));
+    osps.kill_watchdog();
+    osps.wait("who leaves", || processes[0].is_dead().then_some(()));
+    pass(ms(500));
+    assert!(processes[1..].iter().all(|process| !process.is_dead()), "they stay");
+    osps.start_again();
+    osps.wait_log(&["took over"]);
+    osps.stop();
+}
+
 #[test]
 fn what_was_held_stays_held() {
     let mut osps = Launch::up(

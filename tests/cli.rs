@@ -371,7 +371,8 @@ fn json_has_exactly_the_keys_of_schema_1() {
         let first =
             ["activity", "beat_age_ms", "beats", "blocked_by", "generation", "heart", "heart_pid"];
         let then = ["hearts", "last_cause", "listen", "name", "paused_ms", "pid", "restarts"];
-        let then = [&then[..], &["role", "sessions", "slot", "state", "watched"]].concat();
+        let then = [&then[..], &["role", "sessions", "slot", "state"]].concat();
+        let then = [&then[..], &["stays_without_watchdog", "watched"]].concat();
         assert_eq!(keys(server), [&first[..], &then].concat());
         assert_eq!((&server["name"], &server["role"]), (&name.into(), &role.into()));
         assert_eq!(server["slot"], slot);
@@ -380,6 +381,7 @@ fn json_has_exactly_the_keys_of_schema_1() {
         assert_eq!(server["state"], "up");
         assert_eq!((&server["heart"], &server["watched"]), (&"memory".into(), &true.into()));
         assert_eq!(server["hearts"], serde_json::json!([]));
+        assert_eq!(server["stays_without_watchdog"], false);
         assert_eq!(server["listen"], osps.address(slot).to_string());
         assert!(server["beats"].as_u64() > Some(0) && server["beat_age_ms"].is_u64(), "{server}");
         assert_eq!(keys(&server["restarts"]), ["dead", "frozen", "other"]);

@@ -119,6 +119,10 @@ pub struct Server {
     pub activity: Option<String>,
     /// Client connections it serves, as it says.
     pub sessions: u64,
+    /// Whether it stays if the watchdog is gone for good, since it does not look for that; `None` =
+    /// it does not run, or nobody can know yet.
+    #[serde(rename = "stays_without_watchdog")]
+    pub stays: Option<bool>,
 }
 
 /// A further heart.
@@ -273,16 +277,18 @@ impl Server {
         let claim = segment.hearts()[slot].claimed();
         let generation = server.current_generation();
         let claimed = u8::try_from(slot).is_ok_and(|slot| claim.is_of(SlotId(slot), generation));
+        let role = Role::from_code(get(&server.role));
+        // A process that the page still names may be gone, if nobody was there to notice.
+        let state = State::from_code(get(&server.state)).map(|state| {
+            if state.has_process() && pid.is_none() { State::Down } else { state }
+        });
         Server {
             name: text::load(&server.name),
-            role: Role::from_code(get(&server.role)),
+            role,
             slot,
             pid,
             generation: generation.0,
-            // A process that the page still names may be gone, if nobody was there to notice.
-            state: State::from_code(get(&server.state)).map(|state| {
-                if state.has_process() && pid.is_none() { State::Down } else { state }
-            }),
+            state,
             blocked_by: (get(&server.state) == State::Blocked.code())
                 .then(|| usize::try_from(get(&server.blocked_by)).ok())
                 .flatten()
@@ -304,6 +310,9 @@ impl Server {
             last_cause: LastCause::of(server),
             activity: activity.text().filter(|text| !text.is_empty() && pid.is_some()),
             sessions: get(&activity.sessions),
+            stays: state.filter(|state| *state != State::Starting && pid.is_some()).map(|_| {
+                role == Some(Role::Program) && !activity.is_heeded_by(generation)
+            }),
         }
     }
 

@@ -127,10 +127,11 @@ fn doing(server: &Server) -> String {
         }
         _ => None,
     };
+    let stays = (server.stays == Some(true)).then(|| "stays without a watchdog".to_owned());
     let waits = server.blocked_by.as_ref().map(|by| format!("waits for {by}"));
     let paused = server.paused.map(|left| format!("paused for {} more", ago(left)));
-    let said =
-        [waits, paused, beater, server.activity.clone()].into_iter().flatten().collect::<Vec<_>>();
+    let said = [waits, paused, beater, stays, server.activity.clone()];
+    let said = said.into_iter().flatten().collect::<Vec<_>>();
     if said.is_empty() { "-".to_owned() } else { said.join(", ") }
 }
 

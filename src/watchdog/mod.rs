@@ -230,6 +230,8 @@ struct Watchdog {
     top: Vec<(String, String)>,
     /// One that is being read.
     loading: Option<Loading>,
+    /// The services that were named as staying without a watchdog.
+    stay: HashSet<String>,
     /// The service manager that started us.
     above: Option<Above>,
     /// Those who wait until what they asked for is done.

@@ -30,6 +30,10 @@ use crate::sys::process::{self, Process};
 use crate::sys::procfs::OomCounts;
 use crate::view::log::{self as face, Given, Scene};
 
+/// A program that asks whether it should stop has done so within this time of its first beat: once
+/// a second is what it is told to do.
+const LOOKS_WITHIN: Duration = Duration::from_secs(1);
+
 /// Chooses the level of the log; servers of osps's own inherit it.
 const LEVEL: &str = "RUST_LOG";
 
@@ -112,11 +116,11 @@ impl Watchdog {
             self.unreaped.extend(child.process.take());
             Death::Unknown
         });
+        self.children[slot.index()].ended = Some(death);
         self.step(now, Input::Died { slot, death });
         // The record of the death still names the process.
         self.perform_changes();
         self.segment.slots()[slot.index()].server.clear_identity();
-        self.children[slot.index()].ended = Some(death);
         self.children[slot.index()].process = None;
         // Before any successor starts: the dead one's ownership ends here.
         self.retire();
@@ -306,10 +310,7 @@ impl Watchdog {
                 word.store(Desired::Stop.code(), Ordering::Relaxed);
                 if act == Act::Ask {
                     child.wake(slot);
-                    let heeds =
-                        self.segment.slots()[slot.index()].activity.heeds.load(Ordering::Relaxed);
-                    let is_program = child.service.launch.is_program();
-                    if is_program && heeds != u64::from(child.generation.0) {
+                    if self.is_heedless(slot) {
                         let now = self.clock.now();
                         self.step(now, Input::Heedless { slot });
                     }
@@ -331,6 +332,34 @@ impl Watchdog {
         if let Err(failed) = done {
             log::error!("{}: {failed}", self.children[slot.index()].name());
         }
+    }
+
+    /// Whether what runs in a slot does not look at its desired word, nor for its watchdog.
+    fn is_heedless(&self, slot: SlotId) -> bool {
+        let child = &self.children[slot.index()];
+        let activity = &self.segment.slots()[slot.index()].activity;
+        child.service.launch.is_program() && !activity.is_heeded_by(child.generation)
+    }
+
+    /// Names a service that would stay if this watchdog died and no other one came: once, when it
+    /// has been up for so long that it would have looked for that.
+    pub(super) fn tell_who_stays(&mut self, slot: SlotId, now: Monotonic) {
+        let child = &self.children[slot.index()];
+        let since = self.segment.slots()[slot.index()].server.since_ns.load(Ordering::Relaxed);
+        let looked = now.since(Monotonic(since)) >= LOOKS_WITHIN;
+        let family = &child.service.family;
+        if self.stay.contains(family)
+            || self.group.stage(slot) != Stage::Up
+            || !looked
+            || !self.is_heedless(slot)
+        {
+            return;
+        }
+        log::info!(
+            "{family} stays without a watchdog: it does not look for one (should_stop), so if this \
+             osps is killed, it runs on until the next one takes it over or somebody ends it"
+        );
+        self.stay.insert(family.clone());
     }
 
     /// Starts a process: it waits at its gate until it is recorded, so that no unrecorded server

@@ -1,7 +1,7 @@
 //! Before the first turn: the run directory is claimed, survivors of a killed watchdog are ended,
 //! services are planned, the segment is made or taken over. Nobody is started yet.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::fs::File;
 use std::os::fd::AsFd;
 
@@ -122,6 +122,7 @@ impl Watchdog {
             left: parts.left,
             top: settings.top.clone(),
             loading: None,
+            stay: HashSet::new(),
             above: Above::find(),
             waiting: Vec::new(),
             stoppers: Vec::new(),

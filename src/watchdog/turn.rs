@@ -169,7 +169,7 @@ impl Watchdog {
                 }
             }
             self.judge_further(&further, read);
-            self.publish_watched();
+            self.publish_watched(now);
         }
         self.step(now, Input::Timers);
         self.perform_all();
@@ -202,7 +202,7 @@ impl Watchdog {
     }
 
     /// Says in the pages whose silence counts now.
-    fn publish_watched(&self) {
+    fn publish_watched(&mut self, now: Monotonic) {
         for slot in self.group.slots() {
             let claim = self.segment.hearts()[slot.index()].claimed();
             let absent = self.children[slot.index()].is_looped() && claim.pid == 0;
@@ -216,6 +216,7 @@ impl Watchdog {
             let by = self.group.blocked_by(slot).filter(|_| waits);
             page.blocked_by.store(by.map_or(0, |by| u64::from(by.0) + 1), Ordering::Relaxed);
             self.write_past(slot);
+            self.tell_who_stays(slot, now);
         }
     }
 
@@ -479,7 +480,6 @@ impl Watchdog {
         }
     }
 
-    /// Who ended all by failing for good, and by what.
     /// How the first service ended: in the way that ended all, else as its last process did.
     pub(super) fn end_of_first(&self) -> Option<Death> {
         match self.group.ended_by() {
@@ -488,6 +488,7 @@ impl Watchdog {
         }
     }
 
+    /// Who ended all by failing for good, and by what.
     fn given_up(&self) -> String {
         let Some((slot, what)) = self.group.ended_by() else { return "a server failed".to_owned() };
         let why = match what {

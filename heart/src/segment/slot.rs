@@ -96,4 +96,9 @@ impl ActivityCells {
     pub fn text(&self) -> Option<String> {
         text::load_guarded(&self.text_guard, &self.text)
     }
+
+    /// Whether the process of this generation looks at its desired word, and for its watchdog.
+    pub fn is_heeded_by(&self, generation: Generation) -> bool {
+        self.heeds.load(Ordering::Relaxed) == u64::from(generation.0)
+    }
 }
