@@ -28,6 +28,7 @@ use osps_heart::segment::layout::{PAGE, ServerCells, SlotCells};
 use osps_heart::segment::{Access, Segment};
 use osps_heart::sync::Ordering;
 use osps_heart::words::{Event, State};
+use serde_json::json;
 
 use common::services::{act, slot_in, state_of, who_serves};
 use common::{
@@ -257,6 +258,48 @@ fn a_socket_that_nobody_holds_is_bound_again() {
     TcpStream::connect(("127.0.0.1", port)).unwrap();
     osps.stop();
     assert!(!osps.run_dir().exists() && !osps.dir().join("deaf.sock").exists());
+}
+
+/// Of another user's program nothing can be taken without the right to trace it.
+#[test]
+fn sockets_that_cannot_be_taken_stay_with_their_program_and_status_says_so() {
+    if !is_root() || !has("setpriv") {
+        return skip("setpriv, and root to give up a right");
+    }
+    let (port, path) = (common::free_port(), "unix:@DIR@/other.sock");
+    let mut osps = Launch::up(&format!(
+        "[service.other]\nuser = 'nobody'\nlisten = ['127.0.0.1:{port}', '{path}']\n@SLEEP@\n\
+         [service.own]\nlisten = '127.0.0.1:0'\n@SLEEP@\n[service.none]\n@SLEEP@\n"
+    ))
+    .through(&["setpriv", "--bounding-set", "-sys_ptrace", "--inh-caps", "-sys_ptrace"])
+    .spawn();
+    let names = ["other", "own", "none"];
+    osps.wait_up(&names);
+    let who_has = |osps: &Osps| names.map(|name| osps.service(name)["sockets"].clone());
+    let held = [json!("held"), json!("held"), json!(null)];
+    assert_eq!(who_has(&osps), held);
+    let (before, listen) =
+        (names.map(|name| osps.life(name)), osps.service("other")["listen"].clone());
+    replace_watchdog(&mut osps);
+    osps.wait_log(&["other: its sockets cannot be had from it"]);
+    osps.wait("what is published", || {
+        (who_has(&osps) == [json!("elsewhere"), json!("held"), json!(null)]).then_some(())
+    });
+    let table = osps.table();
+    let marked: Vec<_> = table.lines().filter(|row| row.contains("osps does not hold")).collect();
+    assert!(marked.len() == 1 && marked[0].starts_with("other "), "{table}");
+    assert_eq!(names.map(|name| osps.life(name)), before, "{}", osps.log());
+    let knock = || {
+        TcpStream::connect(("127.0.0.1", port)).unwrap();
+        UnixStream::connect(osps.dir().join("other.sock")).unwrap();
+    };
+    knock();
+    osps.do_ask(&["restart", "other"]);
+    assert_eq!(who_has(&osps), held, "bound again: {}", osps.log());
+    assert_eq!(osps.service("other")["listen"], listen);
+    knock();
+    assert!(!osps.table().contains("osps does not hold"), "{}", osps.table());
+    osps.stop();
 }
 
 #[test]

@@ -371,7 +371,7 @@ fn json_has_exactly_the_keys_of_schema_1() {
         let first =
             ["activity", "beat_age_ms", "beats", "blocked_by", "generation", "heart", "heart_pid"];
         let then = ["hearts", "last_cause", "listen", "name", "paused_ms", "pid", "restarts"];
-        let then = [&then[..], &["role", "sessions", "slot", "state"]].concat();
+        let then = [&then[..], &["role", "sessions", "slot", "sockets", "state"]].concat();
         let then = [&then[..], &["stays_without_watchdog", "watched"]].concat();
         assert_eq!(keys(server), [&first[..], &then].concat());
         assert_eq!((&server["name"], &server["role"]), (&name.into(), &role.into()));
@@ -382,6 +382,7 @@ fn json_has_exactly_the_keys_of_schema_1() {
         assert_eq!((&server["heart"], &server["watched"]), (&"memory".into(), &true.into()));
         assert_eq!(server["hearts"], serde_json::json!([]));
         assert_eq!(server["stays_without_watchdog"], false);
+        assert_eq!(server["sockets"], "held");
         assert_eq!(server["listen"], osps.address(slot).to_string());
         assert!(server["beats"].as_u64() > Some(0) && server["beat_age_ms"].is_u64(), "{server}");
         assert_eq!(keys(&server["restarts"]), ["dead", "frozen", "other"]);

@@ -197,6 +197,7 @@ fn every_field_is_where_the_document_says() {
         due_ns,
         excused_until_ns,
         tally,
+        unheld,
         reserved,
     });
     check_fields!(ActivityCells {

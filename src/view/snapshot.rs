@@ -96,6 +96,8 @@ pub struct Server {
     pub paused: Option<Duration>,
     /// Where it listens.
     pub listen: Option<String>,
+    /// Who has its listening sockets; `None` = it has none.
+    pub sockets: Option<Sockets>,
     /// Beats so far, over all generations.
     pub beats: u64,
     /// Age of its last beat, from its first beat on.
@@ -140,6 +142,16 @@ pub struct Heart {
     /// Its own limit; absent = the service's.
     #[serde(rename = "limit_ms", serialize_with = "maybe_millis")]
     pub limit: Option<Duration>,
+}
+
+/// Who has the listening sockets of a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Sockets {
+    /// osps: they outlive the server.
+    Held,
+    /// The server alone, since a new watchdog could not have them: until its next start.
+    Elsewhere,
 }
 
 /// The data area.
@@ -279,9 +291,8 @@ impl Server {
         let claimed = u8::try_from(slot).is_ok_and(|slot| claim.is_of(SlotId(slot), generation));
         let role = Role::from_code(get(&server.role));
         // A process that the page still names may be gone, if nobody was there to notice.
-        let state = State::from_code(get(&server.state)).map(|state| {
-            if state.has_process() && pid.is_none() { State::Down } else { state }
-        });
+        let state = State::from_code(get(&server.state))
+            .map(|state| if state.has_process() && pid.is_none() { State::Down } else { state });
         Server {
             name: text::load(&server.name),
             role,
@@ -296,6 +307,10 @@ impl Server {
                 .map(|by| text::load(&by.server.name)),
             paused: Some(Monotonic(get(&server.paused_until_ns)).since(now))
                 .filter(|left| !left.is_zero()),
+            sockets: (!listen.is_empty()).then_some(match get(&server.unheld) {
+                0 => Sockets::Held,
+                _ => Sockets::Elsewhere,
+            }),
             listen: (!listen.is_empty()).then_some(listen),
             beats: sample.count,
             beat_age: (credible && pid.is_some()).then(|| now.since(sample.stamp)),
@@ -310,9 +325,9 @@ impl Server {
             last_cause: LastCause::of(server),
             activity: activity.text().filter(|text| !text.is_empty() && pid.is_some()),
             sessions: get(&activity.sessions),
-            stays: state.filter(|state| *state != State::Starting && pid.is_some()).map(|_| {
-                role == Some(Role::Program) && !activity.is_heeded_by(generation)
-            }),
+            stays: state
+                .filter(|state| *state != State::Starting && pid.is_some())
+                .map(|_| role == Some(Role::Program) && !activity.is_heeded_by(generation)),
         }
     }
 

@@ -6,7 +6,7 @@ use osps_heart::shown::Shown;
 use osps_heart::time::Short;
 use osps_heart::words::{Cause, HeartSource, State, Watched};
 
-use super::snapshot::{Health, Heart, Server, Snapshot};
+use super::snapshot::{Health, Heart, Server, Snapshot, Sockets};
 
 /// The table, without a line end.
 pub fn render(snapshot: &Snapshot) -> String {
@@ -128,9 +128,11 @@ fn doing(server: &Server) -> String {
         _ => None,
     };
     let stays = (server.stays == Some(true)).then(|| "stays without a watchdog".to_owned());
+    let alone = (server.sockets == Some(Sockets::Elsewhere))
+        .then(|| "osps does not hold its sockets".to_owned());
     let waits = server.blocked_by.as_ref().map(|by| format!("waits for {by}"));
     let paused = server.paused.map(|left| format!("paused for {} more", ago(left)));
-    let said = [waits, paused, beater, stays, server.activity.clone()];
+    let said = [waits, paused, beater, alone, stays, server.activity.clone()];
     let said = said.into_iter().flatten().collect::<Vec<_>>();
     if said.is_empty() { "-".to_owned() } else { said.join(", ") }
 }

@@ -290,8 +290,16 @@ impl Watchdog {
         }
         for (slot, started) in started {
             let child = &mut self.children[slot.index()];
-            if child.service.sockets.is_empty() {
-                child.elsewhere = started.bound;
+            if !child.service.sockets.is_empty() || started.bound.is_empty() {
+                continue;
+            }
+            child.elsewhere = started.bound;
+            if child.process.is_some() {
+                log::warn!(
+                    "{}: its sockets cannot be had from it (ptrace(2)): they are its own until its \
+                     next start, and refuse clients for a moment then",
+                    child.name()
+                );
             }
         }
         for slot in self.group.slots() {

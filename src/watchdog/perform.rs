@@ -491,6 +491,8 @@ impl Watchdog {
             child.elsewhere.iter().map(|(asked, _)| asked.clone()).collect()
         };
         if listen.is_empty() || service.sockets.len() == listen.len() {
+            // Or a reload brought others.
+            self.children[slot.index()].elsewhere.clear();
             return Ok(());
         }
         let mut there = Inheritance::default();

@@ -215,6 +215,8 @@ impl Watchdog {
             let waits = self.group.stage(slot) == Stage::Blocked;
             let by = self.group.blocked_by(slot).filter(|_| waits);
             page.blocked_by.store(by.map_or(0, |by| u64::from(by.0) + 1), Ordering::Relaxed);
+            let unheld = self.children[slot.index()].elsewhere.len() as u64;
+            page.unheld.store(unheld, Ordering::Relaxed);
             self.write_past(slot);
             self.tell_who_stays(slot, now);
         }

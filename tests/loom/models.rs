@@ -461,6 +461,7 @@ fn server() -> ServerCells {
         due_ns: Word::new(0),
         excused_until_ns: Word::new(0),
         tally: zeros(),
+        unheld: Word::new(0),
         reserved: zeros(),
     }
 }

@@ -194,8 +194,11 @@ pub struct ServerCells {
     pub excused_until_ns: Word,
     /// Its recent deaths, see `tally`: for the next watchdog, too.
     pub tally: [Word; TALLY],
+    /// Its listening sockets that osps does not hold: whoever has them goes on with them, and they
+    /// are bound again at its next start.
+    pub unheld: Word,
     /// Room for later fields.
-    pub reserved: [Word; 213 - TALLY],
+    pub reserved: [Word; 212 - TALLY],
 }
 
 /// What the server in the slot says of itself.
