@@ -12,7 +12,9 @@ use std::ffi::{OsStr, OsString};
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use nix::sys::signal::Signal;
@@ -127,6 +129,28 @@ pub struct Inheritance {
     /// Those that could not: whoever holds them goes on with them, and they are bound again when
     /// that one's successor starts.
     pub beyond: Vec<Held>,
+    /// Those that the service manager kept, until it is known whose they are.
+    pub kept: Vec<Kept>,
+}
+
+/// A listening socket that the service manager kept.
+#[derive(Debug)]
+pub struct Kept {
+    /// What it is called there.
+    pub name: String,
+    /// Where it listens; `None` = it does not.
+    pub address: Option<Address>,
+    /// The socket.
+    pub socket: OwnedFd,
+}
+
+impl Kept {
+    /// What the kernel says of it: its name is only a name.
+    pub fn of(name: String, socket: OwnedFd) -> Kept {
+        let listens = rustix::net::sockopt::socket_acceptconn(&socket) == Ok(true);
+        let address = if listens { Listener::place_of(&socket) } else { None };
+        Kept { name, address, socket }
+    }
 }
 
 impl Inheritance {
@@ -136,6 +160,26 @@ impl Inheritance {
         found.map(|(_, listener)| Arc::clone(listener))
     }
 
+    /// Takes what the service manager kept for an address. One whose file is gone cannot be
+    /// had back: nobody would find the way to what is bound there.
+    fn take_kept(&mut self, address: &Address) -> Option<Listener> {
+        let is_socket = |meta: std::fs::Metadata| meta.file_type().is_socket();
+        let is_gone = |path: PathBuf| !path.symlink_metadata().is_ok_and(is_socket);
+        if address.path().is_some_and(is_gone) {
+            return None;
+        }
+        let place = self.kept.iter().position(|kept| kept.address.as_ref() == Some(address))?;
+        Some(Listener::of(address.clone(), self.kept.swap_remove(place).socket))
+    }
+
+    /// What of that belongs to nobody here: neither is it taken, nor another descriptor of what is.
+    pub fn unwanted(self) -> Vec<Kept> {
+        let Inheritance { mut kept, sockets, .. } = self;
+        let held: Vec<_> = sockets.iter().map(|(_, one)| Some(one.address())).collect();
+        kept.retain(|kept| !held.contains(&kept.address));
+        kept
+    }
+
     /// Binds one again that nobody holds any more: whichever port the kernel had chosen, clients
     /// keep it. `false` = it is not there, and in use.
     pub fn bind_again(&mut self, family: &str, asked: &Address, was: &Address) -> bool {
@@ -143,7 +187,10 @@ impl Inheritance {
         if self.find(&held).is_some() {
             return true;
         }
-        let Ok(mut listener) = Listener::bind(was, family) else { return false };
+        let kept = self.take_kept(was);
+        let Some(mut listener) = kept.or_else(|| Listener::bind(was, family).ok()) else {
+            return false;
+        };
         listener.asked = held.address.clone();
         self.sockets.push((held, Arc::new(listener)));
         true
@@ -163,7 +210,11 @@ impl Inheritance {
         if self.beyond.contains(&wanted) {
             return Ok(None);
         }
-        let listener = Arc::new(Listener::bind(address, family)?);
+        let listener = match self.take_kept(address) {
+            Some(listener) => listener,
+            None => Listener::bind(address, family)?,
+        };
+        let listener = Arc::new(listener);
         self.sockets.push((wanted, Arc::clone(&listener)));
         Ok(Some(listener))
     }
@@ -221,16 +272,14 @@ impl Listener {
         Listener { asked, socket }
     }
 
-    /// One that somebody else made, and where it listens; `None` = it is of another kind.
-    pub fn found(socket: OwnedFd) -> Option<(Address, OwnedFd)> {
+    /// Where one that somebody else made listens; `None` = it is of another kind.
+    pub fn place_of(socket: &OwnedFd) -> Option<Address> {
         use rustix::net::{SocketAddrAny, SocketAddrUnix};
-        let name: SocketAddrAny = rustix::net::getsockname(&socket).ok()?;
+        let name: SocketAddrAny = rustix::net::getsockname(socket).ok()?;
         if let Ok(unix) = SocketAddrUnix::try_from(name.clone()) {
-            let path = OsStr::from_bytes(unix.path()?.to_bytes()).into();
-            return Some((Address::Unix(path), socket));
+            return Some(Address::Unix(OsStr::from_bytes(unix.path()?.to_bytes()).into()));
         }
-        let address = SocketAddr::try_from(name).ok()?;
-        Some((Address::Tcp(address), socket))
+        SocketAddr::try_from(name).ok().map(Address::Tcp)
     }
 
     /// The address that clients use: with the port that the kernel chose.

@@ -23,7 +23,7 @@ use rustix::process::{
 };
 
 use super::standing::as_others;
-use super::{Failed, procfs, raw, socket};
+use super::{Failed, manager, procfs, raw, socket};
 
 /// A process of ours, or one that a predecessor left behind.
 #[derive(Debug)]
@@ -146,15 +146,14 @@ pub fn launch_image(
         .env_remove("NOTIFY_SOCKET")
         .env_remove("WATCHDOG_USEC")
         .env_remove("WATCHDOG_PID")
+        .env_remove(manager::STORE)
         .env_remove("OSPS_REBUILT")
         // An osps above us may watch an event loop: ours, and not those of our servers.
         .env_remove(names::LOOP)
         .env_remove(names::SHIM)
         .env_remove(names::HEART_PROCESS)
         .stdin(Stdio::from(OwnedFd::from(theirs)));
-    for name in ["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"] {
-        command.env_remove(name);
-    }
+    manager::forget_given(&mut command);
     command.envs(env.iter().copied());
     let process = as_others(|| command.spawn()).and_then(hold).map_err(failed)?;
     Ok((process, Gate(ours)))

@@ -1,16 +1,23 @@
 //! What the service manager above us is told: that we run, how all are, that we turn, that we stop.
 //!
 //! `WATCHDOG=1` comes from the turn itself, so a manager with `WatchdogSec` finds a watchdog that
-//! hangs as the watchdog finds its servers. Tested in tests/above.rs.
+//! hangs as the watchdog finds its servers. One with a store of descriptors keeps the listening
+//! sockets, too: where everybody died at once, it hands them to the next watchdog, and clients only
+//! wait. Tested in tests/above.rs.
 
+use std::fmt::Write;
+use std::os::fd::AsFd;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use osps_heart::ids::SlotId;
+use osps_heart::shown::Shown;
 use osps_heart::time::Monotonic;
 use osps_heart::words::State;
 
 use super::{Child, Watchdog};
 use crate::policy::group::Goal;
+use crate::service::{Address, Kept, Listener};
 use crate::sys::manager::Manager;
 
 /// Who is above us, and what it was told last.
@@ -21,13 +28,90 @@ pub(super) struct Above {
     /// When it has to hear that we turn.
     due: Monotonic,
     ready: bool,
+    /// What it keeps.
+    stored: Vec<Stored>,
+}
+
+/// A listening socket that the manager keeps. It must not be held here as well: when nobody listens
+/// on it any more, it has to close.
+#[derive(Debug)]
+struct Stored {
+    listener: Weak<Listener>,
+    name: String,
+    /// It has a file, which goes when osps ends: nobody would find the way to the socket then.
+    has_path: bool,
+}
+
+impl Stored {
+    fn is(&self, listener: &Arc<Listener>) -> bool {
+        // What is pointed at so is no other one's place as long as this is here.
+        self.listener.as_ptr() == Arc::as_ptr(listener)
+    }
+}
+
+/// What the socket of an address is called in a manager's store: printable, without a colon.
+fn store_name(address: &Address) -> String {
+    /// Longest name that is taken.
+    const MOST: usize = 255;
+    let mut name = String::new();
+    for byte in address.to_string().bytes() {
+        match byte {
+            b'!'..=b'~' if !b":%".contains(&byte) => name.push(char::from(byte)),
+            _ => drop(write!(name, "%{byte:02X}")),
+        }
+    }
+    name.truncate(MOST);
+    name
 }
 
 impl Above {
-    pub(super) fn find() -> Option<Above> {
-        let manager = Manager::from_env()?;
-        let manager = manager.inspect_err(|failed| log::warn!("{failed}")).ok()?;
-        Some(Above { manager, status: String::new(), due: Monotonic::default(), ready: false })
+    /// The one that started us. What it keeps for nobody it need not keep any longer.
+    pub(super) fn find(unwanted: &[Kept]) -> Option<Above> {
+        let manager = Manager::from_env();
+        let manager =
+            manager.and_then(|found| found.inspect_err(|failed| log::warn!("{failed}")).ok());
+        for kept in unwanted {
+            let what = match &kept.address {
+                Some(address) => format!("a socket on {address} that no service has"),
+                None => "something that is no listening socket".to_owned(),
+            };
+            log::warn!("the service manager kept {what} ({}): closing it", Shown(&*kept.name));
+            if let Some(manager) = &manager {
+                manager.forget(&kept.name);
+            }
+        }
+        let (status, due) = (String::new(), Monotonic::default());
+        Some(Above { manager: manager?, status, due, ready: false, stored: Vec::new() })
+    }
+
+    /// Lets it keep these and no others; what it does not take now it gets in the next turn.
+    fn store(&mut self, held: &[&Arc<Listener>]) {
+        let is_held = |stored: &Stored| held.iter().any(|listener| stored.is(listener));
+        while let Some(place) = self.stored.iter().position(|stored| !is_held(stored)) {
+            if !self.manager.forget(&self.stored[place].name) {
+                return;
+            }
+            self.stored.swap_remove(place);
+        }
+        for listener in held {
+            if self.stored.iter().any(|stored| stored.is(listener)) {
+                continue;
+            }
+            let address = listener.address();
+            let name = store_name(&address);
+            if !self.manager.keep(&name, listener.as_fd()) {
+                return;
+            }
+            let (listener, has_path) = (Arc::downgrade(listener), address.path().is_some());
+            self.stored.push(Stored { listener, name, has_path });
+        }
+    }
+
+    /// The end: what has a file loses it now, and `all` else is to be closed as well.
+    pub(super) fn let_go(&self, all: bool) {
+        for stored in self.stored.iter().filter(|stored| all || stored.has_path) {
+            self.manager.forget(&stored.name);
+        }
     }
 
     /// It has to be told so often that we turn.
@@ -49,6 +133,18 @@ impl Watchdog {
             return;
         }
         let status = self.health();
+        let mut held: Vec<&Arc<Listener>> = Vec::new();
+        if self.above.as_ref().is_some_and(|above| above.manager.stores) {
+            for child in &self.children {
+                let services = [&child.service].into_iter().chain(&child.next);
+                for socket in services.flat_map(|service| &service.sockets) {
+                    // Instances share theirs.
+                    if !held.iter().any(|known| Arc::ptr_eq(known, socket)) {
+                        held.push(socket);
+                    }
+                }
+            }
+        }
         let Some(above) = &mut self.above else { return };
         if !above.ready {
             let pid = std::process::id();
@@ -62,6 +158,7 @@ impl Watchdog {
         if above.status != status && above.manager.tell(&format!("STATUS={status}")) {
             above.status = status;
         }
+        above.store(&held);
     }
 
     /// Tells it that we stop.
@@ -90,5 +187,25 @@ impl Watchdog {
             text = format!("{text} and {more} more");
         }
         text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_address_has_a_name_of_its_own_that_a_manager_takes() {
+        let path = |text: &str| Address::Unix(text.into());
+        for (address, expected) in [
+            (Address::Tcp(([127, 0, 0, 1], 80).into()), "127.0.0.1%3A80"),
+            (Address::Tcp(([0_u16, 0, 0, 0, 0, 0, 0, 1], 80).into()), "[%3A%3A1]%3A80"),
+            (path("/run/a b.sock"), "unix%3A/run/a%20b.sock"),
+            (path("/run/a%20b.sock"), "unix%3A/run/a%2520b.sock"),
+            (path("/run/\u{e9}"), "unix%3A/run/%C3%A9"),
+        ] {
+            assert_eq!(store_name(&address), expected);
+        }
+        assert_eq!(store_name(&path(&"/\u{e9}".repeat(60))).len(), 255);
     }
 }

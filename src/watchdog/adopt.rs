@@ -30,7 +30,7 @@ use crate::instance::survivors::Survivor;
 use crate::policy::adopt::Seen;
 use crate::policy::group::{Input, Past, Recorded};
 use crate::service::diff::{Fate, diff};
-use crate::service::{Address, Held, Inheritance, Listener, Service};
+use crate::service::{Address, Held, Inheritance, Kept, Listener, Service};
 use crate::sys::poll::{Interest, pause};
 use crate::sys::process::Process;
 use crate::sys::procfs::OomCounts;
@@ -170,8 +170,9 @@ impl Left {
 
     /// The sockets of those that were started: taken from who lives, or bound again. What is in use
     /// then is held by one of them who does not let us take it.
-    pub(super) fn inheritance(&self) -> Inheritance {
-        let mut inherited = Inheritance { sockets: self.sockets.clone(), ..Inheritance::default() };
+    pub(super) fn inheritance(&self, kept: Vec<Kept>) -> Inheritance {
+        let sockets = self.sockets.clone();
+        let mut inherited = Inheritance { sockets, kept, ..Inheritance::default() };
         for survivor in &self.survivors {
             let Some(Started { service, bound }) = self.started.get(&survivor.slot) else {
                 continue;
@@ -253,7 +254,9 @@ fn sockets_of(process: &Process, wanted: &[(Address, Address)]) -> Vec<Arc<Liste
     if wanted.is_empty() {
         return Vec::new();
     }
-    let mut there: Vec<_> = process.listening().into_iter().filter_map(Listener::found).collect();
+    let there = process.listening().into_iter();
+    let mut there: Vec<_> =
+        there.filter_map(|socket| Some((Listener::place_of(&socket)?, socket))).collect();
     let take = |(asked, was): &(Address, Address)| {
         let place = there.iter().position(|(address, _)| address == was)?;
         let (_, socket) = there.swap_remove(place);

@@ -66,12 +66,12 @@ use crate::instance::control::Control;
 use crate::instance::place::Place;
 use crate::instance::shim::Shim;
 use crate::policy::group::{Action, Group, Outcome, exit_status};
-use crate::service::{Inheritance, Service};
+use crate::service::{Inheritance, Kept, Service};
 use crate::sys::poll::Poll;
 use crate::sys::process::{self, Process};
 use crate::sys::signals::Signals;
 use crate::sys::standing::as_others;
-use crate::sys::{Failed, output, procfs, raw, standing};
+use crate::sys::{Failed, manager, output, procfs, raw, standing};
 
 /// Tokens of the poll set. Slot `i` has `CHILD + i` and `NOTIFY + i`, who is only waited for to
 /// die shares `KIN`, askers have those from `CONTROL` on.
@@ -124,6 +124,9 @@ pub type Plan<'a> = &'a dyn Fn(BorrowedFd<'_>, &mut Inheritance) -> Result<Vec<S
 /// Runs an instance to its end. `fifos` names what the plan may make in the run directory.
 pub fn main(settings: &Settings, fifos: Vec<String>, plan: Plan<'_>) -> Result<ExitCode, Error> {
     let upgrade = Upgrade::take();
+    // An image before this one took them.
+    let given = if upgrade.is_none() { manager::given() } else { Vec::new() };
+    let kept = given.into_iter().map(|given| Kept::of(given.name, given.descriptor)).collect();
     let signals = Signals::block()?;
     raw::close_on_exec_from(3);
     if procfs::stat(std::process::id()).is_none() {
@@ -132,7 +135,7 @@ pub fn main(settings: &Settings, fifos: Vec<String>, plan: Plan<'_>) -> Result<E
     process::check().map_err(Refusal::Kernel)?;
     process::inherit_orphans()?;
     let (before, now) = process::raise_descriptor_limit();
-    let mut watchdog = Watchdog::start(settings, signals, fifos, plan, upgrade.as_ref())?;
+    let mut watchdog = Watchdog::start(settings, signals, fifos, plan, upgrade.as_ref(), kept)?;
     let refused = standing::stand_firm();
     if !refused.is_empty() {
         log::info!("not permitted to {}: osps stands as any other process", refused.join(", "));
@@ -172,6 +175,8 @@ fn start_anew() -> Result<ExitCode, Error> {
     output::stderr().flush_bounded();
     let mut osps = Command::new("/proc/self/exe");
     osps.arg0("osps").args(std::env::args_os().skip(1)).env(REBUILT, "1");
+    // It is the same process, but what the variables speak of is gone.
+    manager::forget_given(&mut osps);
     Err(Failed::to("start anew", "osps")(as_others(|| osps.exec())).into())
 }
 

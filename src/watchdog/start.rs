@@ -28,7 +28,7 @@ use crate::instance::shim::Shim;
 use crate::instance::survivors::Survivor;
 use crate::policy::graph::Cycle;
 use crate::policy::group::{Group, Spec};
-use crate::service::Service;
+use crate::service::{Inheritance, Kept, Service};
 use crate::sys::poll::{Interest, Poll, pause};
 use crate::sys::process::Process;
 use crate::sys::signals::Signals;
@@ -47,6 +47,8 @@ struct Parts {
     control: Control,
     options: CreateOptions,
     shim: Option<Shim>,
+    /// What the service manager keeps for nobody.
+    unwanted: Vec<Kept>,
 }
 
 impl Watchdog {
@@ -57,6 +59,7 @@ impl Watchdog {
         fifos: Vec<String>,
         plan: Plan<'_>,
         upgrade: Option<&Upgrade>,
+        kept: Vec<Kept>,
     ) -> Result<Watchdog, Error> {
         let clock = SystemClock;
         let locks = upgrade.map(Upgrade::locks).unwrap_or_default();
@@ -68,7 +71,7 @@ impl Watchdog {
             None => claim.move_in()?,
         }
         let lived_in = left.as_ref().is_some_and(|left| !left.survivors.is_empty());
-        let parts = match set_up(settings, &claim, &signals, clock, plan, left) {
+        let parts = match set_up(settings, &claim, &signals, clock, plan, left, kept) {
             Ok(parts) => parts,
             // Who lives there goes on, and the next one takes over.
             Err(error) if lived_in => return Err(error),
@@ -123,7 +126,7 @@ impl Watchdog {
             top: settings.top.clone(),
             loading: None,
             stay: HashSet::new(),
-            above: Above::find(),
+            above: Above::find(&parts.unwanted),
             waiting: Vec::new(),
             stoppers: Vec::new(),
             hooks: Hooks::default(),
@@ -170,9 +173,13 @@ fn set_up(
     clock: SystemClock,
     plan: Plan<'_>,
     mut left: Option<Left>,
+    kept: Vec<Kept>,
 ) -> Result<Parts, Error> {
     let dir = claim.run_dir.as_fd();
-    let mut inherited = left.as_ref().map(Left::inheritance).unwrap_or_default();
+    let mut inherited = match &left {
+        Some(left) => left.inheritance(kept),
+        None => Inheritance { kept, ..Inheritance::default() },
+    };
     let mut services = plan(dir, &mut inherited)?;
     // Its own, and for each server a pidfd, a socket, a report, a claimant, FIFOs, and some for
     // what it leaves behind. A server needs less.
@@ -243,7 +250,19 @@ fn set_up(
         }
     }
     let left = left.map(|left| (left, services));
-    Ok(Parts { services: slots, left, group, segment, file, poll, control, options, shim })
+    let unwanted = inherited.unwanted();
+    Ok(Parts {
+        services: slots,
+        left,
+        group,
+        segment,
+        file,
+        poll,
+        control,
+        options,
+        shim,
+        unwanted,
+    })
 }
 
 /// The policy's view of these slots.

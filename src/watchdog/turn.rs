@@ -473,6 +473,9 @@ impl Watchdog {
         let listening =
             taken.iter().flat_map(|slot| &self.children[slot.index()].service.launch.listen);
         remove_paths(listening.filter_map(Address::path).collect());
+        if let Some(above) = &self.above {
+            above.let_go(self.rebuild);
+        }
         let given_up = self.given_up();
         drop(self.segment);
         self.claim.remove();

@@ -32,7 +32,7 @@ use crate::instance::place::{Place, RunDir};
 use crate::service::{Held, Inheritance, Listener};
 use crate::sys::process::UPGRADE;
 use crate::sys::standing::as_others;
-use crate::sys::{Failed, memory_file, output, procfs, raw};
+use crate::sys::{Failed, manager, memory_file, output, procfs, raw};
 
 /// What is handed over an exec: numbers of descriptors, and what they are. It names its process, so
 /// that nobody else takes it for its own.
@@ -133,6 +133,8 @@ fn become_image(path: &Path, args: &[OsString], memory: i32) -> Failed {
     output::stderr().flush_bounded();
     let mut osps = Command::new(path);
     osps.arg0("osps").args(args).env(UPGRADE, memory.to_string());
+    // They were heeded, and say nothing of what is open by now.
+    manager::forget_given(&mut osps);
     Failed::to("run", Shown(path))(as_others(|| osps.exec()))
 }
 
