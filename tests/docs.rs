@@ -198,6 +198,8 @@ fn every_field_is_where_the_document_says() {
         excused_until_ns,
         tally,
         unheld,
+        main_pid,
+        main_start,
         reserved,
     });
     check_fields!(ActivityCells {

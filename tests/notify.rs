@@ -57,6 +57,16 @@ fn as_program() {
                     std::thread::sleep(ms(20));
                 }
             }
+            // As sd_notify does: a socket of its own each time, and what cannot be said is not.
+            "persist" => {
+                let (end, path) = (Instant::now() + span(), std::env::var_os("NOTIFY_SOCKET"));
+                while Instant::now() < end {
+                    if let Ok(socket) = common::try_notify_socket(path.as_ref().unwrap()) {
+                        let _ = socket.send(b"WATCHDOG=1");
+                    }
+                    std::thread::sleep(ms(20));
+                }
+            }
             "repeat" => loop {
                 say(&socket, rest);
                 std::thread::sleep(ms(5));
@@ -194,6 +204,22 @@ fn the_process_that_it_names_is_looked_at() {
     osps.wait_log(&["gen=1 ", "-> frozen (blocked in hrtimer_nanosleep"]);
     let osps = launch(&OPTIONS, "say READY=1; beat 100; spin").start();
     osps.wait_spinning(&["gen=1 "]);
+}
+
+/// A new watchdog looked at the leader, which its own debugger or a wait may make look sound.
+#[test]
+fn the_process_that_it_named_is_looked_at_by_the_next_watchdog_as_well() {
+    for (step, shown) in [("main;", "blocked in hrtimer_nanosleep"), ("", "spinning")] {
+        let script = format!("say READY=1; {step} persist 3000; spin");
+        let mut osps = launch(&OPTIONS, &script).start();
+        if !step.is_empty() {
+            osps.wait("MAINPID", || osps.segment().slots()[0].server.main());
+        }
+        osps.kill_watchdog();
+        osps.start_again();
+        osps.wait_log(&["took over 1 of 1"]);
+        osps.wait_log(&["gen=1 ", "-> frozen (", shown]);
+    }
 }
 
 #[test]

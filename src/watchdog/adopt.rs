@@ -327,8 +327,9 @@ impl Watchdog {
             self.end_kin_of_dead(*slot, now);
         }
         for (slot, ready, beats) in heard {
+            let main = self.main_as_recorded(slot);
             if let Some(hearing) = &mut self.children[slot.index()].hearing {
-                hearing.go_on(ready, beats);
+                hearing.go_on(ready, beats, main);
             }
         }
         let count = self.children.iter().filter(|child| child.process.is_some()).count();

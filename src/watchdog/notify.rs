@@ -28,6 +28,12 @@ use crate::sys::procfs;
 /// Most datagrams of one service in one turn: a flood must not hold up the others.
 const BATCH: usize = 64;
 
+/// The process of this pid, if it is of the session that this leader made.
+fn of_session(pid: u32, leader: Option<u32>) -> Option<Process> {
+    let stat = procfs::stat(pid).filter(|stat| Some(stat.session) == leader)?;
+    Process::find(pid, stat.start_time)
+}
+
 /// What a program that reloads is said to do, until it is ready again.
 const RELOADING: &str = "reloading";
 
@@ -54,8 +60,8 @@ impl Hearing {
     }
 
     /// Of a program that said so to a watchdog that was killed.
-    pub(super) fn go_on(&mut self, ready: bool, beats: bool) {
-        (self.ready, self.beats) = (ready, beats);
+    pub(super) fn go_on(&mut self, ready: bool, beats: bool, main: Option<Process>) {
+        (self.ready, self.beats, self.main) = (ready, beats, main);
     }
 
     /// Before a launch: what a predecessor sent is not its successor's.
@@ -187,14 +193,15 @@ impl Watchdog {
             Said::Status(ref text) => self.set_activity(slot, text),
             Said::MainPid(pid) => {
                 let leader = child.process.as_ref().map(Process::pid);
-                let stat = procfs::stat(pid).filter(|stat| Some(stat.session) == leader);
-                match stat.and_then(|stat| Process::find(pid, stat.start_time)) {
-                    Some(_) if Some(pid) == leader => hearing.main = None,
-                    Some(process) => hearing.main = Some(process),
-                    None => log::warn!(
-                        "{name}: MAINPID={pid} is no process of its session: not believed"
-                    ),
-                }
+                let Some(process) = of_session(pid, leader) else {
+                    log::warn!("{name}: MAINPID={pid} is no process of its session: not believed");
+                    return;
+                };
+                hearing.main = Some(process).filter(|_| Some(pid) != leader);
+                self.segment.slots()[slot.index()].server.set_main(match &hearing.main {
+                    Some(main) => (main.pid(), main.start_time()),
+                    None => (0, 0),
+                });
             }
             Said::Errno(number) => {
                 let why = std::io::Error::from_raw_os_error(number);
@@ -210,6 +217,13 @@ impl Watchdog {
             // Before READY=1 the start timeout is what counts; a barrier is over when it was read.
             Said::Beat | Said::Barrier | Said::Store => {}
         }
+    }
+
+    /// The process that does the work, as a slot's program said to a watchdog that was killed.
+    pub(super) fn main_as_recorded(&self, slot: SlotId) -> Option<Process> {
+        let (pid, start_time) = self.segment.slots()[slot.index()].server.main()?;
+        let process = of_session(pid, self.children[slot.index()].pid())?;
+        (process.start_time() == start_time).then_some(process)
     }
 
     /// What a program is said to be doing.

@@ -443,6 +443,7 @@ impl Watchdog {
         page.spawned_ns.store(now.0, Ordering::Relaxed);
         page.baseline.store(count, Ordering::Relaxed);
         page.starts.fetch_add(1, Ordering::Relaxed);
+        page.set_main((0, 0));
         if child.service.launch.is_program() {
             // What it shows from now on is its own.
             self.segment.slots()[slot.index()].activity.set_text("");

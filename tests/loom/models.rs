@@ -462,6 +462,8 @@ fn server() -> ServerCells {
         excused_until_ns: Word::new(0),
         tally: zeros(),
         unheld: Word::new(0),
+        main_pid: Word::new(0),
+        main_start: Word::new(0),
         reserved: zeros(),
     }
 }

@@ -197,8 +197,13 @@ pub struct ServerCells {
     /// Its listening sockets that osps does not hold: whoever has them goes on with them, and they
     /// are bound again at its next start.
     pub unheld: Word,
+    /// Process that does the work, as the program said (`MAINPID`), 0 = the leader: for the next
+    /// watchdog, too.
+    pub main_pid: Word,
+    /// Its start time.
+    pub main_start: Word,
     /// Room for later fields.
-    pub reserved: [Word; 212 - TALLY],
+    pub reserved: [Word; 210 - TALLY],
 }
 
 /// What the server in the slot says of itself.

@@ -60,11 +60,24 @@ impl ServerCells {
         None
     }
 
+    /// Says which process does the work, by pid and start time; 0 = the leader. Watchdog only.
+    pub fn set_main(&self, (pid, start_time): (u32, u64)) {
+        self.main_start.store(start_time, Ordering::Relaxed);
+        self.main_pid.store(u64::from(pid), Ordering::Relaxed);
+    }
+
+    /// The process that is said to do the work, if that is not the leader.
+    pub fn main(&self) -> Option<(u32, u64)> {
+        let pid = u32::try_from(self.main_pid.load(Ordering::Relaxed)).ok()?;
+        (pid != 0).then(|| (pid, self.main_start.load(Ordering::Relaxed)))
+    }
+
     /// Forgets all about the service that had the slot. Watchdog only, with nobody in the slot.
     pub fn forget(&self) {
         self.clear_identity();
         let words = [&self.generation, &self.since_ns, &self.spawned_ns, &self.baseline];
         let words = words.into_iter().chain([&self.starts, &self.last_cause, &self.last_class]);
+        let words = words.chain([&self.unheld, &self.main_pid, &self.main_start]);
         let words = words.chain([&self.last_silence_ns, &self.blocked_by, &self.paused_until_ns]);
         let words =
             words.chain([&self.goal, &self.due_ns, &self.excused_until_ns]).chain(&self.tally);
