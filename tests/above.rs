@@ -5,7 +5,7 @@
 //! Method: a socket of our own in the place of the manager's, and what came over it in the place of
 //! its store; `systemd-analyze verify`.
 //!
-//! What it cannot show: systemd itself at work, which this needs a session of its own for.
+//! What it cannot show: systemd itself at work (tests/systemd.rs).
 #![allow(clippy::unwrap_used, reason = "a test that fails panics")]
 #![allow(clippy::disallowed_methods, reason = "these tests run in real time")]
 

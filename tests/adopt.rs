@@ -157,8 +157,8 @@ fn the_socket_of_one_that_did_not_have_it_yet_is_held_as_well() {
     let mut osps = Launch::pair(&["--check-interval", "100ms"]).start();
     let address = osps.address(1);
     let listens = |process: &Process| {
-        let names = process.listening().into_iter().filter_map(Listener::found);
-        names.map(|(name, _)| name).any(|name| name == Address::Tcp(address))
+        let mut sockets = process.listening().into_iter();
+        sockets.any(|socket| Listener::place_of(&socket) == Some(Address::Tcp(address)))
     };
     let stopped = osps.wait("one that is stopped early enough", || {
         let (old, generation) = (osps.process(1), osps.generation(1));

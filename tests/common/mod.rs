@@ -207,7 +207,8 @@ pub fn skip(reason: &str) {
 
 /// The exception from `OSPS_NO_SKIP`: says what the kernel of this machine does not have, whoever
 /// asks and whatever is installed. For three things only: a kernel mounts one version of control
-/// groups or the other, a container may not mount a disk, and not every processor is single-stepped.
+/// groups or the other, which systemd needs, a container may not mount a disk, and not every
+/// processor is single-stepped.
 pub fn cannot(reason: &str) {
     eprintln!("skipped: {reason}; it cannot be had here");
 }
