@@ -290,7 +290,7 @@ impl Bystander {
     }
 }
 
-/// What servers write, or the primary as arbiter: parts of the file.
+/// What servers write, or the primary as arbiter, and what nobody is judged by: parts of the file.
 fn server_written(geometry: &Geometry) -> Vec<Range<usize>> {
     let report = |slot| {
         let page = geometry.slots_offset + slot * PAGE;
@@ -300,7 +300,8 @@ fn server_written(geometry: &Geometry) -> Vec<Range<usize>> {
     let owner = geometry.owner_offset..geometry.owner_offset + 24;
     let lists = geometry.data_offset..geometry.data_offset + PAGE;
     let copies = geometry.data_offset + PAGE..geometry.total_size;
-    let others = [hearts, owner.clone(), owner, lists, copies];
+    let gaps = geometry.gaps_offset..geometry.data_offset;
+    let others = [hearts, owner.clone(), owner, gaps, lists, copies];
     (0..geometry.slots).map(report).chain(others).collect()
 }
 
@@ -435,13 +436,14 @@ fn under_attack(osps: &Osps, bystander: &Bystander, mut scribble: impl FnMut() +
 
 /// `osps status` ends with one of its exit codes, and shows something that can be read.
 fn assert_status_works(osps: &Osps) {
-    for args in [&["status", "--json"][..], &["status"]] {
+    let advice = &["status", "--advice"][..];
+    for args in [&["status", "--json"][..], &["status"], advice, &[advice, &["--json"]].concat()] {
         let output = osps.command(args);
         let code = output.status.code();
         assert!(matches!(code, Some(0 | 1 | 3 | 4)), "{args:?}: {output:?}");
         let shown = str::from_utf8(&output.stdout).unwrap();
         assert_eq!(shown.is_empty(), code == Some(4), "{args:?}: {output:?}");
-        if code != Some(4) && args.len() == 2 {
+        if code != Some(4) && args.contains(&"--json") {
             serde_json::from_str::<serde_json::Value>(shown).unwrap();
         }
         assert!(shown.chars().all(|c| c == '\n' || !c.is_control()), "{shown:?}");
