@@ -733,7 +733,8 @@ fn a_scribbled_segment_is_mended_by_who_took_over() {
         osps.wait_state(name, State::Up);
         let (_, now) = osps.life(name);
         assert!(now <= generation + 10, "{name} again and again: {}", osps.log());
-        assert!(osps.happened(name, Event::Started).len() <= 2, "{name}: {}", osps.log());
+        // Each of those that it goes down with may take it along, and then itself.
+        assert!(osps.happened(name, Event::Started).len() <= 4, "{name}: {}", osps.log());
     }
     // It goes on to find faults.
     let db = osps.slot("db");
