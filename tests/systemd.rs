@@ -267,10 +267,14 @@ fn where_the_servers_were_killed_as_well_clients_wait_in_its_store() {
         (systemd.shows("NFileDescriptorStore") == "1").then_some(())
     });
     let old = systemd.watchdog().unwrap();
-    let group = systemd.group.join("app.slice/osps.service/cgroup.kill");
     // The unit's whole control group at once: the watchdog and all that it started.
-    fs::write(group, "1").unwrap();
-    wait_until("its death", SOON, || old.is_dead().then_some(()));
+    let group = systemd.group.join("app.slice/osps.service");
+    let pids_here = fs::read_to_string(group.join("cgroup.procs")).unwrap();
+    let all = pids_here.lines().filter_map(|pid| process_of(pid.parse().unwrap()));
+    let all: Vec<_> = all.collect();
+    fs::write(group.join("cgroup.kill"), "1").unwrap();
+    wait_until("their death", SOON, || all.iter().all(Process::is_dead).then_some(()));
+    assert!(old.is_dead() && all.len() > pids.len(), "{pids_here}");
     let mut line = String::new();
     let client = TcpStream::connect(address).expect("not refused");
     client.set_read_timeout(Some(SOON)).unwrap();
