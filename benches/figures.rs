@@ -258,8 +258,9 @@ fn deaths(slot: usize, launch: impl Fn() -> Launch) -> [Set; 2] {
 /// A control group that is short of memory all the time, since somebody in it reads a large file
 /// again and again: the kernel takes whatever page was not used just now.
 struct Shortage {
-    group: Cgroup,
+    /// Ended before its group is removed.
     _reader: Guest,
+    group: Cgroup,
     _file: tempfile::NamedTempFile,
 }
 
@@ -281,7 +282,7 @@ impl Shortage {
         let mut reader = std::process::Command::new("sh");
         reader.args(["-c", &Shortage::enter(&group, read), "sh"]).arg(file.path());
         let reader = Guest(reader.spawn().map_err(|error| error.to_string())?);
-        Ok(Shortage { group, _reader: reader, _file: file })
+        Ok(Shortage { _reader: reader, group, _file: file })
     }
 
     /// A shell's words that go into the group first.

@@ -115,10 +115,12 @@ impl Cgroup {
     /// otherwise.
     pub fn limited(name: &str, limit: &str, bytes: usize) -> Result<Cgroup, String> {
         let old = "memory.limit_in_bytes";
-        let group = Cgroup::make(&["/sys/fs/cgroup/memory"], name, old);
-        let (group, file) = match group {
+        let (group, file) = match Cgroup::make(&["/sys/fs/cgroup/memory"], name, old) {
             Ok(group) => (group, old),
-            Err(_) => (Cgroup::make(&VERSION_2, name, limit)?, limit),
+            Err(why) => {
+                let group = Cgroup::make(&VERSION_2, name, limit);
+                (group.map_err(|also| format!("{why}; {also}"))?, limit)
+            }
         };
         group.write(file, &bytes.to_string()).map_err(|error| format!("{file}: {error}"))?;
         Ok(group)
