@@ -73,6 +73,8 @@ pub struct Toll {
     pub due: Duration,
     /// The longest limit in force: a server may be struck before its first beat.
     pub limit: Duration,
+    /// Somebody moved the arbiter's count.
+    pub scribbled: bool,
     /// Pauses of the watchdog that it must notice.
     pub long_pause: bool,
     pub killed: Vec<Process>,
@@ -100,6 +102,7 @@ impl Toll {
             renewed: None,
             due: Duration::ZERO,
             limit: world.limits().0,
+            scribbled: false,
             long_pause: false,
             killed: Vec::new(),
             stopped: Vec::new(),
@@ -335,6 +338,7 @@ impl Life<'_> {
         };
         // Counts that somebody moves hide a freeze for so long.
         toll.due += ms(strike.span);
+        toll.scribbled |= strike.slots.contains(&PRIMARY);
         let pages = strike.slots.iter().map(|slot| (*slot, self.generation(*slot))).collect();
         (true, Some(Act::Scribble(segment, pages, Random::new(strike.span), until)))
     }
