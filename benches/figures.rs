@@ -218,8 +218,7 @@ fn restarts(table: &mut Table) {
         if table.wants(&what) {
             match Shortage::new() {
                 Ok(shortage) => {
-                    let sets = deaths(slot, || shortage.launch());
-                    let set = sets.into_iter().reduce(Set::with).expect("two of them");
+                    let [set, _] = deaths(slot, || shortage.launch());
                     let remark = shortage.remark();
                     table.show(Figure { remark, ..set.figure(what, 5.0) });
                 }
@@ -316,13 +315,6 @@ impl Set {
     fn add(&mut self, value: f64, exact: bool) {
         self.values.push(value);
         self.inexact += usize::from(!exact);
-    }
-
-    fn with(mut self, other: Set) -> Set {
-        self.values.extend(other.values);
-        self.inexact += other.inexact;
-        self.missed += other.missed;
-        self
     }
 
     fn figure(self, what: String, bound: f64) -> Figure {
