@@ -161,9 +161,9 @@ const CASES: &[Case] = &[
         "a thread spins | the leader sleeps | spinning | killed"),
     case(Busy, Hangs("beside-tickers"),
         "sleeps beside workers | eight threads work now and then | blocked | killed"),
-    case(Busy, Hangs("vforks-beside-tickers"),
-        "uninterruptible beside workers | the leader in vfork, eight threads work now and then \
-         | unkillable | killed"),
+    case(Busy, Hangs("vforks-beside-spinner"),
+        "uninterruptible beside a spinner | the leader in vfork, a thread spins | unkillable \
+         | killed"),
     case(Quiet, Other(debugged),
         "in a debugger | gdb attached | traced | held; up again when let go"),
     case(Quiet, Held("relays", held_thread),

@@ -188,8 +188,8 @@ static void beside_spinner(void) { sleeps_beside(spinner, 1); }
 static void beside_tickers(void) { sleeps_beside(ticker, 8); }
 static void beside_vforker(void) { sleeps_beside(vforker, 1); }
 
-static void vforks_beside_tickers(void) {
-    for (int i = 0; i < 8; i++) thread(ticker);
+static void vforks_beside_spinner(void) {
+    thread(spinner);
     vforks();
 }
 
@@ -278,7 +278,7 @@ static const struct {
     {"beside-spinner", beside_spinner},
     {"beside-tickers", beside_tickers},
     {"beside-vforker", beside_vforker},
-    {"vforks-beside-tickers", vforks_beside_tickers},
+    {"vforks-beside-spinner", vforks_beside_spinner},
     {"leader-leaves", leader_leaves},
     {"stops", stops},
 };
