@@ -454,6 +454,32 @@ fn what_an_adopted_program_started_goes_with_it() {
     osps.stop();
 }
 
+/// Its leader died while nobody watched, and what that had started lived on: nobody was recorded,
+/// somebody held `members`, and every further start was refused.
+#[test]
+fn what_dead_programs_left_does_not_keep_the_next_watchdog_out() {
+    let mut osps = Launch::own(
+        &["--heart", "none"],
+        &["sh", "-c", "sleep 1000 & echo kin $!; exec sleep 3000"],
+    )
+    .spawn();
+    osps.wait("up", || osps.is_state(0, State::Up).then_some(()));
+    let kin: u32 = osps.wait("its kin", || {
+        let lines = osps.out.lock().unwrap();
+        lines.iter().find_map(|line| line.text.strip_prefix("kin ")?.parse().ok())
+    });
+    let (kin, old) = (process_of(kin).unwrap(), osps.process(0));
+    osps.kill_watchdog();
+    osps.signal(&old, Signal::KILL);
+    wait_until("its death", SOON, || old.is_dead().then_some(()));
+    osps.start_again();
+    osps.wait_log(&["took over 0 of 1 servers"]);
+    wait_until("the end of its kin", SOON, || kin.is_dead().then_some(()));
+    osps.wait("up again", || osps.is_state(0, State::Up).then_some(()));
+    osps.stop();
+    assert!(!osps.run_dir().exists(), "{}", osps.log());
+}
+
 // ---- Another binary in its place ----
 
 /// A copy of the binary, as a new version would be installed.

@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 
@@ -16,6 +17,7 @@ use osps_heart::segment::{Access, AttachError, Segment};
 use osps_heart::shown::Shown;
 use osps_heart::sync::Ordering;
 use osps_heart::time::{Clock, Monotonic};
+use osps_heart::words::env;
 use rustix::fs::{Mode, fstat, mkdirat};
 use rustix::io::Errno;
 
@@ -299,12 +301,24 @@ impl Claim {
         self.run_dir.has(name)
     }
 
+    /// Those who have `members` open, as far as they can be seen from here.
+    fn holders(&self) -> Vec<u32> {
+        let members = self.run_dir.open_file(MEMBERS).ok().and_then(|file| fstat(&file).ok());
+        members.map_or_else(Vec::new, |stat| procfs::holders(stat.st_dev, stat.st_ino))
+    }
+
+    /// Whether somebody lives here, and only what the dead had started: it has our mark.
+    pub fn has_kin(&self) -> bool {
+        let run_dir = self.run_dir.path().as_os_str().as_bytes();
+        let mark = [env::RUN_DIR.as_bytes(), b"=", run_dir].concat();
+        let holders = self.holders();
+        !holders.is_empty() && holders.iter().all(|pid| procfs::has_variable(*pid, &mark))
+    }
+
     fn unknown_members(&self) -> Refusal {
         let path = self.run_dir.path().join(MEMBERS);
-        let holders = self.run_dir.open_file(MEMBERS).ok().and_then(|file| fstat(&file).ok());
-        let holders = holders.map(|stat| procfs::holders(stat.st_dev, stat.st_ino));
+        let holders = self.holders();
         let named: Vec<_> = holders
-            .unwrap_or_default()
             .iter()
             .map(|pid| format!("pid {pid} ({})", procfs::name(*pid).unwrap_or_default()))
             .collect();

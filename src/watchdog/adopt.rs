@@ -60,6 +60,8 @@ pub(super) struct Left {
     geometry: Geometry,
     /// The last generation that was given out.
     generation: Generation,
+    /// The pid of the watchdog that left it.
+    watchdog: u64,
     /// Sockets that another image handed over.
     sockets: Vec<(Held, Arc<Listener>)>,
     /// That image was this process.
@@ -74,6 +76,8 @@ impl Left {
         // What goes on, whoever lives.
         let goes_on =
             upgrade.is_some() || pages.iter().any(|page| state_of(page) == State::Backoff);
+        // What the dead had started is ended with them, by the same rules as ever.
+        let goes_on = goes_on || claim.survivors.is_empty() && claim.has_kin();
         if claim.survivors.is_empty() && !goes_on {
             return None;
         }
@@ -99,6 +103,7 @@ impl Left {
             heard: Vec::new(),
             geometry: *segment.geometry(),
             generation: Generation::default(),
+            watchdog: segment.header().watchdog_pid.load(Ordering::Relaxed),
             sockets: upgrade.map_or_else(Vec::new, |upgrade| upgrade.inherited.sockets.clone()),
             upgraded: upgrade.is_some(),
         };
@@ -273,8 +278,7 @@ impl Watchdog {
     /// Takes over who lives, and goes on with what was under way; then the services of today take
     /// the place of those that were started.
     pub(super) fn take_over(&mut self, now: Monotonic, left: Left, services: Vec<Service>) {
-        let Left { started, survivors, pasts, limits, heard, upgraded, .. } = left;
-        let watchdog = survivors.first().map_or(0, |one| one.watchdog);
+        let Left { started, survivors, pasts, limits, heard, upgraded, watchdog, .. } = left;
         let own = std::process::id();
         for survivor in survivors {
             let Survivor { slot, identity, process, .. } = survivor;

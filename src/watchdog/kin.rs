@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use osps_heart::ids::SlotId;
 use osps_heart::segment::Death;
+use osps_heart::sync::Ordering;
 use osps_heart::time::Monotonic;
 use osps_heart::words::env;
 use rustix::process::Signal;
@@ -215,8 +216,11 @@ impl Watchdog {
         let child = &self.children[slot.index()];
         let mut all = procfs::processes();
         // The number of a leader that is gone may be another's, which then leads a session of its
-        // own.
-        let reused = child.process.is_none() && all.iter().any(|stat| stat.pid == leader);
+        // own. Its zombie, which nobody has reaped yet, is itself.
+        let page = &self.segment.slots()[slot.index()].server;
+        let started = page.start_time.load(Ordering::Relaxed);
+        let is_other = |stat: &Stat| stat.pid == leader && stat.start_time != started;
+        let reused = child.process.is_none() && all.iter().any(is_other);
         if reused {
             return Vec::new();
         }
