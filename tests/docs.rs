@@ -200,6 +200,8 @@ fn every_field_is_where_the_document_says() {
         unheld,
         main_pid,
         main_start,
+        up_since_ns,
+        opened,
         reserved,
     });
     check_fields!(ActivityCells {

@@ -364,6 +364,11 @@ impl Pulse {
         if self.beaten { self.limits.hang } else { self.limits.start }
     }
 
+    /// The limits that are in force.
+    pub fn limits(&self) -> Limits {
+        self.limits
+    }
+
     /// Whether it ever beat.
     pub fn has_beaten(&self) -> bool {
         self.beaten

@@ -36,6 +36,8 @@ pub struct Thread {
     pub cpu: Duration,
     /// Time spent ready, waiting for a processor.
     pub run_delay: Duration,
+    /// How often it went to sleep, if it is ready to run and that is known.
+    pub sleeps: Option<u64>,
 }
 
 /// What `/proc` says of a server at one moment.
@@ -111,6 +113,8 @@ struct Path {
     cpu: Duration,
     /// Time spent waiting for one, as far as the waits have ended: the kernel counts no others.
     run_delay: Duration,
+    /// It was ready to run at both looks, and never asleep between them.
+    awake: bool,
 }
 
 impl Path {
@@ -124,7 +128,8 @@ impl Path {
     fn is_busy(&self, span: Duration) -> bool {
         let ready = self.to == RunState::Running;
         let most = if ready { span / 2 } else { span / 4 * 3 };
-        self.cpu >= span / 2 || self.cpu + self.run_delay >= most || ready && self.cpu.is_zero()
+        let wants = self.awake || ready && self.cpu.is_zero();
+        wants || self.cpu >= span / 2 || self.cpu + self.run_delay >= most
     }
 }
 
@@ -141,6 +146,7 @@ fn paths(before: &Evidence, after: &Evidence) -> Option<(Duration, Vec<Path>)> {
             to: now.state,
             cpu: now.cpu.saturating_sub(then.cpu),
             run_delay: now.run_delay.saturating_sub(then.run_delay),
+            awake: now.sleeps.is_some() && now.sleeps == then.sleeps,
         })
     };
     Some((span, after.threads.iter().filter_map(path).collect()))
@@ -171,6 +177,7 @@ mod tests {
             state: *state,
             cpu: Duration::from_millis(*cpu),
             run_delay: Duration::from_millis(*delay),
+            sleeps: None,
         };
         Evidence {
             at: at(at_ms),
@@ -274,6 +281,14 @@ mod tests {
             // As good as that: two looks at once.
             assert_eq!(classify(Some(&alone), Some(&alone)), expected);
         }
+        // Its last wait began after a moment on a processor, and is not counted before it ends.
+        let [mut before, mut after] =
+            [2400, 4000].map(|at| evidence(at, &[(Running, at / 100, 0)]));
+        assert_eq!(classify(Some(&before), Some(&after)), Class::Blocked, "it may have slept");
+        (before.threads[0].sleeps, after.threads[0].sleeps) = (Some(7), Some(7));
+        assert_eq!(classify(Some(&before), Some(&after)), Class::Starved, "it did not sleep");
+        after.threads[0].sleeps = Some(8);
+        assert_eq!(classify(Some(&before), Some(&after)), Class::Blocked, "it did");
         let look = evidence(4000, &quiet);
         let places = [Class::Blocked, Class::Unkillable, Class::Spinning].map(|c| look.place(c));
         assert_eq!(places, ["futex_do_wait", "rpc_wait_bit_killable", ""]);

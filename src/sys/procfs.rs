@@ -36,6 +36,8 @@ pub struct ThreadStat {
     pub cpu: Duration,
     /// Time waiting for one.
     pub run_delay: Duration,
+    /// How often it went to sleep; `None` = it is not ready to run, or the kernel does not say.
+    pub sleeps: Option<u64>,
 }
 
 /// One look at a process.
@@ -388,7 +390,12 @@ fn thread(pid: u32, tid: u32) -> Option<ThreadStat> {
     let mut numbers = schedstat.split_ascii_whitespace().map_while(|number| number.parse().ok());
     let mut time = || Duration::from_nanos(numbers.next().unwrap_or(0));
     let (state, exiting) = (stat.state, stat.exiting);
-    Some(ThreadStat { tid, state, exiting, cpu: time(), run_delay: time() })
+    let sleeps = || {
+        let status = read(&format!("/proc/{pid}/task/{tid}/status"))?;
+        field(&status, "voluntary_ctxt_switches:")?.parse().ok()
+    };
+    let sleeps = (state == 'R').then(sleeps).flatten();
+    Some(ThreadStat { tid, state, exiting, cpu: time(), run_delay: time(), sleeps })
 }
 
 /// The command's name stands in parentheses and may hold anything, so counting starts behind the

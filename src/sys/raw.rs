@@ -17,6 +17,12 @@ pub fn close_on_exec_from(first: u32) {
     let _ = unsafe { libc::close_range(first, libc::c_uint::MAX, CLOEXEC) };
 }
 
+/// Whether this thread is scheduled as most are: neither in real time nor behind all others.
+pub fn has_usual_policy() -> bool {
+    // SAFETY: takes and gives numbers; 0 is this thread.
+    unsafe { libc::sched_getscheduler(0) == libc::SCHED_OTHER }
+}
+
 /// What this thread starts has the usual priority, whatever it has itself.
 pub fn reset_priority_on_fork() -> io::Result<()> {
     let parameter = libc::sched_param { sched_priority: 0 };

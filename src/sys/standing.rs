@@ -28,7 +28,7 @@ const SCORE_FILE: &str = "/proc/self/oom_score_adj";
 static OWN_SCORE: OnceLock<(File, i32)> = OnceLock::new();
 
 /// Makes this process stand as firm as it may; returns what the kernel did not permit, for people.
-/// Who was given another priority or a lower score keeps it.
+/// Who was given another priority, a policy or a lower score keeps it.
 pub fn stand_firm() -> Vec<&'static str> {
     let mut refused = Vec::new();
     if stay_in_memory().is_err() {
@@ -63,7 +63,7 @@ fn lower_score() -> io::Result<()> {
 }
 
 fn raise_priority() -> io::Result<()> {
-    if getpriority_process(None)? == 0 {
+    if getpriority_process(None)? == 0 && raw::has_usual_policy() {
         raw::reset_priority_on_fork()?;
         setpriority_process(None, NICE)?;
     }

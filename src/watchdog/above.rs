@@ -10,9 +10,10 @@ use std::os::fd::AsFd;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use osps_heart::clock::SystemClock;
 use osps_heart::ids::SlotId;
 use osps_heart::shown::Shown;
-use osps_heart::time::Monotonic;
+use osps_heart::time::{Clock, Monotonic};
 use osps_heart::words::State;
 
 use super::{Child, Watchdog};
@@ -80,7 +81,7 @@ impl Above {
                 manager.forget(&kept.name);
             }
         }
-        let (status, due) = (String::new(), Monotonic::default());
+        let (status, due) = (String::new(), SystemClock.now());
         Some(Above { manager: manager?, status, due, ready: false, stored: Vec::new() })
     }
 
@@ -133,18 +134,6 @@ impl Watchdog {
             return;
         }
         let status = self.health();
-        let mut held: Vec<&Arc<Listener>> = Vec::new();
-        if self.above.as_ref().is_some_and(|above| above.manager.stores) {
-            for child in &self.children {
-                let services = [&child.service].into_iter().chain(&child.next);
-                for socket in services.flat_map(|service| &service.sockets) {
-                    // Instances share theirs.
-                    if !held.iter().any(|known| Arc::ptr_eq(known, socket)) {
-                        held.push(socket);
-                    }
-                }
-            }
-        }
         let Some(above) = &mut self.above else { return };
         if !above.ready {
             let pid = std::process::id();
@@ -157,6 +146,22 @@ impl Watchdog {
         }
         if above.status != status && above.manager.tell(&format!("STATUS={status}")) {
             above.status = status;
+        }
+        self.store_above();
+    }
+
+    /// Lets it keep the sockets on which somebody listens, if it has a store.
+    pub(super) fn store_above(&mut self) {
+        let Some(above) = self.above.as_mut().filter(|above| above.manager.stores) else { return };
+        let mut held: Vec<&Arc<Listener>> = Vec::new();
+        for child in &self.children {
+            let services = [&child.service].into_iter().chain(&child.next);
+            for socket in services.flat_map(|service| &service.sockets) {
+                // Instances share theirs.
+                if !held.iter().any(|known| Arc::ptr_eq(known, socket)) {
+                    held.push(socket);
+                }
+            }
         }
         above.store(&held);
     }

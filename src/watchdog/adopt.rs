@@ -16,7 +16,7 @@ use osps_heart::pulse::is_limit;
 use osps_heart::segment::layout::SlotCells;
 use osps_heart::segment::{Access, Death, Geometry, Segment};
 use osps_heart::sync::Ordering;
-use osps_heart::time::{Clock, Monotonic, Short};
+use osps_heart::time::{Clock, Monotonic, Short, nanos};
 use osps_heart::words::{Cause, Desired, Goal, HeartSource, State, Watched};
 use serde::{Deserialize, Serialize};
 
@@ -27,7 +27,6 @@ use super::{CHILD, Child, Watchdog};
 use crate::instance::claim::Claim;
 use crate::instance::place::started_name;
 use crate::instance::survivors::Survivor;
-use crate::policy::adopt::Seen;
 use crate::policy::group::{Input, Past, Recorded};
 use crate::service::diff::{Fate, diff};
 use crate::service::{Address, Held, Inheritance, Kept, Listener, Service};
@@ -122,7 +121,8 @@ impl Left {
             let baseline = server.baseline.load(Ordering::Relaxed);
             let beats = segment.hearts()[slot.index()].sample().count;
             let state = state_of(page);
-            self.generation = self.generation.max(server.current_generation());
+            let generation = server.current_generation();
+            self.generation = self.generation.max(generation);
             if state == State::Starting && beats == baseline {
                 self.wait_for_trampoline(slot, clock);
             }
@@ -141,6 +141,8 @@ impl Left {
                 told: server.desired.load(Ordering::Relaxed) == Desired::Stop.code(),
                 pid: u32::try_from(server.pid.load(Ordering::Relaxed)).unwrap_or(0),
                 baseline,
+                opened: server.opened.load(Ordering::Relaxed) == u64::from(generation.0),
+                up_since: moment(server.up_since_ns.load(Ordering::Relaxed)),
                 spawned_at: Monotonic(server.spawned_ns.load(Ordering::Relaxed)),
                 since: Monotonic(server.since_ns.load(Ordering::Relaxed)),
                 paused_until: moment(server.paused_until_ns.load(Ordering::Relaxed)),
@@ -154,8 +156,11 @@ impl Left {
             self.pasts.push((slot, past));
             let limit = segment.hearts()[slot.index()].limit_ns.load(Ordering::Relaxed);
             let limit = Duration::from_nanos(limit);
-            let set = self.started[&slot].service.limits.hang;
-            if by_notify && limit != set && is_limit(limit) {
+            let Service { limits, manner, .. } = &self.started[&slot].service;
+            let (set, own) = (limits.hang, manner.heart.source);
+            // What it chose, perhaps before its first beat.
+            let may_choose = matches!(own, HeartSource::Notify | HeartSource::Auto);
+            if may_choose && limit != set && is_limit(limit) {
                 self.limits.push((slot, limit));
             }
         }
@@ -326,9 +331,12 @@ impl Watchdog {
                 server.clear_identity();
             }
         }
-        for (slot, _) in pasts.iter().filter(|(_, past)| past.seen == Seen::Gone) {
-            // Before anybody starts in its slot.
-            self.end_kin_of_dead(*slot, now);
+        for slot in self.group.slots() {
+            let child = &self.children[slot.index()];
+            if child.process.is_none() && child.adopted.is_some() {
+                // Before anybody starts in its slot.
+                self.end_kin_of_dead(slot, now);
+            }
         }
         for (slot, ready, beats) in heard {
             let main = self.main_as_recorded(slot);
@@ -354,8 +362,11 @@ impl Watchdog {
         for (slot, hang) in limits {
             self.step(now, Input::Limited { slot, hang });
         }
+        self.take_over_further(now);
         self.perform_all();
         self.retire();
+        // Before services go: what it keeps for them would stay for ever.
+        self.store_above();
         match self.exchange_services(now, services) {
             Ok((summary, concerned)) => {
                 if !concerned.is_empty() {
@@ -372,11 +383,21 @@ impl Watchdog {
     pub(super) fn take_sockets(&mut self, slot: SlotId) {
         let child = &mut self.children[slot.index()];
         let Some(process) = &child.process else { return };
-        let sockets = sockets_of(process, &child.elsewhere);
+        let mut sockets = sockets_of(process, &child.elsewhere);
         if sockets.is_empty() || sockets.len() < child.elsewhere.len() {
             return;
         }
         log::debug!("{}: its sockets are held here, too", child.name());
+        // Instances share theirs.
+        let mut there = Inheritance::default();
+        there.sockets.extend(self.children.iter().flat_map(|child| child.service.held()));
+        let child = &mut self.children[slot.index()];
+        for socket in &mut sockets {
+            let (family, address) = (child.service.family.clone(), socket.asked.clone());
+            if let Some(known) = there.find(&Held { family, address }) {
+                *socket = known;
+            }
+        }
         child.service.sockets = sockets;
         child.elsewhere.clear();
         furnish_listen(&self.segment, slot, &child.service);
@@ -404,6 +425,10 @@ impl Watchdog {
         let page = &self.segment.slots()[slot.index()].server;
         let put = |word: &osps_heart::sync::Word, value| word.store(value, Ordering::Relaxed);
         let moment = |at: Option<Monotonic>| at.map_or(0, |at| at.0);
+        put(&page.up_since_ns, moment(self.group.up_since(slot)));
+        if let Some(limit) = self.group.limit(slot) {
+            put(&self.segment.hearts()[slot.index()].limit_ns, nanos(limit));
+        }
         put(&page.goal, self.group.goal(slot).code());
         put(&page.due_ns, moment(self.group.due(slot)));
         put(&page.excused_until_ns, moment(self.group.excused_until(slot)));

@@ -87,8 +87,8 @@ impl Watchdog {
     }
 
     /// Looks at the claims: once a turn, and cheap as long as they do not change.
-    pub(super) fn check_claims(&mut self) {
-        for slot in self.group.slots() {
+    pub(super) fn check_claims(&mut self, dead: &[SlotId]) {
+        for slot in self.group.slots().filter(|slot| !dead.contains(slot)) {
             let child = &self.children[slot.index()];
             if child.pid().is_none() || child.left.awaited {
                 continue;

@@ -21,6 +21,7 @@ pub(super) fn evidence(pid: u32, at: Monotonic) -> Option<Evidence> {
         },
         cpu: stat.cpu,
         run_delay: stat.run_delay,
+        sleeps: stat.sleeps,
     };
     Some(Evidence {
         at,

@@ -10,6 +10,7 @@ use osps_heart::ids::{Generation, SlotId};
 use osps_heart::pulse::Sample;
 use osps_heart::segment::layout::HeartCells;
 use osps_heart::segment::text;
+use osps_heart::sync::Ordering;
 use osps_heart::time::Monotonic;
 
 use super::Watchdog;
@@ -17,7 +18,7 @@ use crate::policy::group::Input;
 
 /// What one further line shows.
 pub(super) struct Further {
-    pub(super) slot: SlotId,
+    slot: SlotId,
     generation: Generation,
     line: u16,
     seen: Sample,
@@ -62,9 +63,23 @@ impl Watchdog {
         read
     }
 
-    /// Judges what was read at the beginning of this turn, and what is not there any more.
-    pub(super) fn judge_further(&mut self, read: &[Further], now: Monotonic) {
-        for slot in self.group.slots() {
+    /// Of those that were taken over: a heart that beat in this launch goes on to be judged, a full
+    /// limit from now. Who stored no stamp is judged from its next beat on.
+    pub(super) fn take_over_further(&mut self, now: Monotonic) {
+        for Further { slot, line, seen, limit, .. } in self.read_further() {
+            let spawned = &self.segment.slots()[slot.index()].server.spawned_ns;
+            let spawned = Monotonic(spawned.load(Ordering::Relaxed));
+            self.step(now, Input::Further { slot, line, seen: Some(seen), limit });
+            if seen.stamp > spawned && seen.stamp <= now {
+                self.group.go_on_with(slot, line);
+            }
+        }
+    }
+
+    /// Judges what was read at the beginning of this turn, and what is not there any more; not of
+    /// those who are dead, which the next turn tells.
+    pub(super) fn judge_further(&mut self, read: &[Further], dead: &[SlotId], now: Monotonic) {
+        for slot in self.group.slots().filter(|slot| !dead.contains(slot)) {
             let child = &mut self.children[slot.index()];
             let is_own = |one: &&Further| one.slot == slot && child.live() == Some(one.generation);
             let now_there = read.iter().filter(is_own).map(|one| one.line).collect();
@@ -75,7 +90,8 @@ impl Watchdog {
             }
         }
         for Further { slot, line, seen, limit, .. } in read {
-            if self.children[slot.index()].further.contains(line) {
+            let is_known = self.children[slot.index()].further.contains(line);
+            if is_known && !dead.contains(slot) {
                 let (slot, line, seen, limit) = (*slot, *line, Some(*seen), *limit);
                 self.step(now, Input::Further { slot, line, seen, limit });
                 self.count_gap(slot, Some(line));

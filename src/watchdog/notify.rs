@@ -39,10 +39,13 @@ const RELOADING: &str = "reloading";
 
 /// The notify socket of a service, and what was said over it.
 #[derive(Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own, told apart by name")]
 pub(super) struct Hearing {
     pub(super) notify: Notify,
     /// `READY=1` came from this generation.
     ready: bool,
+    /// Or it may have come while nobody listened: then what beats is ready.
+    missed: bool,
     /// `WATCHDOG=1` came from this generation, and counted.
     pub(super) beats: bool,
     /// The process that does the work, as the leader's session says.
@@ -56,18 +59,20 @@ pub(super) struct Hearing {
 impl Hearing {
     pub(super) fn new(notify: Notify) -> Hearing {
         let (ready, beats, main, dropped) = (false, false, None, 0);
-        Hearing { notify, ready, beats, main, dropped, told_store: false }
+        Hearing { notify, ready, missed: false, beats, main, dropped, told_store: false }
     }
 
     /// Of a program that said so to a watchdog that was killed.
     pub(super) fn go_on(&mut self, ready: bool, beats: bool, main: Option<Process>) {
         (self.ready, self.beats, self.main) = (ready, beats, main);
+        self.missed = !ready;
     }
 
     /// Before a launch: what a predecessor sent is not its successor's.
     pub(super) fn begin(&mut self) {
         while self.notify.receive().is_some() {}
         (self.ready, self.beats, self.main) = (false, false, None);
+        self.missed = false;
     }
 
     /// The process that does the work, if it said so and lives.
@@ -163,7 +168,9 @@ impl Watchdog {
                     self.set_activity(slot, "");
                 }
             }
-            Said::Beat if for_it && (hearing.ready || source == HeartSource::Auto) => {
+            Said::Beat
+                if for_it && (hearing.ready || hearing.missed || source == HeartSource::Auto) =>
+            {
                 hearing.beats = true;
                 line.beat(now);
             }

@@ -461,6 +461,7 @@ impl Watchdog {
         }
         given.extend(orders.as_ref().map(AsFd::as_fd));
         let (report, sent) = gate.open(&given);
+        page.opened.store(u64::from(generation.0), Ordering::Relaxed);
         if let Err(failed) = sent {
             // It died already: its pidfd tells.
             log::debug!("{}: {failed}", child.name());

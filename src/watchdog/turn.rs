@@ -112,7 +112,7 @@ impl Watchdog {
         }
         let slots = self.group.slots();
         let seen: Vec<_> = slots.map(|slot| self.read_heart(slot)).collect();
-        let mut further = self.read_further();
+        let further = self.read_further();
         // Whoever has to share its processor reads them later than the clock.
         let read = self.clock.now();
         self.perform_all();
@@ -136,7 +136,6 @@ impl Watchdog {
         let gone = |slot: &SlotId| is_ready(CHILD + u64::from(slot.0)) || waits(slot);
         let gone: Vec<_> = self.group.slots().filter(gone).collect();
         let unburied = self.gather_deaths(gone, now);
-        further.retain(|one| !unburied.contains(&one.slot));
         self.gather_kin(now);
         self.unreaped.retain(|process| process.reap().is_none());
         self.reap_inherited();
@@ -152,7 +151,7 @@ impl Watchdog {
         self.perform_all();
         self.check_segment(now >= self.check_at);
         self.perform_all();
-        self.check_claims();
+        self.check_claims(&unburied);
         self.retire();
         if unburied.is_empty() {
             self.check_recall(now, planned);
@@ -168,7 +167,7 @@ impl Watchdog {
                     self.count_gap(slot, None);
                 }
             }
-            self.judge_further(&further, read);
+            self.judge_further(&further, &unburied, read);
             self.publish_watched(now);
         }
         self.step(now, Input::Timers);

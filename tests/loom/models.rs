@@ -464,6 +464,8 @@ fn server() -> ServerCells {
         unheld: Word::new(0),
         main_pid: Word::new(0),
         main_start: Word::new(0),
+        up_since_ns: Word::new(0),
+        opened: Word::new(0),
         reserved: zeros(),
     }
 }

@@ -233,8 +233,10 @@ fn page() -> impl Strategy<Value = Recorded> {
     let words = (select(State::ALL.to_vec()), goal, any::<bool>(), any::<u32>(), any::<u64>());
     let moments = (any_moment(), any_moment(), option::of(any_moment()), any_moment());
     let rest = (option::of(any_moment()), option::of(select(Cause::ALL.to_vec())));
+    let up = (any::<bool>(), option::of(any_moment()));
     let tally = vec(prop_oneof![any::<u64>(), 0..20_u64], TALLY);
-    (words, moments, rest, tally).prop_map(|(words, moments, (due, cause), tally)| {
+    (words, moments, rest, up, tally).prop_map(|(words, moments, (due, cause), up, tally)| {
+        let (opened, up_since) = up;
         let (state, goal, told, pid, baseline) = words;
         let (spawned_at, since, paused_until, excused_until): (Monotonic, _, _, _) = moments;
         let tally = tally.try_into().expect("as many");
@@ -244,6 +246,8 @@ fn page() -> impl Strategy<Value = Recorded> {
             told,
             pid,
             baseline,
+            opened,
+            up_since,
             spawned_at,
             since,
             paused_until,

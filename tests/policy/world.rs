@@ -44,6 +44,8 @@ fn blank() -> Recorded {
         told: false,
         pid: 0,
         baseline: 0,
+        opened: false,
+        up_since: None,
         spawned_at: Monotonic(0),
         since: Monotonic(0),
         paused_until: None,
@@ -340,6 +342,7 @@ impl World {
             let limits = self.specs[index].limits;
             let page = &mut self.pages[index];
             (page.pid, page.told, page.baseline, page.spawned_at) = (1, false, count, now);
+            page.opened = true;
             self.processes[index] = Some(Process {
                 habit,
                 limits,
@@ -416,6 +419,7 @@ impl World {
         let (group, page) = (&self.group, &mut self.pages[slot.index()]);
         if self.lives_for != Some(0) {
             page.goal = group.goal(slot);
+            page.up_since = group.up_since(slot);
             page.due = group.due(slot);
             page.excused_until = group.excused_until(slot).unwrap_or(Monotonic(0));
             page.paused_until = group.paused_until(slot);

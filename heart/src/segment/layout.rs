@@ -202,8 +202,12 @@ pub struct ServerCells {
     pub main_pid: Word,
     /// Its start time.
     pub main_start: Word,
+    /// Since when its process is up, monotonic ns; 0 = it is not: for the next watchdog, too.
+    pub up_since_ns: Word,
+    /// Generation of the last process whose gate was opened: what never ran is not counted.
+    pub opened: Word,
     /// Room for later fields.
-    pub reserved: [Word; 210 - TALLY],
+    pub reserved: [Word; 208 - TALLY],
 }
 
 /// What the server in the slot says of itself.

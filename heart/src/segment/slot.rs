@@ -78,6 +78,7 @@ impl ServerCells {
         let words = [&self.generation, &self.since_ns, &self.spawned_ns, &self.baseline];
         let words = words.into_iter().chain([&self.starts, &self.last_cause, &self.last_class]);
         let words = words.chain([&self.unheld, &self.main_pid, &self.main_start]);
+        let words = words.chain([&self.up_since_ns, &self.opened]);
         let words = words.chain([&self.last_silence_ns, &self.blocked_by, &self.paused_until_ns]);
         let words =
             words.chain([&self.goal, &self.due_ns, &self.excused_until_ns]).chain(&self.tally);

@@ -453,6 +453,16 @@ impl Group {
         server.timer.filter(|_| server.stage == Stage::Backoff)
     }
 
+    /// Since when a server's process is up, or was before it had to go.
+    pub fn up_since(&self, slot: SlotId) -> Option<Monotonic> {
+        self.servers.get(slot.index())?.life()?.up_since
+    }
+
+    /// The limit of a server's own heart: as it was set, or chosen by its program.
+    pub fn limit(&self, slot: SlotId) -> Option<Duration> {
+        Some(self.servers.get(slot.index())?.life()?.own.pulse.limits().hang)
+    }
+
     /// A server's recent deaths, as words.
     pub fn tally(&self, slot: SlotId) -> Option<[u64; TALLY]> {
         Some(self.servers.get(slot.index())?.tally.words())

@@ -30,6 +30,10 @@ pub struct Recorded {
     pub pid: u32,
     /// Where its heart stood when its process was spawned.
     pub baseline: u64,
+    /// Its gate was opened.
+    pub opened: bool,
+    /// Since when its process was up.
+    pub up_since: Option<Monotonic>,
     /// When its process was spawned.
     pub spawned_at: Monotonic,
     /// When its state was entered.
@@ -68,17 +72,15 @@ impl Past {
     /// died if it did.
     pub fn of(page: Recorded, lives: bool, beats: u64, death: Death) -> Past {
         let has_beaten = beats != page.baseline;
-        let starting = page.state == State::Starting;
         let seen = match (lives, page.pid) {
             (true, _) if page.told => Seen::Told,
             (true, _) => Seen::Lives,
-            // Never up, and dead by now: its gate was closed, so it never ran.
-            (false, _) if starting && !has_beaten => Seen::Nobody,
+            // Its gate was closed, so it never ran.
+            (false, _) if page.state == State::Starting && !page.opened => Seen::Nobody,
             (false, 0) => Seen::Nobody,
             (false, _) => Seen::Gone,
         };
-        // Late or held without a beat: it was still on its way up.
-        let up = page.state == State::Up || !starting && has_beaten;
+        let up = page.up_since.is_some();
         let count = if up { beats } else { page.baseline };
         Past { page, seen, death, count, beaten: up && has_beaten, up }
     }
@@ -123,6 +125,15 @@ impl Group {
         }
         actions
     }
+
+    /// A further heart of who was taken over had beaten: its silence counts from now on.
+    pub fn go_on_with(&mut self, slot: SlotId, line: u16) {
+        if let Some((_, _, life)) = self.alive(slot)
+            && let Some(heart) = life.further.get_mut(&line)
+        {
+            heart.pulse = heart.pulse.clone().continued();
+        }
+    }
 }
 
 impl Server {
@@ -140,7 +151,7 @@ impl Server {
                 if let Holding::Alive(life) = &mut self.holding {
                     life.spawned_at = page.spawned_at.min(now);
                     life.absent_since = (!past.up).then_some(since);
-                    life.up_since = past.up.then_some(since);
+                    life.up_since = page.up_since.map(|since| since.min(now));
                     if past.beaten {
                         life.own.pulse = life.own.pulse.clone().continued();
                     }
