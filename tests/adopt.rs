@@ -824,6 +824,91 @@ while True:
     }
 }
 
+/// One service, a program in Python that says over its notify socket what `turn` does; no more.
+fn saying(keys: &str, turn: &str) -> Osps {
+    let text = format!(
+        "[service.mail]\ncommand = ['python3', '@DIR@/mail.py', '@DIR@/told']\nheart = 'notify'\n{keys}\n"
+    );
+    let program = format!(
+        r#"
+import os, socket, sys, time
+def say(what):
+    try:
+        name = os.environ["NOTIFY_SOCKET"].replace("@", "\0")
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(what, name)
+    except OSError:
+        pass
+told = lambda: os.path.exists(sys.argv[1])
+{turn}
+"#
+    );
+    let launch = Launch::up(&text);
+    fs::write(launch.dir().join("mail.py"), program).unwrap();
+    launch.spawn()
+}
+
+/// The page said the limit of the file after the first take-over, so the second one killed it.
+#[test]
+fn a_limit_that_a_program_chose_outlives_two_watchdogs() {
+    let mut osps = saying(
+        "hang-timeout = '600ms'",
+        "say(b'READY=1\\nWATCHDOG_USEC=60000000')\nwhile True: say(b'WATCHDOG=1'); time.sleep(2)",
+    );
+    osps.wait_up(&["mail"]);
+    osps.wait_log(&["chose a limit of"]);
+    let before = osps.life("mail");
+    for _ in 0..2 {
+        replace_watchdog(&mut osps);
+        pass(ms(1500));
+        assert_eq!(osps.life("mail"), before, "{}", osps.log());
+    }
+    osps.stop();
+}
+
+/// Who said it while nobody listened was killed at its start timeout, though it beat.
+#[test]
+fn a_word_that_it_is_ready_may_be_lost_with_a_watchdog() {
+    let mut osps = saying(
+        "start-timeout = '2s'",
+        "while not told(): time.sleep(0.01)\nsay(b'READY=1')\ntime.sleep(1)\n\
+         while True: say(b'WATCHDOG=1'); time.sleep(0.05)",
+    );
+    osps.wait_state("mail", State::Starting);
+    let before = osps.life("mail");
+    osps.kill_watchdog();
+    fs::write(osps.dir().join("told"), "").unwrap();
+    pass(ms(300));
+    osps.start_again();
+    osps.wait_up(&["mail"]);
+    pass(ms(2500));
+    assert_eq!(osps.life("mail"), before, "{}", osps.log());
+    osps.stop();
+}
+
+/// What one that had not beaten yet had started lived on beside its successor.
+#[test]
+fn what_a_dead_one_left_goes_though_it_was_never_up() {
+    let mut osps = Launch::up(
+        "[service.one]\nheart = 'memory'\nstart-timeout = '1m'\n\
+         command = ['sh', '-c', 'setsid sleep 2000 & echo kin $!; exec sleep 3000']\n\
+         [service.two]\n@BEAT@\n",
+    )
+    .spawn();
+    osps.wait_up(&["two"]);
+    let kin: u32 = osps.wait("its kin", || {
+        let lines = osps.out.lock().unwrap();
+        lines.iter().find_map(|line| line.text.strip_prefix("kin ")?.parse().ok())
+    });
+    let (kin, old) = (process_of(kin).unwrap(), osps.process(osps.slot("one")));
+    osps.kill_watchdog();
+    osps.signal(&old, Signal::KILL);
+    wait_until("its death", SOON, || old.is_dead().then_some(()));
+    osps.start_again();
+    osps.wait_log(&["one gen=", "starting -> killed"]);
+    wait_until("the end of its kin", SOON, || kin.is_dead().then_some(()));
+    osps.stop();
+}
+
 #[test]
 fn a_second_new_watchdog_is_refused() {
     let mut osps = five();

@@ -10,6 +10,7 @@
 
 mod common;
 
+use std::path::Path;
 use std::time::Duration;
 
 use osps_heart::Heart;
@@ -37,9 +38,11 @@ fn as_program() {
     while !heart.should_stop() {
         heart.beat();
         turn += 1;
+        let told = std::env::var_os(TOLD).is_some_and(|path| Path::new(&path).exists());
         match (&*part, &writer) {
             // Five turns of a second heart, then it hangs while the first goes on.
             ("a heart hangs", Some(writer)) if turn < 5 || !first => writer.beat(),
+            ("a heart hangs when told", Some(writer)) if !told || !first => writer.beat(),
             ("a heart parks", Some(writer)) if turn < 5 => writer.beat(),
             ("a heart parks", Some(writer)) if turn == 5 => writer.park(),
             ("a heart is dropped", Some(writer)) if turn < 5 => writer.beat(),
@@ -58,6 +61,30 @@ fn as_program() {
         }
         std::thread::sleep(ms(20));
     }
+}
+
+/// A file that tells the program to hang.
+const TOLD: &str = "OSPS_TEST_TOLD";
+
+/// Nobody had seen it beat: it was never convicted.
+#[test]
+fn a_further_heart_that_hangs_while_nobody_watches_is_found_by_the_next_watchdog() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("hang");
+    let launch = Launch::this(&OPTIONS).env(PART, "a heart hangs when told").env(TOLD, &path);
+    let mut osps = launch.start();
+    osps.wait("its further heart", || {
+        osps.server(0)["hearts"][0]["beat_age_ms"].is_u64().then_some(())
+    });
+    osps.kill_watchdog();
+    std::fs::write(&path, "").unwrap();
+    std::thread::sleep(ms(100));
+    let start = common::now();
+    osps.start_again();
+    let line = osps.wait_log(&["gen=1 ", "-> frozen (", "heart db-writer"]);
+    assert!(line.at.since(start) >= ms(300), "not before a full limit: {}", osps.log());
+    osps.wait_log(&["gen=2 ", "starting -> up"]);
+    osps.stop();
 }
 
 fn launch(options: &[&str], part: &str) -> Osps {
