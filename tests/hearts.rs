@@ -42,6 +42,7 @@ fn as_program() {
         match (&*part, &writer) {
             // Five turns of a second heart, then it hangs while the first goes on.
             ("a heart hangs", Some(writer)) if turn < 5 || !first => writer.beat(),
+            ("one beat", _) => std::process::exit(1),
             ("a heart hangs when told", Some(writer)) if !told || !first => writer.beat(),
             ("a heart parks", Some(writer)) if turn < 5 => writer.beat(),
             ("a heart parks", Some(writer)) if turn == 5 => writer.park(),
@@ -60,6 +61,17 @@ fn as_program() {
             _ => {}
         }
         std::thread::sleep(ms(20));
+    }
+}
+
+/// Before anybody had looked: it was taken for a start that came to nothing, and had to wait.
+#[test]
+fn who_dies_at_its_first_beat_was_up() {
+    let osps = Launch::this(&OPTIONS).env(PART, "one beat").spawn();
+    for generation in 1..=2 {
+        let number = format!("gen={generation} ");
+        osps.wait_log(&[&number, "starting -> up (first beat after "]);
+        osps.wait_log(&[&number, "up -> exited (status 1"]);
     }
 }
 

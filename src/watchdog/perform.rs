@@ -100,6 +100,7 @@ impl Watchdog {
         let death = process.reap();
         self.poll.remove(process);
         self.end_kin(slot, death, now);
+        self.hear_first_beat(slot, now);
         let by_us = !self.group.stage(slot).is_watched();
         let child = &mut self.children[slot.index()];
         let death = death.map(|death| if by_us { death } else { child.explained(death) });
@@ -129,6 +130,18 @@ impl Watchdog {
             if let Some(child) = self.children.get(other.index()) {
                 child.wake(other);
             }
+        }
+    }
+
+    /// Whoever died before the look that would have found its first beat was up all the same: its
+    /// start came to something.
+    fn hear_first_beat(&mut self, slot: SlotId, now: Monotonic) {
+        let page = &self.segment.slots()[slot.index()].server;
+        let baseline = page.baseline.load(Ordering::Relaxed);
+        let (_, seen) = self.read_heart(slot);
+        if self.group.stage(slot) == Stage::Starting && seen.count != baseline {
+            self.step(now, Input::Sample { slot, seen });
+            self.perform_all();
         }
     }
 
