@@ -944,7 +944,7 @@ fn calls(trace: &Path) -> Vec<Call> {
 
 /// All of these calls, or a spread of them that differs from run to run.
 fn spread(calls: Vec<Call>, all: bool) -> Vec<Call> {
-    let step = if all { 1 } else { (calls.len() / 15).max(1) };
+    let step = if all { 1 } else { (calls.len() / 10).max(1) };
     let first = usize::try_from(now().0).unwrap() % step;
     println!("{} calls, killed at every {step}. from the {first}. on", calls.len());
     calls.into_iter().skip(first).step_by(step).collect()

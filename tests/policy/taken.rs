@@ -121,7 +121,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(config(192))]
+    #![proptest_config(config(128))]
 
     /// Wherever a watchdog is killed, the next one goes on: one process a slot, nobody touched who
     /// lived, nobody forgotten, and in the end all are up, or gone.
