@@ -16,6 +16,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use osps::sys::process::Process;
+use table::common::systemd::Manager;
 use table::common::{Launch, Osps, Random, Signal, process_of, told_seed, wait_until};
 use table::{Bound, Figure, Table, median, ms};
 
@@ -47,7 +48,11 @@ struct Candidate {
     values: Vec<f64>,
 }
 
+/// What systemd is given.
+const UNIT: &str = "program.service";
+
 enum Keeper {
+    Systemd(Manager),
     Osps(#[allow(dead_code, reason = "held")] Osps),
     /// A group of its own, ended as one.
     Other(Child),
@@ -76,8 +81,10 @@ fn starts(stamps: &Path) -> Vec<(u32, u64)> {
 
 impl Candidate {
     fn program(&self) -> Process {
-        wait_until("a start", Duration::from_secs(10), || {
-            process_of(starts(&self.stamps).last()?.0)
+        wait_until("a start", Duration::from_secs(10), || match &self.keeper {
+            // It has another pid there.
+            Keeper::Systemd(manager) => manager.processes(UNIT).pop(),
+            Keeper::Osps(_) | Keeper::Other(_) => process_of(starts(&self.stamps).last()?.0),
         })
     }
 
@@ -139,6 +146,19 @@ fn restarts(table: &mut Table) {
         });
     } else {
         table.skip(&name("runit"), "runit is missing");
+    }
+    let stamps = dir.path().join("systemd");
+    let unit = format!(
+        "[Unit]\nStartLimitIntervalSec=0\n[Service]\nExecStart={path} {}\nRestart=always\n\
+         RestartSec=0\n",
+        stamps.display()
+    );
+    match Manager::start(UNIT, |_| unit) {
+        Some(manager) => {
+            let (name, keeper) = ("systemd --user", Keeper::Systemd(manager));
+            all.push(Candidate { name, stamps, keeper, values: Vec::new() });
+        }
+        None => table.skip(&name("systemd --user"), "it cannot be had here"),
     }
     for candidate in &all {
         candidate.program();

@@ -10,16 +10,15 @@
 //! is installed, and a boot. Without root and control groups of version 2 it does not run.
 #![allow(clippy::unwrap_used, reason = "a test that fails panics")]
 #![allow(clippy::disallowed_methods, reason = "these tests run in real time")]
-#![allow(clippy::print_stderr, reason = "the log of a test that failed")]
 
 mod common;
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use osps::sys::process::Process;
 use osps::sys::procfs;
@@ -27,8 +26,9 @@ use rustix::process::pidfd_send_signal;
 use serde_json::Value;
 
 use common::services::{act, expand, who_serves};
-use common::{BINARY, Guest, SOON, Signal, cannot, free_port, is_root, now, process_of, run, skip};
-use common::{ms, pass, text, wait_until};
+use common::systemd::Manager;
+use common::{BINARY, SOON, Signal, free_port, now, process_of, run};
+use common::{ms, pass, wait_until};
 
 #[test]
 #[ignore = "not a test: the supervised program of the others"]
@@ -36,103 +36,41 @@ fn as_program() {
     act();
 }
 
-const SYSTEMD: &str = "/lib/systemd/systemd";
-
 /// How long a watchdog may be silent.
 const PATIENCE: u64 = 2;
 
-/// What runs in the namespaces: nothing of the machine's own systemd is seen, or touched. It says
-/// 77 if this is not a place for it.
-const INSIDE: &str = "mount --make-rprivate / && mount -t cgroup2 none /sys/fs/cgroup || exit 77
-    mount -t tmpfs none /run && mkdir -p /run/systemd/system || exit 77
-    unset DBUS_SESSION_BUS_ADDRESS NOTIFY_SOCKET
-    /lib/systemd/systemd --user & wait";
-
 /// A manager of its own, and the unit in it; it ends with this value, and all that it started.
-struct Systemd {
-    outer: Guest,
-    group: PathBuf,
-    dir: tempfile::TempDir,
-}
-
-/// Where control groups of version 2 are.
-fn groups() -> Option<&'static Path> {
-    let places = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"].map(Path::new);
-    places.into_iter().find(|place| place.join("cgroup.controllers").exists())
-}
+struct Systemd(Manager);
 
 impl Systemd {
     /// With this file of services. `None` = it cannot be had here, and that was said.
     fn start(services: &str) -> Option<Systemd> {
-        if !is_root() || !Path::new(SYSTEMD).exists() {
-            skip("systemd, and root to give it namespaces of its own");
-            return None;
-        }
-        let dir = tempfile::tempdir_in("/dev/shm").unwrap();
-        let (units, home) = (dir.path().join("units"), dir.path().join("run"));
-        fs::create_dir(&units).unwrap();
-        fs::create_dir(&home).unwrap();
-        let name = format!("osps-systemd-{}-{}", std::process::id(), now().0);
-        let group = groups().map(|groups| groups.join(name));
-        let Some(group) = group.filter(|group| fs::create_dir(group).is_ok()) else {
-            cannot("no control group of version 2 can be made");
-            return None;
-        };
-        let unit = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/examples/osps.service");
-        let mut unit = fs::read_to_string(unit).unwrap();
-        let file = dir.path().join("osps.toml");
-        let patience = format!("WatchdogSec={PATIENCE}s");
-        for (there, here) in [
-            ("/usr/local/bin/osps", BINARY),
-            ("/etc/osps.toml", file.to_str().unwrap()),
-            ("User=osps\n", ""),
-            ("WatchdogSec=10s", &patience),
-        ] {
-            assert!(unit.contains(there), "{there}: {unit}");
-            unit = unit.replace(there, here);
-        }
-        fs::write(units.join("osps.service"), unit).unwrap();
-        for target in ["default", "basic", "shutdown"] {
-            fs::write(units.join(format!("{target}.target")), "[Unit]\n").unwrap();
-        }
-        fs::write(&file, expand(services, dir.path())).unwrap();
-        let script = "echo $$ >\"$0/cgroup.procs\" && exec unshare --mount --pid --fork \
-                      --mount-proc --cgroup --kill-child sh -c \"$1\"";
-        let mut command = Command::new("sh");
-        command.args(["-c", script]).arg(&group).arg(INSIDE).stdin(Stdio::null());
-        command.env("XDG_RUNTIME_DIR", &home).env("SYSTEMD_UNIT_PATH", &units);
-        command.env("SYSTEMD_LOG_TARGET", "console").env_remove("RUST_LOG");
-        let log = File::create(dir.path().join("log")).unwrap();
-        command.stdout(log.try_clone().unwrap()).stderr(log);
-        let mut systemd = Systemd { outer: Guest(command.spawn().unwrap()), group, dir };
-        let ready = wait_until("systemd, or a refusal", SOON, || {
-            if systemd.outer.0.try_wait().unwrap().is_some() {
-                return Some(false);
+        let manager = Manager::start("osps.service", |dir| {
+            let unit = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/examples/osps.service");
+            let mut unit = fs::read_to_string(unit).unwrap();
+            let file = dir.join("osps.toml");
+            let patience = format!("WatchdogSec={PATIENCE}s");
+            for (there, here) in [
+                ("/usr/local/bin/osps", BINARY),
+                ("/etc/osps.toml", file.to_str().unwrap()),
+                ("User=osps\n", ""),
+                ("WatchdogSec=10s", &patience),
+            ] {
+                assert!(unit.contains(there), "{there}: {unit}");
+                unit = unit.replace(there, here);
             }
-            systemd.control(&["is-active", "default.target"]).0.then_some(true)
-        });
-        if !ready {
-            cannot("systemd does not run in namespaces of its own");
-            return None;
-        }
-        let (started, said) = systemd.control(&["start", "osps.service"]);
-        assert!(started, "{said}");
-        Some(systemd)
+            fs::write(&file, expand(services, dir)).unwrap();
+            unit
+        })?;
+        Some(Systemd(manager))
     }
 
-    /// `systemctl --user ARGS...`, where systemd sees who asks: whether it was done, and what was
-    /// said.
     fn control(&self, args: &[&str]) -> (bool, String) {
-        let mut all = procfs::processes().into_iter();
-        let Some(inner) = all.find(|stat| stat.parent == self.outer.0.id()) else {
-            return (false, "nobody is there yet".to_owned());
-        };
-        let mut command = Command::new("nsenter");
-        command.args(["--target", &inner.pid.to_string(), "--mount", "--pid", "systemctl"]);
-        command.arg("--user").args(args).env("XDG_RUNTIME_DIR", self.dir.path().join("run"));
-        let output = run(command);
-        let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-        (output.status.success(), if output.status.success() { said } else { text(&output) })
+        self.0.control(args)
+    }
+
+    fn dir(&self) -> &Path {
+        self.0.dir.path()
     }
 
     /// A property of the unit.
@@ -141,7 +79,7 @@ impl Systemd {
     }
 
     fn run_dir(&self) -> PathBuf {
-        self.dir.path().join("run/osps/default")
+        self.dir().join("run/osps/default")
     }
 
     /// The watchdog, as this test sees it; `None` = there is none now.
@@ -183,29 +121,6 @@ impl Systemd {
     }
 }
 
-impl Drop for Systemd {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            let log = fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
-            eprintln!("--- log of systemd and osps ---\n{log}");
-        }
-        let _ = self.outer.0.kill();
-        let _ = self.outer.0.wait();
-        // A group can be removed when nobody is in it any more: dead with its namespace.
-        let end = now() + ms(5000);
-        while now() < end && !remove_group(&self.group) {
-            std::thread::sleep(ms(10));
-        }
-    }
-}
-
-/// Removes a control group with all below it; `false` = somebody is still in one.
-fn remove_group(group: &Path) -> bool {
-    let inner = fs::read_dir(group).into_iter().flatten().flatten();
-    let mut inner = inner.filter(|entry| entry.path().is_dir());
-    inner.all(|entry| remove_group(&entry.path())) && fs::remove_dir(group).is_ok()
-}
-
 #[test]
 fn a_watchdog_that_is_killed_or_hangs_is_replaced_and_its_servers_notice_nothing() {
     let port = free_port();
@@ -243,7 +158,7 @@ fn a_watchdog_that_is_killed_or_hangs_is_replaced_and_its_servers_notice_nothing
     assert_eq!(systemd.shows("NRestarts"), "2");
 
     let more = format!("{services}[service.more]\n@SLEEP@\n");
-    fs::write(systemd.dir.path().join("osps.toml"), expand(&more, systemd.dir.path())).unwrap();
+    fs::write(systemd.dir().join("osps.toml"), expand(&more, systemd.dir())).unwrap();
     let (reloaded, said) = systemd.control(&["reload", "osps.service"]);
     assert!(reloaded, "{said}");
     assert_eq!(systemd.wait_up()[..3], pids);
@@ -268,13 +183,10 @@ fn where_the_servers_were_killed_as_well_clients_wait_in_its_store() {
     });
     let old = systemd.watchdog().unwrap();
     // The unit's whole control group at once: the watchdog and all that it started.
-    let group = systemd.group.join("app.slice/osps.service");
-    let pids_here = fs::read_to_string(group.join("cgroup.procs")).unwrap();
-    let all = pids_here.lines().filter_map(|pid| process_of(pid.parse().unwrap()));
-    let all: Vec<_> = all.collect();
-    fs::write(group.join("cgroup.kill"), "1").unwrap();
+    let all = systemd.0.processes("osps.service");
+    fs::write(systemd.0.group.join("app.slice/osps.service/cgroup.kill"), "1").unwrap();
     wait_until("their death", SOON, || all.iter().all(Process::is_dead).then_some(()));
-    assert!(old.is_dead() && all.len() > pids.len(), "{pids_here}");
+    assert!(old.is_dead() && all.len() > pids.len(), "{all:?}");
     let mut line = String::new();
     let client = TcpStream::connect(address).expect("not refused");
     client.set_read_timeout(Some(SOON)).unwrap();

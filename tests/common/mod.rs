@@ -5,8 +5,8 @@
 //! the segment and held by pidfd. Whatever a test leaves running ends with its [`Osps`].
 //!
 //! `osps` runs the real binary, `services` is what a file of services needs, `client` talks to it,
-//! `watch` looks at it meanwhile, `holders` keep it from running, `draw` is everything that is left
-//! to chance.
+//! `watch` looks at it meanwhile, `holders` keep it from running, `systemd` is above it, `draw` is
+//! everything that is left to chance.
 #![allow(
     dead_code,
     unused_imports,
@@ -28,6 +28,7 @@ pub mod draw;
 pub mod holders;
 pub mod osps;
 pub mod services;
+pub mod systemd;
 pub mod watch;
 
 use std::ffi::OsStr;
