@@ -452,6 +452,29 @@ fn who_waits_for_a_start_while_somebody_stops_all_is_told_why_it_does_not_come()
     }
 }
 
+/// Of several programs nobody knew whose it was: it lived on beside the successor. (Found by
+/// tests/chaos.)
+#[test]
+fn what_made_itself_a_daemon_goes_with_its_service_also_among_several() {
+    let mut osps = Launch::up(
+        "[service.other]\n@SLEEP@\n[service.job]\nheart = 'none'\n\
+         command = ['sh', '-c', 'setsid sleep 2000 & echo kin $!; exec sleep 3000']\n",
+    )
+    .spawn();
+    osps.wait_up(&["other", "job"]);
+    let kin: u32 = osps.wait("its kin", || {
+        let lines = osps.out.lock().unwrap();
+        lines.iter().find_map(|line| line.text.strip_prefix("kin ")?.parse().ok())
+    });
+    let (kin, other) = (common::process_of(kin).unwrap(), osps.life("other"));
+    osps.signal(&osps.process(osps.slot("job")), Signal::KILL);
+    osps.wait_happened("job", Event::Started, 2);
+    assert!(kin.is_dead(), "two in one slot: {}", osps.log());
+    assert_eq!(osps.life("other"), other);
+    osps.stop();
+    assert!(osps.find_log(&["not ended, since nobody knows"]).is_none(), "{}", osps.log());
+}
+
 #[test]
 fn who_is_not_there_is_refused_and_who_is_there_is_named() {
     let osps = Launch::up("[service.db]\n@BEAT@\n[service.web]\n@BEAT@\ninstances = 2\n").spawn();

@@ -4,8 +4,8 @@
 //! itself. So nobody escapes, and everything that it inherits is from a launch of its own, except
 //! for children that it had before. As PID 1 it inherits from strangers, too (`docker exec`). A
 //! process is signalled only for a launch that it is known to be of: by its parents, by the
-//! session that the leader made, because only one launch can have made it, or as PID 1 by our
-//! marks in its environment. What a dead leader left behind is ended before a successor starts and
+//! session that the leader made, because only one launch can have made it, or by our marks in its
+//! environment. What a dead leader left behind is ended before a successor starts and
 //! before a stop is done; what does not die closes the slot and is named. Tested here and in
 //! tests/kin.rs.
 
@@ -140,14 +140,12 @@ pub(super) fn end_tree(leader: &Process) {
     }
 }
 
-/// Who of our children is of a launch: the leader's pid, and whether only this launch can have made
-/// children of ours that are nobody's leader.
+/// Who of our children is of a launch.
 #[derive(Clone, Copy)]
 struct Launch<'a> {
     leader: Option<u32>,
-    alone: bool,
-    /// Whether a process has our marks; asked only where strangers may have become our children.
-    marked: Option<&'a dyn Fn(u32) -> bool>,
+    /// Whether an orphan is of this launch, where no session tells.
+    is_its: &'a dyn Fn(u32) -> bool,
     /// All leaders, this one too, and whoever else was launched by us.
     leaders: &'a [u32],
     /// Children that we had before anything was launched.
@@ -161,13 +159,18 @@ fn kin_of(all: &[Stat], me: u32, launch: Launch<'_>) -> Vec<Stat> {
             && !launch.leaders.contains(&stat.pid)
             && !launch.strangers.contains(&(stat.pid, stat.start_time))
             && (launch.leader.is_some_and(|leader| stat.session == leader)
-                || (launch.alone && launch.marked.is_none_or(|marked| marked(stat.pid))))
+                || (launch.is_its)(stat.pid))
     };
     let orphans: Vec<Stat> = all.iter().filter(is_ours).copied().collect();
     let roots = orphans.iter().map(|stat| stat.pid).chain(launch.leader);
     let mut kin = below(all, roots);
     kin.extend(orphans);
     kin
+}
+
+/// Whether a process has all of these in its environment.
+fn has(pid: u32, marks: &[Vec<u8>]) -> bool {
+    procfs::has_variables(pid, &marks.iter().map(Vec::as_slice).collect::<Vec<_>>())
 }
 
 impl Watchdog {
@@ -195,18 +198,26 @@ impl Watchdog {
         let leader = self.children[slot.index()].pid();
         let others: Vec<u32> = leaders.iter().copied().filter(|pid| Some(*pid) != leader).collect();
         let programs = self.children.iter().filter(|child| child.service.launch.is_program());
-        let run_dir = self.claim.run_dir.path().as_os_str().as_bytes();
-        let mark = [env::RUN_DIR.as_bytes(), b"=", run_dir].concat();
-        let marked = |pid| procfs::has_variable(pid, &mark);
+        let alone = programs.count() == 1;
         let me = std::process::id();
-        let launch = Launch {
-            marked: (me == 1).then_some(&marked),
-            leader,
-            alone: programs.count() == 1,
-            leaders: &leaders,
-            strangers: &self.strangers,
+        let marks = self.marks(slot);
+        // One program alone made all our orphans, unless we are PID 1 and strangers are among them.
+        // Of several, each has its marks in its environment.
+        let is_its = |pid| {
+            if alone { me != 1 || procfs::has_variable(pid, &marks[0]) } else { has(pid, &marks) }
         };
+        let launch =
+            Launch { is_its: &is_its, leader, leaders: &leaders, strangers: &self.strangers };
         kin_of(&procfs::tree_but(me, &others), me, launch)
+    }
+
+    /// What the environment of a launch says, and of nothing else, hooks neither: this directory,
+    /// its slot and its generation.
+    fn marks(&self, slot: SlotId) -> [Vec<u8>; 3] {
+        let run_dir = self.claim.run_dir.path().as_os_str().as_bytes();
+        let place = [env::RUN_DIR.as_bytes(), b"=", run_dir].concat();
+        let number = format!("{}={}", env::GENERATION, self.children[slot.index()].generation);
+        [place, format!("{}={slot}", env::SLOT).into_bytes(), number.into_bytes()]
     }
 
     /// The living kin of a launch that was taken over: whoever of it lost its parent went to
@@ -224,15 +235,11 @@ impl Watchdog {
         if reused {
             return Vec::new();
         }
-        let run_dir = self.claim.run_dir.path().as_os_str().as_bytes();
-        let place = [env::RUN_DIR.as_bytes(), b"=", run_dir].concat();
-        let launch = format!("{}={}", env::GENERATION, child.generation);
-        let marks = [place.as_slice(), launch.as_bytes()];
+        let marks = self.marks(slot);
         let own: Vec<u32> = self.launched().chain([std::process::id(), leader]).collect();
         let is_of = |stat: &Stat| {
             !own.contains(&stat.pid)
-                && (stat.session == leader
-                    || stat.parent != KTHREADD && procfs::has_variables(stat.pid, &marks))
+                && (stat.session == leader || stat.parent != KTHREADD && has(stat.pid, &marks))
         };
         let mut kin = below(&all, [leader]);
         all.retain(|stat| is_of(stat) && !kin.iter().any(|known| known.pid == stat.pid));
@@ -465,17 +472,13 @@ mod tests {
         let strangers = HashSet::from([(40, 40)]);
         let launch = Launch {
             leader: Some(20),
-            alone: true,
-            marked: None,
+            is_its: &|_| true,
             leaders: &[20, 50],
             strangers: &strangers,
         };
         assert_eq!(pids(&kin_of(&all, ME, launch)), [21, 22, 30, 31, 60]);
-        // As PID 1 a child of somebody else's may be among them.
-        let nobody_marked = Launch { marked: Some(&|_| false), ..launch };
-        assert_eq!(pids(&kin_of(&all, ME, nobody_marked)), [21, 22, 60]);
-        // With others who might have made it, only the session tells.
-        let among = Launch { alone: false, ..launch };
+        // Others might have made it, and it has no marks: only the session tells.
+        let among = Launch { is_its: &|_| false, ..launch };
         assert_eq!(pids(&kin_of(&all, ME, among)), [21, 22, 60]);
         let second = Launch { leader: Some(50), ..among };
         assert_eq!(pids(&kin_of(&all, ME, second)), [51]);
