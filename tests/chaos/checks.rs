@@ -202,13 +202,19 @@ impl Life<'_> {
         self.tally.extensions += extended;
         assert!(extended > 0 || !toll.long_pause, "a pause went unnoticed:\n{told}");
         self.pause = events.iter().filter_map(backoff).fold(self.pause, Duration::max);
-        // A file that cannot be taken is told as an error, and so are a request that came too soon
-        // and the end of who reads a file for a watchdog that is gone.
+        // A file that cannot be taken is told as an error, and so are a request that came too soon,
+        // the end of who reads a file for a watchdog that is gone, and the second of two that would
+        // take over at once.
         let log = self.osps.log();
         let is_wrong = |line: &&str| {
-            let asked = ["ERROR reload: ", "ERROR upgrade: ", "ERROR send descriptors"]
-                .iter()
-                .any(|told| line.contains(told));
+            let asked = [
+                "ERROR reload: ",
+                "ERROR upgrade: ",
+                "ERROR send descriptors",
+                "ERROR osps already runs",
+            ]
+            .iter()
+            .any(|told| line.contains(told));
             line.contains("panicked") || line.contains(" ERROR ") && !asked
         };
         let errors = log.lines().find(is_wrong);
