@@ -442,11 +442,7 @@ fn what_an_adopted_program_started_goes_with_it() {
     )
     .spawn();
     osps.wait("up", || osps.is_state(0, State::Up).then_some(()));
-    let kin: u32 = osps.wait("its kin", || {
-        let lines = osps.out.lock().unwrap();
-        lines.iter().find_map(|line| line.text.strip_prefix("kin ")?.parse().ok())
-    });
-    let (kin, old) = (process_of(kin).unwrap(), osps.process(0));
+    let (kin, old) = (osps.wait_process("kin "), osps.process(0));
     replace_watchdog(&mut osps);
     osps.signal(&old, Signal::KILL);
     osps.wait_log(&["down -> starting (after killed)"]);
@@ -464,11 +460,7 @@ fn what_dead_programs_left_does_not_keep_the_next_watchdog_out() {
     )
     .spawn();
     osps.wait("up", || osps.is_state(0, State::Up).then_some(()));
-    let kin: u32 = osps.wait("its kin", || {
-        let lines = osps.out.lock().unwrap();
-        lines.iter().find_map(|line| line.text.strip_prefix("kin ")?.parse().ok())
-    });
-    let (kin, old) = (process_of(kin).unwrap(), osps.process(0));
+    let (kin, old) = (osps.wait_process("kin "), osps.process(0));
     osps.kill_watchdog();
     osps.signal(&old, Signal::KILL);
     wait_until("its death", SOON, || old.is_dead().then_some(()));
@@ -895,11 +887,7 @@ fn what_a_dead_one_left_goes_though_it_was_never_up() {
     )
     .spawn();
     osps.wait_up(&["two"]);
-    let kin: u32 = osps.wait("its kin", || {
-        let lines = osps.out.lock().unwrap();
-        lines.iter().find_map(|line| line.text.strip_prefix("kin ")?.parse().ok())
-    });
-    let (kin, old) = (process_of(kin).unwrap(), osps.process(osps.slot("one")));
+    let (kin, old) = (osps.wait_process("kin "), osps.process(osps.slot("one")));
     osps.kill_watchdog();
     osps.signal(&old, Signal::KILL);
     wait_until("its death", SOON, || old.is_dead().then_some(()));

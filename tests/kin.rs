@@ -19,7 +19,6 @@ mod common;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use osps::sys::process::Process;
 use osps::sys::procfs;
 
 use common::{BINARY, Guest, Launch, Osps, Signal, process_of, skip, text, wait_until};
@@ -31,31 +30,15 @@ fn launch(script: &str) -> Osps {
     Launch::own(&PATIENT, &["sh", "-c", script]).spawn()
 }
 
-/// What a program printed behind `word`, waiting for it.
-fn said(osps: &Osps, word: &str) -> String {
-    osps.wait(&format!("the program says {word:?}"), || {
-        let lines = osps.out.lock().unwrap();
-        lines
-            .iter()
-            .find_map(|line| line.text.strip_prefix(word).map(|rest| rest.trim().to_owned()))
-    })
-}
-
-/// The process whose pid a program printed behind `word`.
-fn told(osps: &Osps, word: &str) -> Process {
-    let pid = said(osps, word).parse().unwrap();
-    process_of(pid).unwrap_or_else(|| panic!("{word} {pid} is gone\n{}", osps.log()))
-}
-
 #[test]
 fn a_stop_reaches_the_program_behind_a_shell_and_leaves_it_time() {
     let robot = "trap \"sleep 0.7; echo cleaned up; exit 0\" TERM; echo robot $$; \
                  while :; do sleep 0.05; done";
     let mut osps = launch(&format!("sh -c '{robot}'; true"));
-    let robot = told(&osps, "robot ");
+    let robot = osps.wait_process("robot ");
     osps.stop();
     // The shell is gone with its TERM; what it ran still had its time.
-    said(&osps, "cleaned up");
+    osps.wait_said("cleaned up");
     assert!(robot.is_dead());
     osps.wait_log(&["has left; waiting for pid"]);
     assert!(osps.find_log(&["signal 9"]).is_none(), "{}", osps.log());
@@ -69,7 +52,7 @@ fn a_helper_in_a_session_of_its_own_does_not_outlive_a_stop() {
         &["sh", "-c", &format!("setsid sh -c '{helper}' & exec sleep 3600")],
     );
     let mut osps = launch.spawn();
-    let helper = told(&osps, "helper ");
+    let helper = osps.wait_process("helper ");
     osps.stop();
     assert!(helper.is_dead(), "the stop said that nothing is left\n{}", osps.log());
 }
@@ -102,7 +85,7 @@ fn a_successor_starts_after_everything_of_its_predecessor_died() {
          sh -c 'echo near $$; exec sleep 3600' & echo leader $$; wait",
     );
     let (hidden, near, leader) =
-        (told(&osps, "hidden "), told(&osps, "near "), told(&osps, "leader "));
+        (osps.wait_process("hidden "), osps.wait_process("near "), osps.wait_process("leader "));
     assert_eq!(leader.pid(), osps.pid(0));
     // It told its pid before it became what the log shall name.
     osps.wait("sleep", || (procfs::name(hidden.pid()).as_deref() == Some("sleep")).then_some(()));
@@ -248,7 +231,7 @@ fn as_pid_1_it_ends_no_orphan_of_somebody_else() {
 fn children_that_come_and_go_are_nobodys_failure() {
     // The program's children come and go while it lives: nobody is ended for that.
     let osps = launch("for i in 1 2 3 4 5; do setsid sh -c 'exit 3'; done; echo done; sleep 3600");
-    said(&osps, "done");
+    osps.wait_said("done");
     common::pass(Duration::from_millis(1200));
     assert_eq!(osps.generation(0), 1, "{}", osps.log());
     assert_eq!(zombies_of(osps.watchdog_pid()), [0; 0]);

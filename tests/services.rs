@@ -462,11 +462,7 @@ fn what_made_itself_a_daemon_goes_with_its_service_also_among_several() {
     )
     .spawn();
     osps.wait_up(&["other", "job"]);
-    let kin: u32 = osps.wait("its kin", || {
-        let lines = osps.out.lock().unwrap();
-        lines.iter().find_map(|line| line.text.strip_prefix("kin ")?.parse().ok())
-    });
-    let (kin, other) = (common::process_of(kin).unwrap(), osps.life("other"));
+    let (kin, other) = (osps.wait_process("kin "), osps.life("other"));
     osps.signal(&osps.process(osps.slot("job")), Signal::KILL);
     osps.wait_happened("job", Event::Started, 2);
     assert!(kin.is_dead(), "two in one slot: {}", osps.log());

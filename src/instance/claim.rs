@@ -5,7 +5,6 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 
@@ -17,7 +16,6 @@ use osps_heart::segment::{Access, AttachError, Segment};
 use osps_heart::shown::Shown;
 use osps_heart::sync::Ordering;
 use osps_heart::time::{Clock, Monotonic};
-use osps_heart::words::env;
 use rustix::fs::{Mode, fstat, mkdirat};
 use rustix::io::Errno;
 
@@ -309,8 +307,7 @@ impl Claim {
 
     /// Whether somebody lives here, and only what the dead had started: it has our mark.
     pub fn has_kin(&self) -> bool {
-        let run_dir = self.run_dir.path().as_os_str().as_bytes();
-        let mark = [env::RUN_DIR.as_bytes(), b"=", run_dir].concat();
+        let mark = self.run_dir.mark();
         let holders = self.holders();
         !holders.is_empty() && holders.iter().all(|pid| procfs::has_variable(*pid, &mark))
     }

@@ -19,6 +19,7 @@ use osps_heart::segment::layout::{SLOTS_MAX, flag};
 use osps_heart::segment::mapping::{FILE_NAME as SEGMENT, is_held};
 use osps_heart::shown::Shown;
 use osps_heart::time::Clock;
+use osps_heart::words::env;
 use rustix::fs::{
     AtFlags, FileType, FlockOperation, Mode, OFlags, flock, fstat, fstatfs, openat, readlinkat,
     renameat, statat, symlinkat, unlinkat,
@@ -190,6 +191,11 @@ impl RunDir {
     /// Its path.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// What stands for it in the environment of whatever is started here.
+    pub fn mark(&self) -> Vec<u8> {
+        [env::RUN_DIR.as_bytes(), b"=", self.path.as_os_str().as_bytes()].concat()
     }
 
     /// Opens a file in it that must exist.

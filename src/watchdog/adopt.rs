@@ -378,6 +378,12 @@ impl Watchdog {
         }
     }
 
+    /// The sockets of all services.
+    pub(super) fn held(&self) -> Inheritance {
+        let sockets = self.children.iter().flat_map(|child| child.service.held()).collect();
+        Inheritance { sockets, ..Inheritance::default() }
+    }
+
     /// Takes the sockets that whoever was taken over did not have yet: one that was stopped before
     /// it had looked into its gate, say. Without, nobody holds them when it dies.
     pub(super) fn take_sockets(&mut self, slot: SlotId) {
@@ -389,8 +395,7 @@ impl Watchdog {
         }
         log::debug!("{}: its sockets are held here, too", child.name());
         // Instances share theirs.
-        let mut there = Inheritance::default();
-        there.sockets.extend(self.children.iter().flat_map(|child| child.service.held()));
+        let there = self.held();
         let child = &mut self.children[slot.index()];
         for socket in &mut sockets {
             let (family, address) = (child.service.family.clone(), socket.asked.clone());

@@ -10,7 +10,6 @@
 //! tests/kin.rs.
 
 use std::collections::HashSet;
-use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
 use osps_heart::ids::SlotId;
@@ -214,10 +213,9 @@ impl Watchdog {
     /// What the environment of a launch says, and of nothing else, hooks neither: this directory,
     /// its slot and its generation.
     fn marks(&self, slot: SlotId) -> [Vec<u8>; 3] {
-        let run_dir = self.claim.run_dir.path().as_os_str().as_bytes();
-        let place = [env::RUN_DIR.as_bytes(), b"=", run_dir].concat();
         let number = format!("{}={}", env::GENERATION, self.children[slot.index()].generation);
-        [place, format!("{}={slot}", env::SLOT).into_bytes(), number.into_bytes()]
+        let place = format!("{}={slot}", env::SLOT);
+        [self.claim.run_dir.mark(), place.into_bytes(), number.into_bytes()]
     }
 
     /// The living kin of a launch that was taken over: whoever of it lost its parent went to

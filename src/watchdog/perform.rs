@@ -23,7 +23,6 @@ use crate::policy::graph::Edges;
 use crate::policy::group::{Action, Change, Input, Line, Note, cause_of};
 use crate::policy::lifecycle::{Act, Stage};
 use crate::policy::verdict;
-use crate::service::Inheritance;
 use crate::sys::Failed;
 use crate::sys::poll::Interest;
 use crate::sys::process::{self, Process};
@@ -510,8 +509,7 @@ impl Watchdog {
             self.children[slot.index()].elsewhere.clear();
             return Ok(());
         }
-        let mut there = Inheritance::default();
-        there.sockets.extend(self.children.iter().flat_map(|child| child.service.held()));
+        let mut there = self.held();
         let family = service.family.clone();
         for (asked, was) in &child.elsewhere {
             there.bind_again(&family, asked, was);

@@ -288,6 +288,22 @@ impl Osps {
         lines.iter().map(|line| line.text.as_str()).collect::<Vec<_>>().join("\n")
     }
 
+    /// What a program printed behind `word`, waiting for it.
+    pub fn wait_said(&self, word: &str) -> String {
+        self.wait(&format!("the program says {word:?}"), || {
+            let lines = self.out.lock().unwrap();
+            lines
+                .iter()
+                .find_map(|line| line.text.strip_prefix(word).map(|rest| rest.trim().to_owned()))
+        })
+    }
+
+    /// The process whose pid a program printed behind `word`.
+    pub fn wait_process(&self, word: &str) -> Process {
+        let pid = self.wait_said(word).parse().unwrap();
+        process_of(pid).unwrap_or_else(|| panic!("{word} {pid} is gone\n{}", self.log()))
+    }
+
     /// The first log line that contains all of these, waiting for it.
     pub fn wait_log(&self, parts: &[&str]) -> Line {
         self.wait_log_for(SOON, parts)
