@@ -130,24 +130,18 @@ fn children_from_before_are_nobodys() {
     drop(osps);
 }
 
-/// The zombies whose parent has this pid, as seen in that process's pid namespace or ours.
-fn zombies_of(parent: u32) -> Vec<u32> {
-    let mine = procfs::processes().into_iter();
-    mine.filter(|stat| stat.parent == parent && stat.state == 'Z').map(|stat| stat.pid).collect()
-}
-
 /// Orphans by the dozen: each is reaped soon, whoever of osps's stands where.
 fn reaps_orphans(watchdog: u32) {
     let mut seen: Vec<u32> = Vec::new();
     wait_until("thirty orphans reaped", common::SOON, || {
-        seen.extend(zombies_of(watchdog));
+        seen.extend(procfs::zombies_of(watchdog));
         seen.sort_unstable();
         seen.dedup();
-        let gone = seen.iter().filter(|pid| !zombies_of(watchdog).contains(pid)).count();
+        let gone = seen.iter().filter(|pid| !procfs::zombies_of(watchdog).contains(pid)).count();
         (gone >= 30).then_some(())
     });
     // What comes in one second of the script below, and as much again for a slow machine.
-    assert!(zombies_of(watchdog).len() < 100, "{:?}", zombies_of(watchdog));
+    assert!(procfs::zombies_of(watchdog).len() < 100, "{:?}", procfs::zombies_of(watchdog));
 }
 
 const ORPHANS: &str = "while :; do (sleep 0.01 &); sleep 0.02; done";
@@ -234,5 +228,5 @@ fn children_that_come_and_go_are_nobodys_failure() {
     osps.wait_said("done");
     common::pass(Duration::from_millis(1200));
     assert_eq!(osps.generation(0), 1, "{}", osps.log());
-    assert_eq!(zombies_of(osps.watchdog_pid()), [0; 0]);
+    assert_eq!(procfs::zombies_of(osps.watchdog_pid()), [0; 0]);
 }

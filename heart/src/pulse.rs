@@ -25,7 +25,7 @@ pub fn slack(limit: Duration) -> Duration {
 
 /// From here on a silent server is `late`: 60 % of the limit, early enough that evidence taken
 /// now and at the deadline spans a telling time.
-fn late_after(limit: Duration) -> Duration {
+pub fn late_after(limit: Duration) -> Duration {
     limit / 5 * 3
 }
 

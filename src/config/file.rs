@@ -906,10 +906,11 @@ impl Walk<'_> {
 
 fn rule(effective: Effective<'_>) -> Rule {
     let standard = Rule::default();
-    let word = effective.choice("restart").copied();
-    let restart = Restart::ALL.into_iter().find(|(_, known)| Some(*known) == word);
     Rule {
-        restart: restart.map_or(standard.restart, |(restart, _)| restart),
+        restart: effective
+            .choice("restart")
+            .and_then(|word| Restart::of(word))
+            .unwrap_or(standard.restart),
         success: effective.statuses("success-exit").cloned().unwrap_or(standard.success),
         intensity: effective.intensity("max-restarts").copied(),
         essential: effective.flag("essential").copied().unwrap_or(standard.essential),

@@ -26,8 +26,7 @@ pub fn intensity(text: &str) -> Result<Intensity, String> {
 
 /// Which deaths are followed by another process: `on-failure`.
 pub fn restart(text: &str) -> Result<Restart, String> {
-    let known = Restart::ALL.into_iter().find(|(_, word)| *word == text);
-    known.map(|(restart, _)| restart).ok_or_else(|| "one of always, on-failure, never".to_owned())
+    Restart::of(text).ok_or_else(|| "one of always, on-failure, never".to_owned())
 }
 
 /// A signal that asks a program to go or to look again: `TERM`, `SIGINT`, `15`.

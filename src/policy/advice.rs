@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use osps_heart::pulse::LIMIT_MAX;
+use osps_heart::pulse::{LIMIT_MAX, late_after};
 use osps_heart::segment::gaps::{Gaps, end_of};
 
 /// So many gaps have to be seen: of fewer nobody can say what 99.9 % of them stay below.
@@ -56,7 +56,7 @@ pub enum Advice {
 
 /// The longest time between two looks at a heart, on time (docs/verdicts.md).
 pub fn look_gap(check_interval: Duration, watchdog_beat: Duration, limit: Duration) -> Duration {
-    check_interval.min(watchdog_beat).min(limit / 5 * 3)
+    check_interval.min(watchdog_beat).min(late_after(limit))
 }
 
 /// A time that so many of a thousand gaps stay below: the end of a bucket, or the worst gap.

@@ -68,6 +68,11 @@ impl Restart {
         (Restart::OnFailure, "on-failure"),
         (Restart::Never, "never"),
     ];
+
+    /// The one with this word.
+    pub fn of(word: &str) -> Option<Restart> {
+        Restart::ALL.into_iter().find(|(_, known)| *known == word).map(|(restart, _)| restart)
+    }
 }
 
 /// What the death of a server means.

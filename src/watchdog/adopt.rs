@@ -152,7 +152,7 @@ impl Left {
                 tally: std::array::from_fn(|i| server.tally[i].load(Ordering::Relaxed)),
             };
             let past = Past::of(page, lives, beats, death);
-            self.heard.push((slot, past.up, by_notify));
+            self.heard.push((slot, past.is_up(), by_notify));
             self.pasts.push((slot, past));
             let limit = segment.hearts()[slot.index()].limit_ns.load(Ordering::Relaxed);
             let limit = Duration::from_nanos(limit);
@@ -321,7 +321,7 @@ impl Watchdog {
             let server = &self.segment.slots()[slot.index()].server;
             let child = &mut self.children[slot.index()];
             child.claimant = Claimant::unclaimed(past.count);
-            if past.up {
+            if past.is_up() {
                 child.unheard = None;
             }
             if child.process.is_none() {

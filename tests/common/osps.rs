@@ -583,11 +583,7 @@ impl Osps {
 
     /// Zombie children of the watchdog, right now.
     pub fn zombies(&self) -> Vec<u32> {
-        let pid = self.watchdog_pid();
-        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
-        let children = children.unwrap_or_default();
-        let pids = children.split_ascii_whitespace().filter_map(|pid| pid.parse().ok());
-        pids.filter(|pid| procfs::state(*pid) == Some('Z')).collect()
+        procfs::zombies_of(self.watchdog_pid())
     }
 
     /// Ends everything and hands over the directories.

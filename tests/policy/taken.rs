@@ -71,7 +71,7 @@ impl World {
                 // Judged afresh: whatever it was convicted of is forgotten, and so is what it was
                 // forgiven.
                 self.reasons[slot.index()] = None;
-                (process.heard, process.beaten) = (past.count, past.beaten);
+                (process.heard, process.beaten) = (past.count, past.has_beaten());
                 (process.heard_at, process.forgiven) = (until, until);
                 (process.extensions, process.spared, process.lie) = (0, 0, Duration::ZERO);
             } else if past.page.told {

@@ -59,19 +59,14 @@ pub struct Past {
     pub seen: Seen,
     /// How it died, if it is gone.
     pub death: Death,
-    /// Where its heart stands.
+    /// Where its heart stands: for one that was not up, where it stood at its spawn.
     pub count: u64,
-    /// Its silence counted.
-    pub beaten: bool,
-    /// It was up, if it lives.
-    pub up: bool,
 }
 
 impl Past {
     /// A page, by whether its process `lives`, where its heart stands now (`beats`), and how it
     /// died if it did.
     pub fn of(page: Recorded, lives: bool, beats: u64, death: Death) -> Past {
-        let has_beaten = beats != page.baseline;
         let seen = match (lives, page.pid) {
             (true, _) if page.told => Seen::Told,
             (true, _) => Seen::Lives,
@@ -80,9 +75,18 @@ impl Past {
             (false, 0) => Seen::Nobody,
             (false, _) => Seen::Gone,
         };
-        let up = page.up_since.is_some();
-        let count = if up { beats } else { page.baseline };
-        Past { page, seen, death, count, beaten: up && has_beaten, up }
+        let count = if page.up_since.is_some() { beats } else { page.baseline };
+        Past { page, seen, death, count }
+    }
+
+    /// It was up, if it lives.
+    pub fn is_up(&self) -> bool {
+        self.page.up_since.is_some()
+    }
+
+    /// Its silence counted.
+    pub fn has_beaten(&self) -> bool {
+        self.count != self.page.baseline
     }
 
     fn fate(&self) -> Fate {
@@ -147,12 +151,12 @@ impl Server {
         match past.fate() {
             Fate::Adopt | Fate::Stop | Fate::Bury => {
                 self.begin(now, past.count, true);
-                self.stage = if past.up { Stage::Up } else { Stage::Starting };
+                self.stage = if past.is_up() { Stage::Up } else { Stage::Starting };
                 if let Holding::Alive(life) = &mut self.holding {
                     life.spawned_at = page.spawned_at.min(now);
-                    life.absent_since = (!past.up).then_some(since);
+                    life.absent_since = (!past.is_up()).then_some(since);
                     life.up_since = page.up_since.map(|since| since.min(now));
-                    if past.beaten {
+                    if past.has_beaten() {
                         life.own.pulse = life.own.pulse.clone().continued();
                     }
                     life.own.pulse.excuse(page.excused_until.min(now + PAUSE_MAX));
