@@ -461,9 +461,12 @@ fn one_osps_under_another_has_one_shim() {
         let is = |pid: u32| osps::sys::procfs::name(pid).as_deref() == Some("sleep");
         all.into_iter().map(|stat| stat.pid).find(|pid| is(*pid))
     });
-    let environ = std::fs::read(format!("/proc/{program}/environ")).unwrap();
-    let environ = String::from_utf8_lossy(&environ).into_owned();
-    let preload = environ.split('\0').find(|entry| entry.starts_with("LD_PRELOAD=")).unwrap();
+    // The name changes inside an exec, before the environment is there.
+    let preload = osps.wait("what it preloads", || {
+        let environ = std::fs::read(format!("/proc/{program}/environ")).unwrap();
+        let environ = String::from_utf8_lossy(&environ).into_owned();
+        environ.split('\0').find(|entry| entry.starts_with("LD_PRELOAD=")).map(str::to_owned)
+    });
     assert!(!preload.contains(':'), "{preload}");
     pass(ms(2500));
     // It waits past the C library, so it is not watched, and not killed for that.
