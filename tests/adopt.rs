@@ -149,6 +149,31 @@ fn who_died_while_nobody_watched_is_replaced() {
     osps.stop();
 }
 
+/// Nobody held the socket of one that died after the watchdog, and its clients were refused until
+/// the next one bound it again: the others keep it now.
+#[test]
+fn clients_are_not_refused_when_the_watchdog_and_their_server_are_both_killed() {
+    let mut osps = Launch::pair(&["--workers", "2"]).start();
+    // The last one that is there has the sockets of both others, whoever was replaced before.
+    for survivor in 0..3 {
+        let others: Vec<_> = (0..3).filter(|slot| *slot != survivor).collect();
+        let dying: Vec<_> = others.iter().map(|slot| osps.process(*slot)).collect();
+        osps.kill_watchdog();
+        for process in &dying {
+            osps.signal(process, Signal::KILL);
+            wait_until("its death", SOON, || process.is_dead().then_some(()));
+        }
+        let mut clients: Vec<_> = others.iter().map(|slot| osps.client(*slot)).collect();
+        osps.start_again();
+        for client in &mut clients {
+            assert_eq!(client.ask("PING"), "+PONG");
+        }
+        osps.wait_linked();
+        assert!(osps.find_log(&["sockets cannot be had"]).is_none(), "{}", osps.log());
+    }
+    osps.stop();
+}
+
 /// A server that was stopped before it had looked into its gate had its socket on the way. The next
 /// watchdog found it nowhere and did not look again: when that server died, its clients were refused
 /// until another one was there.
@@ -428,6 +453,8 @@ fn a_stop_that_was_under_way_goes_on_and_then_all_starts_again() {
     osps.kill_watchdog();
     osps.start_again();
     osps.wait_log(&["took over"]);
+    // Taken over it is up for a moment, until it is told to go once more.
+    osps.wait_happened("slow", Event::Started, 2);
     osps.wait_up(&["db", "slow"]);
     assert_ne!(osps.life("slow"), before[1], "it was told to go: {}", osps.log());
     assert_eq!(osps.life("db"), before[0], "it was not told yet: {}", osps.log());

@@ -91,6 +91,8 @@ pub fn main(birth: Birth) -> Result<ExitCode, Error> {
         poll.add(&link, token, Interest::READ)?;
         links.push(link);
     }
+    // Those of the others: while one of us lives, a new watchdog finds all of them.
+    let _kept: Vec<_> = given.collect();
     let mut server = Server::new(Common { me, links }, role, poll, TcpListener::from(listener))?;
     if server.run()? == Leave::Orphaned {
         let made = server.core.common.me.segment.header().flags.load(Ordering::Relaxed);

@@ -25,7 +25,7 @@ use super::Failed;
 pub const BACKLOG: i32 = 4096;
 
 /// Most descriptors passed to one server.
-pub const FDS_MAX: usize = 96;
+pub const FDS_MAX: usize = 128;
 
 /// Binds and listens; non-blocking, close-on-exec.
 pub fn listen(address: SocketAddr) -> Result<TcpListener, Failed> {

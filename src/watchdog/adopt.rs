@@ -67,6 +67,20 @@ pub(super) struct Left {
     upgraded: bool,
 }
 
+impl Started {
+    /// Takes those of its sockets from a process that are not there yet.
+    fn take_from(&self, process: &Process, inherited: &mut Inheritance) {
+        let held = |asked: &Address| {
+            let (family, address) = (self.service.family.clone(), asked.clone());
+            Held { family, address }
+        };
+        let mut wanted = self.bound.clone();
+        wanted.retain(|(asked, _)| inherited.find(&held(asked)).is_none());
+        let found = sockets_of(process, &wanted).into_iter();
+        inherited.sockets.extend(found.map(|listener| (held(&listener.asked), listener)));
+    }
+}
+
 impl Left {
     /// Looks at what is there; `None` = there is nothing to go on with.
     pub(super) fn look(claim: &mut Claim, upgrade: Option<&Upgrade>) -> Option<Left> {
@@ -184,16 +198,11 @@ impl Left {
         let sockets = self.sockets.clone();
         let mut inherited = Inheritance { sockets, kept, ..Inheritance::default() };
         for survivor in &self.survivors {
-            let Some(Started { service, bound }) = self.started.get(&survivor.slot) else {
-                continue;
-            };
-            let held =
-                |asked: &Address| Held { family: service.family.clone(), address: asked.clone() };
-            let mut wanted = bound.clone();
-            wanted.retain(|(asked, _)| inherited.find(&held(asked)).is_none());
-            let found = sockets_of(&survivor.process, &wanted).into_iter();
-            inherited.sockets.extend(found.map(|listener| (held(&listener.asked), listener)));
+            if let Some(its) = self.started.get(&survivor.slot) {
+                its.take_from(&survivor.process, &mut inherited);
+            }
         }
+        self.find_kept(&mut inherited);
         for Started { service, bound } in self.started.values() {
             let is_its = |one: &Survivor| self.started[&one.slot].service.family == service.family;
             let lives = self.survivors.iter().any(is_its);
@@ -205,6 +214,16 @@ impl Left {
             }
         }
         inherited
+    }
+
+    /// Those of the dead that servers of osps's own keep for each other.
+    fn find_kept(&self, inherited: &mut Inheritance) {
+        let built_in = |slot| self.started.get(slot).filter(|one| !one.service.launch.is_program());
+        for survivor in self.survivors.iter().filter(|one| built_in(&one.slot).is_some()) {
+            for any in self.started.values() {
+                any.take_from(&survivor.process, inherited);
+            }
+        }
     }
 
     /// The sizes with which this can be gone on: the old ones, if the services of today have room

@@ -4,6 +4,7 @@
 //! failed action never returns early: it is logged and becomes an input of this turn.
 
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use osps_heart::ids::{Generation, SlotId};
@@ -23,6 +24,7 @@ use crate::policy::graph::Edges;
 use crate::policy::group::{Action, Change, Input, Line, Note, cause_of};
 use crate::policy::lifecycle::{Act, Stage};
 use crate::policy::verdict;
+use crate::service::Listener;
 use crate::sys::Failed;
 use crate::sys::poll::Interest;
 use crate::sys::process::{self, Process};
@@ -393,6 +395,7 @@ impl Watchdog {
         let line = &self.segment.hearts()[slot.index()];
         line.unclaim(slot);
         let count = line.sample().count;
+        let kept = self.kept_by(slot);
         let child = &mut self.children[slot.index()];
         // Until somebody beats, the stamp is free for the shim to say that it is there.
         line.stamp_ns.store(0, Ordering::Relaxed);
@@ -471,6 +474,7 @@ impl Watchdog {
             given.push(self.segment_file.as_fd());
             given.extend(child.service.fifos.iter().map(|fifo| fifo.as_fd()));
         }
+        given.extend(kept.iter().map(|socket| socket.as_fd()));
         given.extend(orders.as_ref().map(AsFd::as_fd));
         let (report, sent) = gate.open(&given);
         page.opened.store(u64::from(generation.0), Ordering::Relaxed);
@@ -491,6 +495,17 @@ impl Watchdog {
             self.hook(slot, &change.what, change.to);
         }
         self.step(now, Input::Spawned { slot, count });
+    }
+
+    /// The sockets of the others that a server of osps's own keeps for the next watchdog, beside
+    /// its own: so nobody is refused there when the watchdog and whoever listens are both killed.
+    fn kept_by(&self, slot: SlotId) -> Vec<Arc<Listener>> {
+        let is_program = |slot: SlotId| self.children[slot.index()].service.launch.is_program();
+        if is_program(slot) {
+            return Vec::new();
+        }
+        let others = self.group.slots().filter(|other| *other != slot && !is_program(*other));
+        others.flat_map(|other| self.children[other.index()].service.sockets.clone()).collect()
     }
 
     /// Binds the sockets of a service that a killed watchdog had, and that could not be taken from

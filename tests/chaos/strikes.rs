@@ -194,7 +194,8 @@ impl Life<'_> {
         None
     }
 
-    /// Who may die while there is no watchdog: nobody holds its socket then.
+    /// Who may die while there is no watchdog, when nobody else holds its socket: servers of a pair
+    /// keep those of each other.
     fn expose(&self, round: &[Strike]) {
         if !round.iter().any(|strike| matches!(strike.fault, Fault::Restart | Fault::TakeOver)) {
             return;
@@ -206,6 +207,10 @@ impl Life<'_> {
         let may_die = |slot: &usize| {
             is_struck(*slot) || self.world.goes_with(*slot).iter().any(|other| is_struck(*other))
         };
+        if matches!(self.world, World::Pair { .. }) && !(0..self.slots()).all(|slot| may_die(&slot))
+        {
+            return;
+        }
         let addresses = self.board.addresses.lock().unwrap();
         let struck = (0..self.slots()).filter(may_die).filter_map(|slot| addresses.get(&slot));
         self.board.exposed.lock().unwrap().extend(struck.map(|address| (*address, None)));
