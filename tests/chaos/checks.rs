@@ -185,7 +185,7 @@ impl Life<'_> {
             }
             match event.what {
                 What::Verdict { cause, class, silence } => {
-                    self.assert_just(event, cause, class, silence);
+                    self.assert_just(event, cause, class, silence, toll);
                 }
                 // Who lived is taken over, and told so.
                 What::WatchdogStarted => self.living.clear(),
@@ -228,6 +228,7 @@ impl Life<'_> {
         cause: Cause,
         class: Option<Class>,
         silence: Duration,
+        toll: &Toll,
     ) {
         let (hang, start) = self.world.limits();
         let limit = if cause == Cause::StartTimeout { start } else { hang };
@@ -241,6 +242,10 @@ impl Life<'_> {
         }
         assert!(silence >= limit, "convicted early: {verdict:?}");
         let of = (verdict.slot.unwrap().index(), verdict.generation.0);
+        // A stamp that somebody wrote over it is no beat.
+        if toll.smeared.contains(&of) {
+            return;
+        }
         // A beat that came while the verdict was being written down came too late.
         let counts = |beat: &&Monotonic| **beat <= verdict.time - limit / 2;
         let beats = self.board.beats.lock().unwrap().remove(&of).unwrap_or_default();

@@ -1,6 +1,6 @@
 //! A round strikes: faults at their times, and what it may cost.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Write;
 use std::net::TcpStream;
@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use osps::pair::link::{tube_down, tube_up};
 use osps::pair::wire::{self, Frame, FrameKind};
 use osps::sys::process::Process;
+use osps::sys::procfs;
 use osps_heart::ids::{Generation, SlotId};
 use osps_heart::orphan::WATCHDOG_STALE;
 use osps_heart::pulse::{PARKED, slack};
@@ -75,6 +76,8 @@ pub struct Toll {
     pub limit: Duration,
     /// Somebody moved the arbiter's count.
     pub scribbled: bool,
+    /// Slots and generations whose stamps may be no beats.
+    pub smeared: BTreeSet<(usize, u32)>,
     /// Pauses of the watchdog that it must notice.
     pub long_pause: bool,
     pub killed: Vec<Process>,
@@ -103,6 +106,7 @@ impl Toll {
             due: Duration::ZERO,
             limit: world.limits().0,
             scribbled: false,
+            smeared: BTreeSet::new(),
             long_pause: false,
             killed: Vec::new(),
             stopped: Vec::new(),
@@ -257,6 +261,9 @@ impl Life<'_> {
                 thawed.push((Some(slot), process));
             } else {
                 toll.deadly[slot] += 1;
+                if !kills {
+                    stand_still(&process);
+                }
                 if kills { &mut toll.killed } else { &mut toll.stopped }.push(process);
             }
         }
@@ -344,7 +351,9 @@ impl Life<'_> {
         // Counts that somebody moves hide a freeze for so long.
         toll.due += ms(strike.span);
         toll.scribbled |= strike.slots.contains(&PRIMARY);
-        let pages = strike.slots.iter().map(|slot| (*slot, self.generation(*slot))).collect();
+        let pages: Vec<_> =
+            strike.slots.iter().map(|slot| (*slot, self.generation(*slot))).collect();
+        toll.smeared.extend(pages.iter().copied());
         (true, Some(Act::Scribble(segment, pages, Random::new(strike.span), until)))
     }
 
@@ -444,6 +453,17 @@ fn scribble(segment: &Segment, slot: usize, random: &mut Random) {
 /// Lets time pass: a fault lasts, or the next one comes later.
 fn pass_until(at: Instant) {
     thread::sleep(at.saturating_duration_since(Instant::now()));
+}
+
+/// Waits until a stop has its effect: on another processor, or while a shell waits for the exec of
+/// its child, that takes a moment, and whoever looks meanwhile takes it for one that was continued.
+fn stand_still(process: &Process) {
+    let end = Instant::now() + ms(1000);
+    while procfs::state(process.pid()).is_some_and(|state| !"tTZX".contains(state))
+        && Instant::now() < end
+    {
+        thread::sleep(ms(1));
+    }
 }
 
 /// Whom it meant may have gone meanwhile.
