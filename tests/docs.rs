@@ -166,7 +166,9 @@ fn every_field_is_where_the_document_says() {
         generation,
         dropped_lines,
         gaps_offset,
-        reserved,
+        late_turns,
+        worst_lag_ns,
+        lag_ns,
         watchdog_heart,
     });
     check_fields!(HeartCells { count, stamp_ns, limit_ns, claim, name });
@@ -202,6 +204,9 @@ fn every_field_is_where_the_document_says() {
         main_start,
         up_since_ns,
         opened,
+        hangs,
+        reports,
+        last_report,
         reserved,
     });
     check_fields!(ActivityCells {
@@ -216,7 +221,25 @@ fn every_field_is_where_the_document_says() {
         reserved,
     });
     check_fields!(RingCells { head, reserved, entries });
-    check_fields!(EventCells { ticket, time_ns, slot, generation, kind, arguments });
+    check_fields!(EventCells {
+        ticket,
+        time_ns,
+        slot,
+        generation,
+        kind,
+        arguments,
+        unix_ns,
+        pid,
+        from,
+        to,
+        limit_ns,
+        up_ns,
+        took_ns,
+        name,
+        heart,
+        detail,
+        text,
+    });
     check_fields!(OwnerCells { word, recall_epoch, recall_since_ns, reserved });
     check_fields!(GapCells {
         service,
@@ -400,7 +423,7 @@ fn events_have_the_numbers_in_the_document() {
         What::Held { class: Class::Traced },
         What::Pardoned,
         What::StopOrder,
-        What::Pressed { press: Press::Kill },
+        What::Pressed { press: Press::Kill, heedless: true },
         What::Died { death, cause: Some(cause) },
         What::Backoff { death, until: Monotonic(7) },
         What::Failed { death, once: true },

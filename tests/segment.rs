@@ -26,7 +26,7 @@ use osps_heart::segment::{
 };
 use osps_heart::sync::Ordering;
 use osps_heart::time::Monotonic;
-use osps_heart::words::Desired;
+use osps_heart::words::{Desired, State};
 
 /// Bytes of the header that are in use.
 const HEADER: u64 = 384;
@@ -339,14 +339,16 @@ fn a_heart_counts_and_carries_a_stamp() {
 }
 
 fn event(number: u64) -> Record {
+    let slot = u8::try_from(number % 3).unwrap().checked_sub(1).map(SlotId);
+    let what = What::Backoff {
+        death: Death::Exited(i32::try_from(number).unwrap() + 2),
+        until: Monotonic(number + 1),
+    };
     Record {
-        time: Monotonic(number),
-        slot: u8::try_from(number % 3).unwrap().checked_sub(1).map(SlotId),
-        generation: Generation(u32::try_from(number).unwrap()),
-        what: What::Backoff {
-            death: Death::Exited(i32::try_from(number).unwrap() + 2),
-            until: Monotonic(number + 1),
-        },
+        name: "worker-1".into(),
+        change: Some((State::Up, State::Backoff)),
+        text: format!("number {number}").as_str().into(),
+        ..Record::new(Monotonic(number), slot, Generation(u32::try_from(number).unwrap()), what)
     }
 }
 

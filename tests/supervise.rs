@@ -699,7 +699,8 @@ fn a_server_that_ignores_the_stop_order_is_pressed() {
     assert_eq!(wait_stopped(&mut osps, &servers), Some(0), "{}", osps.log());
     let ring = events(&segment);
     let (pressed_at, pressed) = the(&ring, Event::Pressed, SECONDARY, generation);
-    assert_eq!(pressed.what, What::Pressed { press: Press::Terminate });
+    let term = What::Pressed { press: Press::Terminate, heedless: false };
+    assert_eq!(pressed.what, term);
     assert!(pressed.time.since(ordered) >= ms(1000), "{ring:#?}");
     let (died_at, died) = the(&ring, Event::Died, SECONDARY, generation);
     assert!(pressed_at < died_at);
@@ -739,7 +740,8 @@ fn a_program_that_ignores_term_is_killed_after_the_stop_timeout() {
     let pressed: Vec<_> =
         ring.iter().filter(|event| event.what.event() == Event::Pressed).collect();
     let rungs: Vec<_> = pressed.iter().map(|event| event.what).collect();
-    let [term, kill] = Press::ALL.map(|press| What::Pressed { press });
+    let term = What::Pressed { press: Press::Terminate, heedless: true };
+    let kill = What::Pressed { press: Press::Kill, heedless: false };
     assert_eq!(rungs, [term, kill]);
     assert!(pressed[0].time.since(ordered) < NOISE, "{ring:#?}");
     assert!(pressed[1].time.since(pressed[0].time) >= ms(1000), "{ring:#?}");

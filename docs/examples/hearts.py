@@ -73,7 +73,7 @@ def show(path, with_data):
     words = memoryview(shared).cast("Q")
     if len(shared) < 4096 or words[HEADER_MAGIC // 8] != int.from_bytes(b"OSPSSEG1", "little"):
         raise ValueError("not a segment of osps")
-    if words[HEADER_VERSION // 8] != 4:
+    if words[HEADER_VERSION // 8] != 5:
         raise ValueError("half-made, or of a layout version that this program does not know")
 
     def row(name, pid, generation, state, heart, baseline):

@@ -235,6 +235,13 @@ impl Class {
     }
 }
 
+impl Class {
+    /// Its place in a table with one entry per class.
+    pub fn index(self) -> usize {
+        Class::ALL.iter().position(|class| *class == self).unwrap_or(0)
+    }
+}
+
 impl Cause {
     /// Its place in a table with one entry per cause.
     pub fn index(self) -> usize {

@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use log::Level;
 use osps_heart::ids::Generation;
-use osps_heart::segment::What;
+use osps_heart::segment::{Death, Record, What};
 use osps_heart::time::Short;
 use osps_heart::words::{Cause, Class, HeartSource, Press, State};
 
-use crate::policy::group::{Note, cause_of};
+use crate::policy::group::cause_of;
 use crate::policy::verdict::DYING_MAX;
 
 /// Who a line speaks of.
@@ -27,36 +27,9 @@ pub struct Who<'a> {
     pub pid: u32,
 }
 
-/// What the line says beside the record itself.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Scene<'a> {
-    /// Who it happened to; `None` = the watchdog.
-    pub who: Option<Who<'a>>,
-    /// Its state until now, and from now on.
-    pub change: Option<(State, State)>,
-    /// What only the policy knows.
-    pub note: Note,
-    /// The name of the further heart that it is about; empty = its own.
-    pub heart: &'a str,
-    /// Where a silent server sleeps in the kernel, if it does and that is known.
-    pub place: &'a str,
-    /// Name of the server that it goes down with, if it goes for that.
-    pub failed: &'a str,
-    /// Name of the server that it waits for, if it does.
-    pub other: &'a str,
-    /// How long it lasts, if that is said.
-    pub span: Duration,
-    /// What its prober found wrong last; empty = nothing, or it has none.
-    pub found: &'a str,
-    /// The signal that tells it to leave.
-    pub stop: &'a str,
-}
-
 /// Logs a happening.
-pub fn tell(what: &What, scene: &Scene<'_>) {
-    if let Some(line) = line(what, scene) {
-        log::log!(level(what, scene), "{line}");
-    }
+pub fn tell(record: &Record) {
+    log::log!(level(record), "{}", line(record));
 }
 
 /// Where a setting was given, and so where a line of advice says that it is changed.
@@ -139,11 +112,11 @@ pub fn advise_unwatched(name: &str, source: HeartSource, loaded: Option<u32>, gi
 }
 
 /// How loud a line is.
-fn level(what: &What, scene: &Scene<'_>) -> Level {
-    let by_itself = matches!(scene.note, Note::Death { took: None, .. });
-    match what {
-        What::Pressed { .. } if scene.note == Note::Heedless => Level::Info,
-        What::Verdict { cause: Cause::Dependency | Cause::Requested, .. } => Level::Info,
+pub fn level(record: &Record) -> Level {
+    let by_itself = record.up.is_some() && record.took.is_none();
+    match record.what {
+        What::Pressed { heedless: true, .. }
+        | What::Verdict { cause: Cause::Dependency | Cause::Requested, .. } => Level::Info,
         What::Verdict { .. }
         | What::Held { .. }
         | What::Late { .. }
@@ -175,24 +148,11 @@ fn level(what: &What, scene: &Scene<'_>) -> Level {
     }
 }
 
-/// The text; `None` where whoever caused it says more than a record can.
-fn line(what: &What, scene: &Scene<'_>) -> Option<String> {
-    let (from, to) = scene.change.unwrap_or((State::Down, State::Down));
-    let limit = match scene.note {
-        Note::Limit(limit) | Note::Further { limit, .. } => {
-            humantime::format_duration(limit).to_string()
-        }
-        Note::Nothing | Note::Heedless | Note::Death { .. } => "unknown".to_owned(),
-    };
-    let limit = match scene.heart {
-        "" => limit,
-        heart => format!("{limit}, heart {heart}"),
-    };
-    let limit = match scene.found {
-        "" => limit,
-        found => format!("{limit}; {found}"),
-    };
-    let event = match what {
+/// The text.
+pub fn line(record: &Record) -> String {
+    let Record { name, detail, .. } = record;
+    let (from, to) = record.change.unwrap_or((State::Down, State::Down));
+    let event = match &record.what {
         What::Started { after: None, .. } => format!("{from} -> {to}"),
         What::Started { after: Some(cause), .. } => format!("{from} -> {to} (after {cause})"),
         What::FirstBeat { after, down_for: None } => {
@@ -206,7 +166,7 @@ fn line(what: &What, scene: &Scene<'_>) -> Option<String> {
             format!("{from} -> {to} (beats again after {})", Short(*silence))
         }
         What::Late { silence } => {
-            format!("{from} -> {to} (no beat for {}, limit {limit})", Short(*silence))
+            format!("{from} -> {to} (no beat for {}, limit {})", Short(*silence), limit(record))
         }
         What::Held { class: Class::Dying } => format!(
             "{from} -> {to} (dying: the kernel writes its core or takes it down; waiting for that, \
@@ -220,61 +180,58 @@ fn line(what: &What, scene: &Scene<'_>) -> Option<String> {
             format!("{from} -> {to} (nobody holds it any more; its limit runs again)")
         }
         What::Verdict { cause, class, silence } => {
-            let why = verdict(*cause, *class, Short(*silence), &limit, scene);
+            let why = verdict(*cause, *class, Short(*silence), record);
             format!("{from} -> {cause} ({why})")
         }
         What::StopOrder => format!("{from} -> {to} (told to stop)"),
-        What::Pressed { press: Press::Terminate } if scene.note == Note::Heedless => {
-            format!("{from} (sent {}, since it does not look at its stop word)", scene.stop)
+        What::Pressed { press: Press::Terminate, heedless: true } => {
+            format!("{from} (sent {detail}, since it does not look at its stop word)")
         }
-        What::Pressed { press: Press::Terminate } => {
-            format!("{from} (did not leave when told to: {}, CONT)", scene.stop)
+        What::Pressed { press: Press::Terminate, .. } => {
+            format!("{from} (did not leave when told to: {detail}, CONT)")
         }
-        What::Pressed { press: Press::Kill } => {
-            format!("{from} (did not leave after {}: KILL)", scene.stop)
+        What::Pressed { press: Press::Kill, .. } => {
+            format!("{from} (did not leave after {detail}: KILL)")
         }
         What::Alarm => {
             format!(
                 "{from} (unkillable: KILL has had no effect; its slot stays closed, still watching)"
             )
         }
-        What::Died { death, cause } => gone(from, to, *cause, scene.note, death, ""),
+        What::Died { death, cause } => gone(record, *cause, *death, ""),
         What::Backoff { death, .. } => {
-            let next = "; backs off before the next";
-            gone(from, to, Some(cause_of(*death)), scene.note, death, next)
+            gone(record, Some(cause_of(*death)), *death, "; backs off before the next")
         }
         What::Failed { death, once } => {
             let next =
                 if *once { "; it is not restarted" } else { "; restarted too often, giving up" };
-            gone(from, to, Some(cause_of(*death)), scene.note, death, next)
+            gone(record, Some(cause_of(*death)), *death, next)
         }
-        What::Done { death } => match scene.note {
-            Note::Death { up, .. } => {
-                format!("{from} -> {to} ({death}, after {} up)", Short(up))
-            }
-            _ => format!("{from} -> {to} ({death})"),
+        What::Done { death } => match record.up {
+            Some(up) => format!("{from} -> {to} ({death}, after {} up)", Short(up)),
+            None => format!("{from} -> {to} ({death})"),
         },
-        What::Blocked { .. } => format!("{from} -> {to} (waits for {})", scene.other),
+        What::Blocked { .. } => format!("{from} -> {to} (waits for {detail})"),
         What::Asked { request, uid } => match uid {
             0 => format!("{request} asked for by root"),
             uid => format!("{request} asked for by user {uid}"),
         },
-        What::Paused { .. } => {
-            format!("paused: not judged for {}", Short(scene.span))
+        What::Paused { until } => {
+            format!("paused: not judged for {}", Short(until.since(record.time)))
         }
         What::Resumed => "resumed: judged again, its limit runs from now".to_owned(),
         What::Removed => "removed: its service is not in the file any more".to_owned(),
         What::Adopted { .. } if from == to => format!("{to} (taken over, alive)"),
         What::Adopted { .. } => format!("{from} -> {to} (taken over, alive)"),
         What::LateTurn { by } => {
-            return Some(format!("watchdog was late by {}: every limit runs again", Short(*by)));
+            format!("watchdog was late by {}: every limit runs again", Short(*by))
         }
         What::Spared { silence } => {
             let silence = Short(*silence);
             format!("starved (no beat for {silence}, the host is overloaded): one more limit")
         }
         What::Warned { class, silence } => {
-            let why = verdict(Cause::Frozen, Some(*class), Short(*silence), &limit, scene);
+            let why = verdict(Cause::Frozen, Some(*class), Short(*silence), record);
             format!("{from} -> {to} ({why}; on-hang is warn, so it is not killed)")
         }
         What::Unwatched if from == to => {
@@ -283,28 +240,37 @@ fn line(what: &What, scene: &Scene<'_>) -> Option<String> {
         }
         What::Unwatched => format!("{from} -> {to} (unwatched: it has not beaten)"),
         What::Watched { source } => format!("watched from now on ({source} heart)"),
-        What::WatchdogStarted | What::WatchdogStopping => return None,
-    };
-    let mut text = String::new();
-    if let Some(who) = scene.who {
-        let _ = write!(text, "{} gen={}", who.name, who.generation);
-        if who.pid != 0 {
-            let _ = write!(text, " pid={}", who.pid);
+        What::WatchdogStarted => {
+            format!("watchdog pid={} watches over {}", record.pid, record.text)
         }
-        text += ": ";
+        What::WatchdogStopping => format!("{detail}: stopping"),
+    };
+    if record.slot.is_none() {
+        return event;
     }
-    Some(text + &event)
+    match record.pid {
+        0 => format!("{name} gen={}: {event}", record.generation),
+        pid => format!("{name} gen={} pid={pid}: {event}", record.generation),
+    }
+}
+
+/// The limit in force, whose it is, and what the prober found: all that a silence is measured by.
+fn limit(record: &Record) -> String {
+    let mut text = record
+        .limit
+        .map_or("unknown".to_owned(), |limit| humantime::format_duration(limit).to_string());
+    if !record.heart.is_empty() {
+        let _ = write!(text, ", heart {}", record.heart);
+    }
+    if !record.text.is_empty() {
+        let _ = write!(text, "; {}", record.text);
+    }
+    text
 }
 
 /// What a verdict is founded on.
-fn verdict(
-    cause: Cause,
-    class: Option<Class>,
-    silence: Short,
-    limit: &str,
-    scene: &Scene<'_>,
-) -> String {
-    let Scene { place, failed, .. } = scene;
+fn verdict(cause: Cause, class: Option<Class>, silence: Short, record: &Record) -> String {
+    let (limit, detail) = (limit(record), record.detail);
     match (cause, class) {
         (Cause::Frozen, Some(Class::NotReleasing)) => format!(
             "not-releasing: keeps the data although it was asked to give it back {limit} ago"
@@ -313,12 +279,12 @@ fn verdict(
             "triggered: it said that it is broken (WATCHDOG=trigger)".to_owned()
         }
         (Cause::Frozen, class) => {
-            let place = if place.is_empty() { String::new() } else { format!(" in {place}") };
+            let place = if detail.is_empty() { String::new() } else { format!(" in {detail}") };
             let class = class.unwrap_or(Class::Unknown);
             format!("{class}{place}; no beat for {silence}, limit {limit}")
         }
         (Cause::StartTimeout, _) => format!("no first beat for {silence}, limit {limit}"),
-        (Cause::Dependency, _) => format!("ended, its {failed} failed"),
+        (Cause::Dependency, _) => format!("ended, its {detail} failed"),
         (Cause::Requested | Cause::Exited | Cause::Killed | Cause::OutOfMemory, _) => {
             "killed at once".to_owned()
         }
@@ -326,31 +292,16 @@ fn verdict(
 }
 
 /// How a process went. If it went by itself, the cause is the news.
-fn gone(
-    from: State,
-    to: State,
-    cause: Option<Cause>,
-    note: Note,
-    death: &impl std::fmt::Display,
-    next: &str,
-) -> String {
-    match (cause, note) {
-        (Some(cause), Note::Death { up, took: None }) => {
+fn gone(record: &Record, cause: Option<Cause>, death: Death, next: &str) -> String {
+    let (from, to) = record.change.unwrap_or((State::Down, State::Down));
+    match (cause, record.up, record.took) {
+        (Some(cause), Some(up), None) => {
             format!("{from} -> {cause} ({death}, after {} up{next})", Short(up))
         }
-        (_, Note::Death { took: Some(took), .. }) => {
+        (_, _, Some(took)) => {
             format!("{from} -> {to} ({death}, dead after {}{next})", Short(took))
         }
-        (
-            _,
-            Note::Nothing
-            | Note::Limit(_)
-            | Note::Further { .. }
-            | Note::Heedless
-            | Note::Death { .. },
-        ) => {
-            format!("{from} -> {to} ({death}{next})")
-        }
+        (_, _, None) => format!("{from} -> {to} ({death}{next})"),
     }
 }
 
@@ -386,79 +337,81 @@ pub fn status_line(check: u64, watchdog: u32, servers: &[Glance<'_>]) -> String 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use osps_heart::segment::Death;
+    use osps_heart::ids::SlotId;
+    use osps_heart::time::Monotonic;
 
     #[test]
     fn lines_have_a_stable_shape() {
-        let who = Who { name: "worker-1", generation: Generation(3), pid: 4711 };
         let seconds = Duration::from_secs;
-        let limit = Note::Limit(seconds(4));
         let frozen =
             |class| What::Verdict { cause: Cause::Frozen, class: Some(class), silence: seconds(4) };
         let death = Death::Killed(9);
-        let went = |took| Note::Death { up: seconds(7), took };
-        for (from, to, what, note, place, expected) in [
+        let record = |what| Record {
+            pid: 4711,
+            name: "worker-1".into(),
+            ..Record::new(Monotonic(7), Some(SlotId(1)), Generation(3), what)
+        };
+        let late = |class, detail: &str| Record {
+            change: Some((State::Late, State::Stopping)),
+            limit: Some(seconds(4)),
+            detail: detail.into(),
+            ..record(frozen(class))
+        };
+        let dependency =
+            What::Verdict { cause: Cause::Dependency, class: None, silence: Duration::default() };
+        let (after, down_for) = (Duration::from_micros(3100), Some(Duration::from_millis(4050)));
+        for (record, expected) in [
+            (late(Class::Stopped, ""), "late -> frozen (stopped; no beat for 4.00s, limit 4s)"),
             (
-                State::Late,
-                State::Stopping,
-                frozen(Class::Stopped),
-                limit,
-                "",
-                "late -> frozen (stopped; no beat for 4.00s, limit 4s)",
-            ),
-            (
-                State::Late,
-                State::Stopping,
-                frozen(Class::Blocked),
-                limit,
-                "anon_pipe_read",
+                late(Class::Blocked, "anon_pipe_read"),
                 "late -> frozen (blocked in anon_pipe_read; no beat for 4.00s, limit 4s)",
             ),
             (
-                State::Starting,
-                State::Up,
-                What::FirstBeat {
-                    after: Duration::from_micros(3100),
-                    down_for: Some(Duration::from_millis(4050)),
+                Record {
+                    heart: "poller".into(),
+                    text: "status 503".into(),
+                    ..late(Class::Spinning, "")
                 },
-                Note::Nothing,
-                "",
+                "late -> frozen (spinning; no beat for 4.00s, limit 4s, heart poller; status 503)",
+            ),
+            (
+                Record {
+                    change: Some((State::Starting, State::Up)),
+                    ..record(What::FirstBeat { after, down_for })
+                },
                 "starting -> up (first beat after 3.1ms; down for 4.05s)",
             ),
             (
-                State::Up,
-                State::Down,
-                What::Died { death, cause: Some(Cause::Killed) },
-                went(None),
-                "",
+                Record {
+                    change: Some((State::Up, State::Down)),
+                    up: Some(seconds(7)),
+                    ..record(What::Died { death, cause: Some(Cause::Killed) })
+                },
                 "up -> killed (signal 9, after 7.00s up)",
             ),
             (
-                State::Up,
-                State::Stopping,
-                What::Verdict {
-                    cause: Cause::Dependency,
-                    class: None,
-                    silence: Duration::default(),
+                Record {
+                    change: Some((State::Up, State::Stopping)),
+                    detail: "database".into(),
+                    ..record(dependency)
                 },
-                Note::Nothing,
-                "",
                 "up -> dependency (ended, its database failed)",
             ),
             (
-                State::Stopping,
-                State::Down,
-                What::Died { death, cause: Some(Cause::Frozen) },
-                went(Some(Duration::from_micros(200))),
-                "",
+                Record {
+                    change: Some((State::Stopping, State::Down)),
+                    up: Some(seconds(7)),
+                    took: Some(Duration::from_micros(200)),
+                    ..record(What::Died { death, cause: Some(Cause::Frozen) })
+                },
                 "stopping -> down (signal 9, dead after 200us)",
             ),
+            (
+                record(What::Paused { until: Monotonic(7) + seconds(60) }),
+                "paused: not judged for 60.00s",
+            ),
         ] {
-            let (who, change) = (Some(who), Some((from, to)));
-            let failed = "database";
-            let scene = Scene { who, change, note, place, failed, ..Scene::default() };
-            let line = line(&what, &scene).expect("a line");
-            assert_eq!(line, format!("worker-1 gen=3 pid=4711: {expected}"));
+            assert_eq!(line(&record), format!("worker-1 gen=3 pid=4711: {expected}"));
         }
     }
 

@@ -7,6 +7,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use osps_heart::clock::unix_ns;
 use osps_heart::ids::{Generation, SlotId};
 use osps_heart::segment::slot::Identity;
 use osps_heart::segment::{Death, Record, What, text};
@@ -29,7 +30,7 @@ use crate::sys::Failed;
 use crate::sys::poll::Interest;
 use crate::sys::process::{self, Process};
 use crate::sys::procfs::OomCounts;
-use crate::view::log::{self as face, Given, Scene};
+use crate::view::log::{self as face, Given};
 
 /// A program that asks whether it should stop has done so within this time of its first beat: once
 /// a second is what it is told to do.
@@ -49,10 +50,7 @@ impl Watchdog {
                 Action::Renewed { slot } => self.renew(slot),
                 Action::Rolled { request, slot } => self.rolled(request, slot),
                 Action::Told { slot: Some(slot), what } => self.report(slot, what),
-                Action::Told { slot: None, what } => {
-                    self.push(None, what);
-                    face::tell(&what, &Scene::default());
-                }
+                Action::Told { slot: None, what } => self.write_late_turn(what),
             }
         }
     }
@@ -77,13 +75,7 @@ impl Watchdog {
             What::Watched { .. } => What::Watched { source: child.source(true) },
             what => what,
         };
-        self.push(Some(slot), what);
-        let span = match what {
-            What::Paused { until } => until.since(self.clock.now()),
-            _ => Duration::ZERO,
-        };
-        let who = Some(child.who());
-        face::tell(&what, &Scene { who, span, ..Scene::default() });
+        self.write(&self.happening(Some(slot), what));
         self.hook(slot, &what, self.group.stage(slot).state());
     }
 
@@ -173,6 +165,10 @@ impl Watchdog {
                 goes_for(cause, class);
                 server.last_silence_ns.store(nanos(silence), Ordering::Relaxed);
                 text::store(&server.last_heart, &self.heart_of(change.note));
+                if cause == Cause::Frozen {
+                    let class = class.unwrap_or(Class::Unknown);
+                    server.hangs[class.index()].fetch_add(1, Ordering::Relaxed);
+                }
             }
             What::Died { cause: Some(cause), .. } if by_itself => goes_for(cause, None),
             What::Backoff { death, .. } | What::Failed { death, .. } if by_itself => {
@@ -188,8 +184,7 @@ impl Watchdog {
         if matches!(what, What::Started { .. }) {
             self.children[slot.index()].starting = Some(change);
         } else {
-            self.push(Some(slot), what);
-            self.tell(&change);
+            self.write(&self.described(&change));
             match what {
                 What::Verdict { cause: Cause::StartTimeout, .. } => self.advise(slot),
                 What::Unwatched => self.advise_unwatched(slot),
@@ -217,31 +212,32 @@ impl Watchdog {
         }
     }
 
-    /// Logs a change.
-    fn tell(&self, change: &Change) {
+    /// The record of a change.
+    fn described(&self, change: &Change) -> Record {
         let child = &self.children[change.slot.index()];
-        let class = match change.what {
-            What::Verdict { class, .. } => class,
-            What::Warned { class, .. } => Some(class),
-            _ => None,
+        let place = |class| child.after.as_ref().map_or("", |after| after.place(class));
+        let detail = match change.what {
+            What::Verdict { cause: Cause::Dependency, .. } => self.failed(change.slot),
+            What::Verdict { class: Some(class), .. } | What::Warned { class, .. } => place(class),
+            What::Blocked { by } => self.children.get(by.index()).map_or("", Child::name),
+            What::Pressed { .. } => child.service.manner.stop_word(),
+            _ => "",
         };
-        let place = class.and_then(|class| Some(child.after.as_ref()?.place(class)));
-        let scene = Scene {
-            who: Some(child.who()),
+        let mut record = Record {
             change: Some((change.from, change.to)),
-            note: change.note,
-            heart: &self.heart_of(change.note),
-            found: &self.found(change.slot),
-            place: place.unwrap_or_default(),
-            failed: self.failed(change.slot),
-            other: match change.what {
-                What::Blocked { by } => self.children.get(by.index()).map_or("", Child::name),
-                _ => "",
-            },
-            span: Duration::ZERO,
-            stop: child.service.manner.stop_word(),
+            heart: self.heart_of(change.note).as_str().into(),
+            detail: detail.into(),
+            ..self.happening(Some(change.slot), change.what)
         };
-        face::tell(&change.what, &scene);
+        match change.note {
+            Note::Nothing => {}
+            Note::Limit(limit) | Note::Further { limit, .. } => {
+                record.limit = Some(limit);
+                record.text = self.found(change.slot).as_str().into();
+            }
+            Note::Death { up, took } => (record.up, record.took) = (Some(up), took),
+        }
+        record
     }
 
     /// What the prober of a service found wrong last.
@@ -254,7 +250,7 @@ impl Watchdog {
     fn heart_of(&self, note: Note) -> String {
         match note {
             Note::Further { line, .. } => self.heart_name(line),
-            Note::Nothing | Note::Limit(_) | Note::Heedless | Note::Death { .. } => String::new(),
+            Note::Nothing | Note::Limit(_) | Note::Death { .. } => String::new(),
         }
     }
 
@@ -295,12 +291,28 @@ impl Watchdog {
         face::advise_unwatched(child.name(), source, loaded, given);
     }
 
-    /// Writes a happening into the event ring.
-    pub(super) fn push(&self, slot: Option<SlotId>, what: What) {
-        let generation =
-            slot.map_or_else(Generation::default, |s| self.children[s.index()].generation);
-        let record = Record { time: self.clock.now(), slot, generation, what };
-        self.segment.events().push(&record);
+    /// The record of what happens now: to a server, or to the watchdog itself.
+    pub(super) fn happening(&self, slot: Option<SlotId>, what: What) -> Record {
+        let child = slot.map(|slot| &self.children[slot.index()]);
+        let generation = child.map_or_else(Generation::default, |child| child.generation);
+        Record {
+            unix_ns: unix_ns(),
+            pid: child.map_or_else(std::process::id, |child| child.pid().unwrap_or(0)),
+            name: child.map_or("", |child| child.name()).into(),
+            ..Record::new(self.clock.now(), slot, generation, what)
+        }
+    }
+
+    /// Writes a record down: event ring and log.
+    pub(super) fn write(&self, record: &Record) {
+        self.segment.events().push(record);
+        face::tell(record);
+    }
+
+    /// Writes down that the watchdog itself was late.
+    fn write_late_turn(&self, what: What) {
+        self.segment.header().late_turns.fetch_add(1, Ordering::Relaxed);
+        self.write(&self.happening(None, what));
     }
 
     fn act(&mut self, slot: SlotId, act: Act) {
@@ -490,8 +502,7 @@ impl Watchdog {
             if let What::Started { pid: known, .. } = &mut change.what {
                 *known = pid;
             }
-            self.tell(&change);
-            self.push(Some(slot), change.what);
+            self.write(&self.described(&change));
             self.hook(slot, &change.what, change.to);
         }
         self.step(now, Input::Spawned { slot, count });

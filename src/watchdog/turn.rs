@@ -9,7 +9,7 @@ use osps_heart::ids::SlotId;
 use osps_heart::ownership;
 use osps_heart::pulse::slack;
 use osps_heart::segment::mapping::FILE_NAME;
-use osps_heart::segment::{Death, What, text};
+use osps_heart::segment::{Death, Record, What, text};
 use osps_heart::shown::Shown;
 use osps_heart::sync::Ordering;
 use osps_heart::time::{Clock, Monotonic, nanos};
@@ -50,9 +50,7 @@ impl Watchdog {
     /// Turns until the end.
     pub(super) fn run(&mut self) -> Outcome {
         let now = self.clock.now();
-        let path = Shown(self.claim.run_dir.path());
-        log::info!("watchdog pid={} watches over {path}", std::process::id());
-        self.push(None, What::WatchdogStarted);
+        self.write(&self.started());
         for slot in self.group.slots() {
             self.open_notify(slot);
         }
@@ -103,6 +101,7 @@ impl Watchdog {
         // Read now, judged below: what the turn does meanwhile takes milliseconds, and a beat that
         // comes during them belongs to the next turn.
         self.step(now, Input::Turn { planned });
+        self.write_lag(now.since(planned));
         self.gather_probers();
         // A notification that is here by now is a beat that came in time.
         for slot in self.group.slots() {
@@ -229,9 +228,8 @@ impl Watchdog {
             Allow::Stopping { since, by }
                 if by == who && who != "SIGINT" && now.since(since) < MERGE => {}
             Allow::Running => {
-                log::info!("{who}: stopping");
                 self.tell_above_stopping();
-                self.push(None, What::WatchdogStopping);
+                self.write_stopping(who);
                 self.allow = Allow::Stopping { since: now, by: who };
                 self.step(now, Input::Stop);
             }
@@ -239,6 +237,37 @@ impl Watchdog {
                 log::warn!("{who} again: killing what is left");
                 self.step(now, Input::ForceStop);
             }
+        }
+    }
+
+    /// The record of the watchdog's start: of a long path the end tells most.
+    fn started(&self) -> Record {
+        let path = Shown(self.claim.run_dir.path()).to_string();
+        let most = 8 * Record::TEXT;
+        let shown = if path.len() <= most {
+            path
+        } else {
+            let mut start = path.len() - (most - 3);
+            while !path.is_char_boundary(start) {
+                start += 1;
+            }
+            format!("...{}", &path[start..])
+        };
+        let text = shown.as_str().into();
+        Record { text, ..self.happening(None, What::WatchdogStarted) }
+    }
+
+    fn write_stopping(&self, who: &str) {
+        let detail = who.into();
+        self.write(&Record { detail, ..self.happening(None, What::WatchdogStopping) });
+    }
+
+    /// Says how late this turn is.
+    fn write_lag(&self, lag: Duration) {
+        let (header, lag) = (self.segment.header(), nanos(lag));
+        header.lag_ns.store(lag, Ordering::Relaxed);
+        if lag > header.worst_lag_ns.load(Ordering::Relaxed) {
+            header.worst_lag_ns.store(lag, Ordering::Relaxed);
         }
     }
 
@@ -294,7 +323,7 @@ impl Watchdog {
             );
             if self.allow == Allow::Running {
                 self.rebuild = true;
-                self.push(None, What::WatchdogStopping);
+                self.write_stopping("segment lost");
                 self.step(self.clock.now(), Input::Stop);
             }
         }

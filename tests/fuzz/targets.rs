@@ -437,12 +437,8 @@ fn use_words(segment: &Segment) {
     assert_eq!(cells.read().map(|gaps| (gaps.total(), gaps.worst)), Ok((1, limit)));
 
     let head = segment.events().head.load(Ordering::Relaxed);
-    let event = Record {
-        time: NOW,
-        slot: Some(SlotId(0)),
-        generation: Generation(9),
-        what: What::Started { pid: 1, after: Some(Cause::Killed) },
-    };
+    let started = What::Started { pid: 1, after: Some(Cause::Killed) };
+    let event = Record::new(NOW, Some(SlotId(0)), Generation(9), started);
     segment.events().push(&event);
     if head != u64::MAX {
         assert_eq!(segment.events().latest(1), [event]);

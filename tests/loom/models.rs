@@ -383,16 +383,12 @@ fn recall() {
 /// is seen, not skipped.
 fn record(number: u64) -> Record {
     let span = Duration::from_nanos(number);
-    Record {
-        time: Monotonic(number),
-        slot: None,
-        generation: Generation(u32::try_from(number).unwrap()),
-        what: match number {
-            1 => What::Late { silence: span },
-            2 => What::Spared { silence: span },
-            _ => What::LateTurn { by: span },
-        },
-    }
+    let what = match number {
+        1 => What::Late { silence: span },
+        2 => What::Spared { silence: span },
+        _ => What::LateTurn { by: span },
+    };
+    Record::new(Monotonic(number), None, Generation(u32::try_from(number).unwrap()), what)
 }
 
 /// The watchdog pushes this many records, and somebody reads; returns how many
@@ -408,6 +404,17 @@ fn push_and_read(events: u64) -> (u64, Vec<u64>) {
             generation: Word::new(0),
             kind: Word::new(0),
             arguments: zeros(),
+            unix_ns: Word::new(0),
+            pid: Word::new(0),
+            from: Word::new(0),
+            to: Word::new(0),
+            limit_ns: Word::new(0),
+            up_ns: Word::new(0),
+            took_ns: Word::new(0),
+            name: zeros(),
+            heart: zeros(),
+            detail: zeros(),
+            text: zeros(),
         }),
     });
     let watchdog = {
@@ -466,6 +473,9 @@ fn server() -> ServerCells {
         main_start: Word::new(0),
         up_since_ns: Word::new(0),
         opened: Word::new(0),
+        hangs: zeros(),
+        reports: Word::new(0),
+        last_report: Word::new(0),
         reserved: zeros(),
     }
 }

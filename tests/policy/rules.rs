@@ -23,8 +23,8 @@ pub fn stage_after(change: &Change) -> Result<Stage, TestCaseError> {
         // A stop calls off who waits for its start, and asks the others.
         What::StopOrder if matches!(change.from, State::Backoff | State::Blocked) => Stage::Down,
         What::StopOrder => Stage::Asked,
-        What::Pressed { press: Press::Terminate } => Stage::Terminating,
-        What::Pressed { press: Press::Kill } | What::Verdict { .. } => Stage::Killing,
+        What::Pressed { press: Press::Terminate, .. } => Stage::Terminating,
+        What::Pressed { press: Press::Kill, .. } | What::Verdict { .. } => Stage::Killing,
         What::Alarm => Stage::Unkillable,
         What::Died { .. } => Stage::Down,
         What::Backoff { .. } => Stage::Backoff,

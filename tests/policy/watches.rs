@@ -10,7 +10,7 @@ use osps_heart::ids::SlotId;
 use osps_heart::pulse::{Gap, Limits, Sample};
 use osps_heart::segment::What;
 use osps_heart::time::Monotonic;
-use osps_heart::words::{Cause, Class, HeartSource};
+use osps_heart::words::{Cause, Class, HeartSource, Press};
 
 use super::draw::ms;
 
@@ -321,7 +321,8 @@ fn who_does_not_look_at_the_stop_word_gets_its_signal_at_once() {
     story.feed(Input::Heedless { slot: SLOT });
     let acts = [(0, Act::Spawn), (2000, Act::Ask), (2000, Act::Terminate)];
     assert_eq!(story.acts, acts);
-    assert_eq!(story.told.last().expect("told").2, Note::Heedless);
+    let pressed = What::Pressed { press: Press::Terminate, heedless: true };
+    assert_eq!(story.told.last().expect("told").1, pressed);
     // It leaves in its own time; TERM's span begins now.
     story.feed(Input::Excused { slot: SLOT, span: ms(9000) });
     story.until(10_990, false);

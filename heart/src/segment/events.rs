@@ -2,17 +2,19 @@
 //!
 //! Writer: the watchdog alone. An entry's ticket is cleared first and stored last, so a reader
 //! that meets a writer (or its corpse) skips that entry and never shows a torn one. A [`Record`] is
-//! one happening in its only form: log line, events, JSON and metrics are renderings of it. What
-//! is read is an allegation: numbers that no record has are skipped.
+//! one happening in its only form: log line, events, JSON and metrics are renderings of it. It
+//! names whom it is about, since the slot may have another service by the time that it is read.
+//! What is read is an allegation: numbers that no record has are skipped.
 
 use std::fmt;
 use std::time::Duration;
 
 use super::layout::{EVENTS, EventCells, RingCells};
+use super::text::Text;
 use crate::ids::{Generation, SlotId};
-use crate::sync::{Ordering, fence};
+use crate::sync::{Ordering, Word, fence};
 use crate::time::{Monotonic, nanos};
-use crate::words::{Cause, Class, DeathKind, Event, HeartSource, Press, Request};
+use crate::words::{Cause, Class, DeathKind, Event, HeartSource, Press, Request, State};
 
 /// One happening.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +27,57 @@ pub struct Record {
     pub generation: Generation,
     /// What.
     pub what: What,
+    /// When, ns since 1970; 0 = not known.
+    pub unix_ns: u64,
+    /// The process, or the watchdog's; 0 = there is none.
+    pub pid: u32,
+    /// Its state until then, and from then on; `None` = it did not change.
+    pub change: Option<(State, State)>,
+    /// The limit in force.
+    pub limit: Option<Duration>,
+    /// How long a dead process had been up.
+    pub up: Option<Duration>,
+    /// Time from a kill without grace to the confirmed death.
+    pub took: Option<Duration>,
+    /// Name of the service; empty = the watchdog itself.
+    pub name: Text<4>,
+    /// Name of the further heart that it is about; empty = its own.
+    pub heart: Text<4>,
+    /// A word more: where a silent server sleeps in the kernel, whom it goes down with or waits
+    /// for, the signal that tells it to leave, who wants everything to stop.
+    pub detail: Text<5>,
+    /// A longer text: what its prober found wrong last, where the watchdog's run directory is.
+    pub text: Text<{ Record::TEXT }>,
+}
+
+impl Record {
+    /// Words of the longest text.
+    pub const TEXT: usize = 12;
+
+    /// One with nothing said beside it.
+    pub fn new(
+        time: Monotonic,
+        slot: Option<SlotId>,
+        generation: Generation,
+        what: What,
+    ) -> Record {
+        Record {
+            time,
+            slot,
+            generation,
+            what,
+            unix_ns: 0,
+            pid: 0,
+            change: None,
+            limit: None,
+            up: None,
+            took: None,
+            name: Text::default(),
+            heart: Text::default(),
+            detail: Text::default(),
+            text: Text::default(),
+        }
+    }
 }
 
 /// What happened. Durations have the resolution of a nanosecond; those that may be absent are
@@ -77,6 +130,8 @@ pub enum What {
     Pressed {
         /// What was sent.
         press: Press,
+        /// At once, since it does not look at its desired word.
+        heedless: bool,
     },
     /// It does not die; its slot stays closed.
     Alarm,
@@ -218,8 +273,6 @@ impl What {
 
     /// The event and its arguments, as docs/segment.md lists them.
     pub fn encode(&self) -> (Event, [u64; 3]) {
-        // 0 stands for "absent".
-        let present = |span: Duration| nanos(span).max(1);
         match *self {
             What::Started { pid, after } => {
                 (Event::Started, [u64::from(pid), after.map_or(0, Cause::code), 0])
@@ -236,7 +289,9 @@ impl What {
             What::Held { class } => (Event::Held, [class.code(), 0, 0]),
             What::Pardoned => (Event::Pardoned, [0; 3]),
             What::StopOrder => (Event::StopOrder, [0; 3]),
-            What::Pressed { press } => (Event::Pressed, [press.code(), 0, 0]),
+            What::Pressed { press, heedless } => {
+                (Event::Pressed, [press.code(), u64::from(heedless), 0])
+            }
             What::Alarm => (Event::Alarm, [0; 3]),
             What::Died { death, cause } => {
                 let (kind, value) = death.encode();
@@ -293,7 +348,7 @@ impl What {
             Event::Held => What::Held { class: Class::from_code(a)? },
             Event::Pardoned => What::Pardoned,
             Event::StopOrder => What::StopOrder,
-            Event::Pressed => What::Pressed { press: Press::from_code(a)? },
+            Event::Pressed => What::Pressed { press: Press::from_code(a)?, heedless: b == 1 },
             Event::Alarm => What::Alarm,
             Event::Died => What::Died { death: Death::decode(a, b)?, cause: cause(c)? },
             Event::Backoff => What::Backoff { until: Monotonic(a), death: Death::decode(b, c)? },
@@ -320,27 +375,126 @@ impl What {
     }
 }
 
+/// A span in a word where 0 stands for "absent".
+fn present(span: Duration) -> u64 {
+    nanos(span).max(1)
+}
+
+/// Words of an entry behind its ticket.
+const WORDS: usize = 39;
+/// Those that are stored and read. The models look at the first ones alone: all are treated alike,
+/// and each one more makes a model take longer.
+const SHARED: usize = if cfg!(loom) { 7 } else { WORDS };
+
+impl EventCells {
+    /// All words but the ticket, in their order.
+    fn words(&self) -> impl Iterator<Item = &Word> {
+        let first = [&self.time_ns, &self.slot, &self.generation, &self.kind];
+        let then = [&self.unix_ns, &self.pid, &self.from, &self.to];
+        let spans = [&self.limit_ns, &self.up_ns, &self.took_ns];
+        let said = first.into_iter().chain(&self.arguments).chain(then).chain(spans);
+        let texts = self.name.iter().chain(&self.heart).chain(&self.detail).chain(&self.text);
+        said.chain(texts).take(SHARED)
+    }
+}
+
+impl Record {
+    /// Its words, in the order of an entry's.
+    fn words(&self) -> [u64; WORDS] {
+        let (event, [a, b, c]) = self.what.encode();
+        let slot = self.slot.map_or(0, |slot| u64::from(slot.0) + 1);
+        let state = |state: State| state.code() + 1;
+        let span = |span: Option<Duration>| span.map_or(0, present);
+        let generation = u64::from(self.generation.0);
+        let said = [
+            self.time.0,
+            slot,
+            generation,
+            event.code(),
+            a,
+            b,
+            c,
+            self.unix_ns,
+            u64::from(self.pid),
+            self.change.map_or(0, |(from, _)| state(from)),
+            self.change.map_or(0, |(_, to)| state(to)),
+            span(self.limit),
+            span(self.up),
+            span(self.took),
+        ];
+        let texts = self.name.words().iter().chain(self.heart.words());
+        let texts = texts.chain(self.detail.words()).chain(self.text.words());
+        let mut words = said.iter().chain(texts).copied();
+        std::array::from_fn(|_| words.next().unwrap_or(0))
+    }
+
+    /// What these words say; `None` = nothing that a watchdog of this version writes.
+    fn of_words(words: &[u64; WORDS]) -> Option<Record> {
+        let [time, slot, generation, event, a, b, c, unix_ns, pid, from, to, limit, up, took, ..] =
+            *words;
+        let state = |code: u64| State::from_code(code.checked_sub(1)?);
+        let span = |ns: u64| (ns != 0).then(|| Duration::from_nanos(ns));
+        let mut texts = words[14..].iter().copied();
+        Some(Record {
+            time: Monotonic(time),
+            slot: slot.checked_sub(1).and_then(|slot| u8::try_from(slot).ok()).map(SlotId),
+            generation: Generation(u32::try_from(generation).unwrap_or(0)),
+            what: What::decode(event, [a, b, c])?,
+            unix_ns,
+            pid: u32::try_from(pid).unwrap_or(0),
+            change: state(from).zip(state(to)),
+            limit: span(limit),
+            up: span(up),
+            took: span(took),
+            name: Text::take(&mut texts),
+            heart: Text::take(&mut texts),
+            detail: Text::take(&mut texts),
+            text: Text::take(&mut texts),
+        })
+    }
+}
+
+/// What a reader of the ring finds that comes back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Since {
+    /// What is there, oldest first.
+    pub records: Vec<Record>,
+    /// How many are overwritten, or make no sense.
+    pub missed: u64,
+    /// The number to come back with.
+    pub next: u64,
+}
+
 impl RingCells {
     /// Appends a record, overwriting the oldest.
     pub fn push(&self, record: &Record) {
         let number = self.head.load(Ordering::Relaxed);
-        let (event, arguments) = record.what.encode();
         let entry = self.entry(number);
         entry.ticket.store(0, Ordering::Relaxed);
         // Release fence: the cleared ticket is visible before any new word; pairs with the
         // acquire fence in `read`.
         fence(Ordering::Release);
-        entry.time_ns.store(record.time.0, Ordering::Relaxed);
-        let slot = record.slot.map_or(0, |slot| u64::from(slot.0) + 1);
-        entry.slot.store(slot, Ordering::Relaxed);
-        entry.generation.store(u64::from(record.generation.0), Ordering::Relaxed);
-        entry.kind.store(event.code(), Ordering::Relaxed);
-        for (cell, value) in entry.arguments.iter().zip(arguments) {
+        for (cell, value) in entry.words().zip(record.words()) {
             cell.store(value, Ordering::Relaxed);
         }
         entry.ticket.store(number.wrapping_add(1), Ordering::Relaxed);
         // Release: pairs with the acquire in `latest`: what is counted is there, and whole.
         self.head.store(number.wrapping_add(1), Ordering::Release);
+    }
+
+    /// Events ever written.
+    pub fn written(&self) -> u64 {
+        // Acquire: pairs with the release in `push`.
+        self.head.load(Ordering::Acquire)
+    }
+
+    /// The records from this number on that are still there, oldest first, and how many are not.
+    pub fn since(&self, number: u64) -> Since {
+        let next = self.written();
+        let first = number.max(next.saturating_sub(EVENTS as u64)).min(next);
+        let records: Vec<_> = (first..next).filter_map(|number| self.read(number)).collect();
+        let missed = next.saturating_sub(number) - records.len() as u64;
+        Since { records, missed, next }
     }
 
     /// The newest records, oldest first, at most `most`.
@@ -362,22 +516,16 @@ impl RingCells {
         if entry.ticket.load(Ordering::Relaxed) != ticket {
             return None;
         }
-        let time = Monotonic(entry.time_ns.load(Ordering::Relaxed));
-        let slot = entry.slot.load(Ordering::Relaxed);
-        let generation = entry.generation.load(Ordering::Relaxed);
-        let event = entry.kind.load(Ordering::Relaxed);
-        let arguments = [0, 1, 2].map(|i: usize| entry.arguments[i].load(Ordering::Relaxed));
+        let mut words = [0; WORDS];
+        for (word, cell) in words.iter_mut().zip(entry.words()) {
+            *word = cell.load(Ordering::Relaxed);
+        }
         // Acquire fence: the words above are read before the ticket is read again.
         fence(Ordering::Acquire);
         if entry.ticket.load(Ordering::Relaxed) != ticket {
             return None;
         }
-        Some(Record {
-            time,
-            slot: slot.checked_sub(1).and_then(|slot| u8::try_from(slot).ok()).map(SlotId),
-            generation: Generation(u32::try_from(generation).unwrap_or(0)),
-            what: What::decode(event, arguments)?,
-        })
+        Record::of_words(&words)
     }
 }
 
@@ -415,7 +563,8 @@ mod tests {
             class().prop_map(|class| What::Held { class }),
             (one_of(&Cause::ALL), prop::option::of(class()), span())
                 .prop_map(|(cause, class, silence)| What::Verdict { cause, class, silence }),
-            one_of(&Press::ALL).prop_map(|press| What::Pressed { press }),
+            (one_of(&Press::ALL), any::<bool>())
+                .prop_map(|(press, heedless)| What::Pressed { press, heedless }),
             (death(), cause()).prop_map(|(death, cause)| What::Died { death, cause }),
             (death(), any::<u64>())
                 .prop_map(|(death, at)| What::Backoff { death, until: Monotonic(at) }),
@@ -444,7 +593,44 @@ mod tests {
         ]
     }
 
+    fn record() -> impl Strategy<Value = Record> {
+        let span = || prop::option::of(span());
+        let change = prop::option::of((one_of(&State::ALL), one_of(&State::ALL)));
+        let text = || ".{0,40}";
+        let head = (any::<u64>(), prop::option::of(any::<u8>()), any::<u32>(), what());
+        let body = (any::<u64>(), any::<u32>(), change, span(), span(), span());
+        (head, body, text(), text(), text(), text()).prop_map(
+            |((time, slot, generation, what), body, name, heart, detail, text)| {
+                let (unix_ns, pid, change, limit, up, took) = body;
+                let slot = slot.map(SlotId);
+                Record {
+                    unix_ns,
+                    pid,
+                    change,
+                    limit,
+                    up,
+                    took,
+                    name: name.as_str().into(),
+                    heart: heart.as_str().into(),
+                    detail: detail.as_str().into(),
+                    text: text.as_str().into(),
+                    ..Record::new(Monotonic(time), slot, Generation(generation), what)
+                }
+            },
+        )
+    }
+
+    #[test]
+    fn a_record_fills_an_entry() {
+        assert_eq!((WORDS + 1) * 8, size_of::<EventCells>());
+    }
+
     proptest! {
+        #[test]
+        fn a_record_comes_back_whole(record in record()) {
+            prop_assert_eq!(Record::of_words(&record.words()), Some(record));
+        }
+
         #[test]
         fn what_is_encoded_is_decoded(what in what()) {
             let (event, arguments) = what.encode();

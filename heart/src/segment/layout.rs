@@ -5,12 +5,12 @@
 //! that moves a word is a new [`VERSION`].
 
 use crate::sync::Word;
-use crate::words::Cause;
+use crate::words::{Cause, Class};
 
 /// First word of every segment: "OSPSSEG" and the digit of the family, little-endian.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"OSPSSEG1");
 /// Layout version, the word that is written last at creation: 0 means "not finished".
-pub const VERSION: u64 = 4;
+pub const VERSION: u64 = 5;
 /// Sections start on page boundaries, so that a reader may map a part.
 pub const PAGE: usize = 4096;
 /// Most slots of an instance: their numbers have a byte in the words that name an owner or a
@@ -94,8 +94,12 @@ pub struct HeaderCells {
     pub dropped_lines: Word,
     /// Offset of the histograms of gaps.
     pub gaps_offset: Word,
-    /// Room to a line boundary.
-    pub reserved: [Word; 3],
+    /// Turns of the watchdog that came so late that limits ran again.
+    pub late_turns: Word,
+    /// How late its latest turn so far was, ns.
+    pub worst_lag_ns: Word,
+    /// How late its last turn was, ns.
+    pub lag_ns: Word,
     /// The watchdog's own heartbeat, on a line of its own.
     pub watchdog_heart: HeartCells,
 }
@@ -206,8 +210,14 @@ pub struct ServerCells {
     pub up_since_ns: Word,
     /// Generation of the last process whose gate was opened: what never ran is not counted.
     pub opened: Word,
+    /// Verdicts of cause `frozen` per class, in the order of `words::Class`.
+    pub hangs: [Word; Class::ALL.len()],
+    /// Hang reports that were written about it.
+    pub reports: Word,
+    /// Number of the newest of them, 0 = none.
+    pub last_report: Word,
     /// Room for later fields.
-    pub reserved: [Word; 208 - TALLY],
+    pub reserved: [Word; 195 - TALLY],
 }
 
 /// What the server in the slot says of itself.
@@ -247,7 +257,7 @@ pub struct RingCells {
     pub entries: [EventCells; EVENTS],
 }
 
-/// One event.
+/// One event, with everything that is said of it: names change, and slots find new services.
 #[derive(Debug)]
 #[repr(C)]
 pub struct EventCells {
@@ -263,6 +273,28 @@ pub struct EventCells {
     pub kind: Word,
     /// The kind's arguments.
     pub arguments: [Word; 3],
+    /// Ns since 1970, 0 = not known.
+    pub unix_ns: Word,
+    /// Process id of the process in the slot, or of the watchdog; 0 = none.
+    pub pid: Word,
+    /// State until then, see `words::State`, + 1; 0 = the state did not change.
+    pub from: Word,
+    /// State from then on + 1, 0 = as above.
+    pub to: Word,
+    /// Limit in force of the heart that it is about, ns; 0 = not said.
+    pub limit_ns: Word,
+    /// How long the process had been up, ns; 0 = not said.
+    pub up_ns: Word,
+    /// Time from a kill without grace to the confirmed death, ns; 0 = not said.
+    pub took_ns: Word,
+    /// Name of the service in the slot, UTF-8, zero-padded; empty = the watchdog itself.
+    pub name: [Word; 4],
+    /// Name of the further heart that it is about, UTF-8, zero-padded; empty = its own.
+    pub heart: [Word; 4],
+    /// What the kind has a word more for, UTF-8, zero-padded.
+    pub detail: [Word; 5],
+    /// What the kind has a longer text for, UTF-8, zero-padded.
+    pub text: [Word; 12],
 }
 
 /// Who may write the data area.
@@ -325,14 +357,14 @@ pub struct AreaCells {
 #[cfg(not(loom))]
 const _: () = {
     assert!(size_of::<HeaderCells>() <= PAGE);
-    // No padding: the reserved words end where the heart's line begins.
+    // No padding: the last word ends where the heart's line begins.
     assert!(
-        std::mem::offset_of!(HeaderCells, reserved) + 3 * 8
+        std::mem::offset_of!(HeaderCells, lag_ns) + 8
             == std::mem::offset_of!(HeaderCells, watchdog_heart)
     );
     assert!(size_of::<HeartCells>() == 64 && align_of::<HeartCells>() == 64);
     assert!(size_of::<SlotCells>() == PAGE && size_of::<ServerCells>() == PAGE / 2);
-    assert!(size_of::<EventCells>() == 64 && size_of::<GapCells>() == 512);
+    assert!(size_of::<EventCells>() == 320 && size_of::<GapCells>() == 512);
     assert!(size_of::<OwnerCells>() == PAGE && size_of::<AreaCells>() == PAGE);
 };
 

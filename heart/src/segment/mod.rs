@@ -30,7 +30,7 @@ pub mod owner;
 pub mod slot;
 pub mod text;
 
-pub use events::{Death, Record, What};
+pub use events::{Death, Record, Since, What};
 pub use layout::Geometry;
 #[cfg(not(loom))]
 pub use mapping::{Access, AttachError, CreateOptions, Segment, Times, Unforked};

@@ -82,6 +82,7 @@ impl ServerCells {
         let words = words.chain([&self.last_silence_ns, &self.blocked_by, &self.paused_until_ns]);
         let words =
             words.chain([&self.goal, &self.due_ns, &self.excused_until_ns]).chain(&self.tally);
+        let words = words.chain(&self.hangs).chain([&self.reports, &self.last_report]);
         for word in words.chain(&self.restarts) {
             word.store(0, Ordering::Relaxed);
         }

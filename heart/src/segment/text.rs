@@ -5,6 +5,8 @@
 //! "unknown". What is read is an allegation: invalid UTF-8 and control characters are replaced,
 //! since the text ends up on somebody's terminal.
 
+use std::fmt;
+
 use crate::sync::{Ordering, Word, fence};
 
 /// How often a reader tries a guarded text. A write takes some 50 ns, so a live writer is caught
@@ -43,10 +45,60 @@ fn encode(count: usize, text: &str) -> impl Iterator<Item = u64> {
 
 /// The text in these words.
 pub fn load(words: &[Word]) -> String {
-    let mut bytes = Vec::with_capacity(words.len() * 8);
-    for word in words {
-        bytes.extend_from_slice(&word.load(Ordering::Relaxed).to_le_bytes());
+    harmless(words.iter().map(|word| word.load(Ordering::Relaxed)))
+}
+
+/// A text of at most eight bytes to a word, as the segment has it, but nobody else's. What it shows
+/// is as harmless as what [`load`] returns.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Text<const WORDS: usize>([u64; WORDS]);
+
+impl<const WORDS: usize> Text<WORDS> {
+    /// The first ones of these words; those that are not there are empty.
+    pub(super) fn take(words: &mut impl Iterator<Item = u64>) -> Text<WORDS> {
+        Text(std::array::from_fn(|_| words.next().unwrap_or(0)))
     }
+
+    /// Its words.
+    pub(super) fn words(&self) -> &[u64; WORDS] {
+        &self.0
+    }
+
+    /// Whether it says nothing.
+    pub fn is_empty(&self) -> bool {
+        self.0.first().is_none_or(|word| word.to_le_bytes()[0] == 0)
+    }
+}
+
+impl<const WORDS: usize> Default for Text<WORDS> {
+    fn default() -> Text<WORDS> {
+        Text([0; WORDS])
+    }
+}
+
+/// Cut at a character boundary to what fits.
+impl<const WORDS: usize> From<&str> for Text<WORDS> {
+    fn from(text: &str) -> Text<WORDS> {
+        let mut words = encode(WORDS, text);
+        Text(std::array::from_fn(|_| words.next().unwrap_or(0)))
+    }
+}
+
+impl<const WORDS: usize> fmt::Display for Text<WORDS> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&harmless(self.0.iter().copied()))
+    }
+}
+
+impl<const WORDS: usize> fmt::Debug for Text<WORDS> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&harmless(self.0.iter().copied()), f)
+    }
+}
+
+/// What is left of bytes that anybody may have written.
+fn harmless(words: impl Iterator<Item = u64>) -> String {
+    let bytes: Vec<u8> = words.flat_map(u64::to_le_bytes).collect();
     let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
     let text = String::from_utf8_lossy(&bytes[..end]);
     text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
@@ -103,6 +155,10 @@ mod tests {
             let cells = words();
             store(&cells, text);
             assert_eq!(load(&cells), expected);
+            assert_eq!(Text::<2>::from(text).to_string(), expected);
+            let mut words = cells.iter().map(|word| word.load(Ordering::Relaxed));
+            assert_eq!(Text::<2>::take(&mut words), Text::from(text));
+            assert_eq!(Text::<2>::from(text).is_empty(), text.is_empty());
         }
     }
 

@@ -204,8 +204,8 @@ impl Group {
             return;
         }
         let what = match server.stage.on(Trigger::Timer).0 {
-            Stage::Terminating => What::Pressed { press: Press::Terminate },
-            Stage::Killing => What::Pressed { press: Press::Kill },
+            Stage::Terminating => What::Pressed { press: Press::Terminate, heedless: false },
+            Stage::Killing => What::Pressed { press: Press::Kill, heedless: false },
             Stage::Unkillable => What::Alarm,
             Stage::Down
             | Stage::Starting

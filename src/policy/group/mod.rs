@@ -236,7 +236,7 @@ pub enum Action {
     },
 }
 
-/// A state that changed: what happened, and what only the log has room for.
+/// A state that changed: what happened, and what only the policy knows.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Change {
     /// The server.
@@ -247,11 +247,11 @@ pub struct Change {
     pub to: State,
     /// What happened. A start does not know its pid yet.
     pub what: What,
-    /// What the event ring has no room for.
+    /// What else the record says.
     pub note: Note,
 }
 
-/// What the log says beside a record.
+/// What a record says beside what happened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Note {
     /// Nothing.
@@ -266,8 +266,6 @@ pub enum Note {
         /// Its limit.
         limit: Duration,
     },
-    /// It does not look at its desired word.
-    Heedless,
     /// Of a death.
     Death {
         /// How long the process had been up.
@@ -368,8 +366,8 @@ impl Group {
             Input::Triggered { slot } => self.triggered(slot, now, out),
             Input::Heedless { slot } => {
                 if self.stage(slot) == Stage::Asked {
-                    let what = What::Pressed { press: Press::Terminate };
-                    self.apply(slot, Trigger::Timer, what, Note::Heedless, now, out);
+                    let what = What::Pressed { press: Press::Terminate, heedless: true };
+                    self.apply(slot, Trigger::Timer, what, Note::Nothing, now, out);
                 }
             }
             Input::Examined { slot, line, seen, class } => {

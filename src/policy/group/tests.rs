@@ -241,7 +241,7 @@ fn a_server_that_ignores_the_stop_order_climbs_the_ladder() {
     let mut group = three();
     group.step(at(100), Input::Stop);
     let ladder = [5100, 6100, 10_100].map(|now| turn(&mut group, now, &[]));
-    let pressed = What::Pressed { press: Press::Terminate };
+    let pressed = What::Pressed { press: Press::Terminate, heedless: false };
     let each = [1, 2].map(|slot| (slot, pressed, Note::Nothing));
     assert_eq!(told(&ladder[0]), each);
     let ladder = ladder.map(|actions| acts(&actions));
