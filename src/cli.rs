@@ -330,7 +330,7 @@ pub enum Command {
         /// Instead: how long each heart was silent between its beats, and what limit follows
         #[arg(long)]
         advice: bool,
-        /// For tools: one JSON object (schema 1)
+        /// For tools: one JSON object (schema 2)
         #[arg(long)]
         json: bool,
         /// Print nothing: the exit code tells

@@ -1,7 +1,7 @@
 //! The command line, from outside: what is typed, what is answered, and how a look ends.
 //!
 //! Goal: every command explains itself; what cannot work is refused with the option's name and
-//! exit code 2, what the machine forbids with 1; `status --json` has exactly the keys of schema 1,
+//! exit code 2, what the machine forbids with 1; `status --json` has exactly the keys of schema 2,
 //! and its exit codes are those of the documents; whatever becomes of stdout and stderr, servers
 //! are supervised.
 //!
@@ -27,7 +27,7 @@ use osps::sys::process::Process;
 use osps_heart::orphan::{WATCHDOG_STALE, watchdog_age};
 use osps_heart::segment::{Access, Segment};
 use osps_heart::sync::Ordering;
-use osps_heart::words::State;
+use osps_heart::words::{Cause, Class, State};
 use serde_json::Value;
 
 use common::{
@@ -328,7 +328,7 @@ fn the_advice_has_exactly_the_keys_of_schema_1() {
 }
 
 #[test]
-fn json_has_exactly_the_keys_of_schema_1() {
+fn json_has_exactly_the_keys_of_schema_2() {
     let osps = Launch::pair(&["--workers", "2", "--hang-timeout", "5s"]).start();
     osps.signal(&osps.process(2), Signal::KILL);
     osps.wait_successor(2, osps.generation(2));
@@ -340,18 +340,17 @@ fn json_has_exactly_the_keys_of_schema_1() {
     let status: Value = serde_json::from_str(&text).unwrap();
 
     let top = ["check_interval_ms", "data", "hang_timeout_ms", "name", "run_dir", "schema"];
-    assert_eq!(keys(&status), [&top[..], &["servers", "watchdog"]].concat());
-    assert_eq!(status["schema"], 1);
+    assert_eq!(keys(&status), [&top[..], &["servers", "services", "state", "watchdog"]].concat());
+    assert_eq!((&status["schema"], &status["state"]), (&2.into(), &"all up".into()));
     assert_eq!(status["name"], "default");
     assert_eq!(status["run_dir"], osps.run_dir().to_str().unwrap());
     assert_eq!(status["hang_timeout_ms"], 5000);
     assert_eq!(status["check_interval_ms"], 2000);
 
     let watchdog = &status["watchdog"];
-    assert_eq!(
-        keys(watchdog),
-        ["alive", "beat_age_ms", "elsewhere", "pid", "pid_here", "since_ms"]
-    );
+    let first = ["alive", "beat_age_ms", "dropped_lines", "elsewhere", "frozen", "lag_us"];
+    let then = ["late_turns", "pid", "pid_here", "since_ms", "started_unix_ms", "worst_lag_us"];
+    assert_eq!(keys(watchdog), [first, then].concat());
     assert_eq!(watchdog["pid"], osps.watchdog_pid());
     assert_eq!((&watchdog["alive"], &watchdog["elsewhere"]), (&true.into(), &false.into()));
     assert_eq!(watchdog["pid_here"], osps.watchdog_pid());
@@ -363,17 +362,42 @@ fn json_has_exactly_the_keys_of_schema_1() {
     assert_eq!(data["size"], 1 << 20);
     assert!(data["owner"].is_null() || data["owner"].is_string(), "{data}");
 
+    let services = status["services"].as_array().unwrap();
+    assert_eq!(services.len(), 3);
+    for service in services {
+        let all =
+            "after_done depends_on hangs instances name reports restart_with restarts state up";
+        assert_eq!(keys(service), all.split(' ').collect::<Vec<_>>());
+        assert_eq!(service["instances"], serde_json::json!([service["name"]]));
+        assert_eq!((&service["state"], &service["up"]), (&"up".into(), &1.into()));
+    }
+
+    let starts = |slot: usize| if slot == 2 { 2 } else { 1 };
     let servers = status["servers"].as_array().unwrap();
     let expected =
         [("primary", "primary"), ("secondary-1", "secondary"), ("secondary-2", "secondary")];
     assert_eq!(servers.len(), expected.len());
     for ((server, (name, role)), slot) in servers.iter().zip(expected).zip(0..) {
-        let first =
-            ["activity", "beat_age_ms", "beats", "blocked_by", "generation", "heart", "heart_pid"];
-        let then = ["hearts", "last_cause", "listen", "name", "paused_ms", "pid", "restarts"];
-        let then = [&then[..], &["role", "sessions", "slot", "sockets", "state"]].concat();
-        let then = [&then[..], &["stays_without_watchdog", "watched"]].concat();
-        assert_eq!(keys(server), [&first[..], &then].concat());
+        let all = "activity after_done beat_age_ms beats blocked_by depends_on due_ms gaps \
+                   generation hangs heart heart_pid hearts last_cause limit_ms listen name \
+                   paused_ms pid reports restart_with restarts role service sessions since_ms slot \
+                   sockets starts state stays_without_watchdog up_ms watched";
+        assert_eq!(keys(server), all.split(' ').collect::<Vec<_>>());
+        assert_eq!(server["service"], name);
+        assert_eq!((&server["limit_ms"], &server["starts"]), (&5000.into(), &starts(slot).into()));
+        let with = if slot == 0 { &[][..] } else { &["primary"] };
+        assert_eq!(server["restart_with"], serde_json::json!(with));
+        let none = serde_json::json!([]);
+        assert_eq!((&server["depends_on"], &server["after_done"]), (&none, &none));
+        assert!(server["since_ms"].is_u64() && server["up_ms"].is_u64(), "{server}");
+        assert!(server["due_ms"].is_null(), "{server}");
+        assert_eq!(server["reports"], serde_json::json!({"count": 0, "last": null}));
+        let hangs = server["hangs"].as_object().unwrap();
+        assert_eq!(hangs.len(), Class::ALL.len());
+        assert!(Class::ALL.iter().all(|class| hangs[class.word()] == 0), "{server}");
+        if !server["gaps"].is_null() {
+            assert_eq!(keys(&server["gaps"]), ["count", "near_misses", "time_ms", "worst_ms"]);
+        }
         assert_eq!((&server["name"], &server["role"]), (&name.into(), &role.into()));
         assert_eq!(server["slot"], slot);
         assert_eq!(server["pid"], osps.pid(slot));
@@ -385,7 +409,13 @@ fn json_has_exactly_the_keys_of_schema_1() {
         assert_eq!(server["sockets"], "held");
         assert_eq!(server["listen"], osps.address(slot).to_string());
         assert!(server["beats"].as_u64() > Some(0) && server["beat_age_ms"].is_u64(), "{server}");
-        assert_eq!(keys(&server["restarts"]), ["dead", "frozen", "other"]);
+        assert_eq!(keys(&server["restarts"]), ["by_cause", "dead", "frozen", "other"]);
+        let causes = server["restarts"]["by_cause"].as_object().unwrap();
+        assert_eq!(causes.len(), Cause::ALL.len());
+        for cause in Cause::ALL {
+            let killed = u64::from(cause == Cause::Killed && slot == 2);
+            assert_eq!(causes[cause.word()], killed, "{cause}");
+        }
         assert_eq!(server["restarts"]["dead"], u64::from(slot == 2));
         assert_eq!(server["restarts"]["frozen"], 0);
         assert_eq!(server["restarts"]["other"], 0);

@@ -207,6 +207,10 @@ fn every_field_is_where_the_document_says() {
         hangs,
         reports,
         last_report,
+        family,
+        depends_on,
+        after_done,
+        restart_with,
         reserved,
     });
     check_fields!(ActivityCells {
@@ -290,6 +294,7 @@ fn constants_have_the_values_in_the_document() {
         ("HEARTS_MAX", layout::HEARTS_MAX as u64),
         ("HEARTS_DEFAULT", layout::HEARTS_DEFAULT as u64),
         ("EVENTS", layout::EVENTS as u64),
+        ("SLOT_SET", layout::SLOT_SET as u64),
         ("TALLY", layout::TALLY as u64),
         ("GAP_BUCKETS", layout::GAP_BUCKETS as u64),
         ("RANGES", layout::RANGES as u64),

@@ -85,13 +85,6 @@ impl Report {
     }
 }
 
-/// Those of a name, or instances of a service of that name.
-pub fn is_meant(server: &Server, name: &str) -> bool {
-    let number = server.name.strip_prefix(name).and_then(|rest| rest.strip_prefix('-'));
-    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    server.name == name || number.is_some_and(is_number)
-}
-
 /// The hearts of a server: its own, and all that ever had a name.
 fn hearts(segment: &Segment, server: &Server) -> Vec<Row> {
     let (own, further) = segment.gaps().split_at(segment.slots().len());
@@ -134,8 +127,8 @@ impl Row {
     ) -> Row {
         let source = match (&heart, server.heart) {
             // Whoever claims a further line beats there itself, or its event loops do.
-            (Some(_), source) if source != Some(HeartSource::Loops) => Some(HeartSource::Memory),
-            (_, source) => source,
+            (Some(_), own) => snapshot::further_source(own),
+            (None, own) => own,
         };
         let header = segment.header();
         let span =

@@ -6,11 +6,13 @@ use serde::Serialize;
 use super::snapshot::Snapshot;
 
 /// Version of the keys.
-const SCHEMA: u32 = 1;
+const SCHEMA: u32 = 2;
 
 #[derive(Serialize)]
 struct Versioned<'a> {
     schema: u32,
+    /// How it is, in two words.
+    state: &'static str,
     #[serde(flatten)]
     snapshot: &'a Snapshot,
 }
@@ -18,5 +20,6 @@ struct Versioned<'a> {
 /// The object, on one line.
 pub fn render(snapshot: &Snapshot) -> String {
     // Only a map with keys that are no texts could fail.
-    serde_json::to_string(&Versioned { schema: SCHEMA, snapshot }).unwrap_or_default()
+    serde_json::to_string(&Versioned { schema: SCHEMA, state: snapshot.summary(), snapshot })
+        .unwrap_or_default()
 }

@@ -1,6 +1,6 @@
 //! The model of a look: everything that any face shows of an instance, whatever stands in its
 //! segment. Needs neither the watchdog nor a lock; pids are believed only with their start times.
-//! Its fields are the keys of the JSON object (schema 1, docs/operations.md); what serialises them
+//! Its fields are the keys of the JSON object (schema 2, docs/operations.md); what serialises them
 //! stands at the end.
 #![allow(
     clippy::ref_option,
@@ -14,9 +14,10 @@ use std::time::Duration;
 
 use osps_heart::ids::{Generation, SlotId};
 use osps_heart::orphan::watchdog_age;
-use osps_heart::pulse::Sample;
-use osps_heart::segment::layout::{ServerCells, SlotCells};
-use osps_heart::segment::slot::Identity;
+use osps_heart::pulse::{Sample, is_limit};
+use osps_heart::segment::gaps::{Gaps, Name, OWN};
+use osps_heart::segment::layout::{HeartCells, ServerCells, SlotCells};
+use osps_heart::segment::slot::{Identity, load_set};
 use osps_heart::segment::{Segment, text};
 use osps_heart::shown::Shown;
 use osps_heart::sync::{Ordering, Word};
@@ -43,7 +44,9 @@ pub struct Snapshot {
     /// Longest time between two checks.
     #[serde(rename = "check_interval_ms", serialize_with = "millis")]
     pub check_interval: Duration,
-    /// Its servers, in the order of their slots.
+    /// Its services, in the order of their first slots.
+    pub services: Vec<Service>,
+    /// Their instances, in the order of their slots.
     pub servers: Vec<Server>,
     /// The data area.
     pub data: Data,
@@ -62,7 +65,6 @@ pub struct Watchdog {
     /// Its pid as seen from here, if it lives and can be seen.
     pub pid_here: Option<u32>,
     /// Whether it lives and its heart stands still.
-    #[serde(skip)]
     pub frozen: bool,
     /// Age of its last beat.
     #[serde(rename = "beat_age_ms", serialize_with = "maybe_millis")]
@@ -70,6 +72,44 @@ pub struct Watchdog {
     /// Time since it started.
     #[serde(rename = "since_ms", serialize_with = "millis")]
     pub since: Duration,
+    /// When the instance was started, ms since 1970.
+    pub started_unix_ms: u64,
+    /// How late its last turn was.
+    #[serde(rename = "lag_us", serialize_with = "micros")]
+    pub lag: Duration,
+    /// How late its latest turn so far was.
+    #[serde(rename = "worst_lag_us", serialize_with = "micros")]
+    pub worst_lag: Duration,
+    /// Turns so late that limits ran again.
+    pub late_turns: u64,
+    /// Lines of its output that were dropped because nobody read them.
+    pub dropped_lines: u64,
+}
+
+/// A service: all its instances together.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Service {
+    /// Its name.
+    pub name: String,
+    /// The state that is farthest from `up` among those of its instances.
+    #[serde(serialize_with = "state")]
+    pub state: Option<State>,
+    /// Names of its instances.
+    pub instances: Vec<String>,
+    /// How many of them are up, or done.
+    pub up: usize,
+    /// Names of the services that it waits for until they are up.
+    pub depends_on: Vec<String>,
+    /// Names of the services that it waits for until they are done.
+    pub after_done: Vec<String>,
+    /// Names of the services that it goes down with.
+    pub restart_with: Vec<String>,
+    /// Restarts of its instances.
+    pub restarts: Restarts,
+    /// Verdicts of a freeze on its instances.
+    pub hangs: Hangs,
+    /// Hang reports about its instances.
+    pub reports: Reports,
 }
 
 /// One server.
@@ -77,6 +117,8 @@ pub struct Watchdog {
 pub struct Server {
     /// Its name.
     pub name: String,
+    /// The service that it is an instance of.
+    pub service: String,
     /// What it is for.
     #[serde(serialize_with = "role")]
     pub role: Option<Role>,
@@ -89,6 +131,21 @@ pub struct Server {
     /// Its state. A process that is still recorded may be gone: then it is down.
     #[serde(serialize_with = "state")]
     pub state: Option<State>,
+    /// Time in this state, as long as a watchdog keeps it.
+    #[serde(rename = "since_ms", serialize_with = "millis")]
+    pub since: Duration,
+    /// For how long its process has been up.
+    #[serde(rename = "up_ms", serialize_with = "maybe_millis")]
+    pub up: Option<Duration>,
+    /// Time to the next start, if it backs off.
+    #[serde(rename = "due_ms", serialize_with = "maybe_millis")]
+    pub due: Option<Duration>,
+    /// Names of those that it waits for until they are up.
+    pub depends_on: Vec<String>,
+    /// Names of those that it waits for until they are done.
+    pub after_done: Vec<String>,
+    /// Names of those that it goes down with.
+    pub restart_with: Vec<String>,
     /// The server that it waits for, if it is blocked.
     pub blocked_by: Option<String>,
     /// For how long it is not judged.
@@ -108,13 +165,25 @@ pub struct Server {
     pub heart: Option<HeartSource>,
     /// Whether its silence convicts it now.
     pub watched: bool,
+    /// Silence that convicts it.
+    #[serde(rename = "limit_ms", serialize_with = "maybe_millis")]
+    pub limit: Option<Duration>,
+    /// How long its own heart was silent between beats; `None` = nothing was counted.
+    #[serde(serialize_with = "gaps")]
+    pub gaps: Option<Gaps>,
     /// Further hearts of its processes.
     pub hearts: Vec<Heart>,
     /// Pid of the process that claimed its heart, as that process sees it; the leader or a program
     /// behind it.
     pub heart_pid: Option<u32>,
+    /// Processes started so far.
+    pub starts: u64,
     /// Restarts so far.
     pub restarts: Restarts,
+    /// Verdicts of a freeze so far.
+    pub hangs: Hangs,
+    /// Hang reports about it.
+    pub reports: Reports,
     /// Why the last process went.
     pub last_cause: Option<LastCause>,
     /// What it says it is doing.
@@ -142,6 +211,12 @@ pub struct Heart {
     /// Its own limit; absent = the service's.
     #[serde(rename = "limit_ms", serialize_with = "maybe_millis")]
     pub limit: Option<Duration>,
+    /// Who beats in it.
+    #[serde(serialize_with = "source")]
+    pub source: Option<HeartSource>,
+    /// How long it was silent between beats.
+    #[serde(serialize_with = "gaps")]
+    pub gaps: Option<Gaps>,
 }
 
 /// Who has the listening sockets of a server.
@@ -214,6 +289,11 @@ impl Snapshot {
                 frozen: life.is_alive() && is_frozen(segment),
                 beat_age: watchdog_age(segment, now),
                 since: now.since(Monotonic(get(&header.started_ns))),
+                started_unix_ms: get(&header.started_unix_ns) / 1_000_000,
+                lag: Duration::from_nanos(get(&header.lag_ns)),
+                worst_lag: Duration::from_nanos(get(&header.worst_lag_ns)),
+                late_turns: get(&header.late_turns),
+                dropped_lines: get(&header.dropped_lines),
             },
             hang_timeout: Duration::from_nanos(get(&header.hang_timeout_ns)),
             check_interval: Duration::from_nanos(get(&header.check_interval_ns)),
@@ -227,6 +307,7 @@ impl Snapshot {
                 size: segment.geometry().data_size,
                 keys: get(&area.keys),
             },
+            services: services(&servers),
             servers,
         }
     }
@@ -246,16 +327,77 @@ impl Snapshot {
     /// How it is.
     pub fn health(&self) -> Health {
         let any_alive = self.servers.iter().any(|server| server.pid.is_some());
-        let up = |server: &Server| {
-            server.pid.is_some() && server.state == Some(State::Up)
-                || server.state == Some(State::Done)
-        };
-        let all_up = self.servers.iter().all(up);
+        let all_up = self.servers.iter().all(Server::is_well);
         match (self.watchdog.alive, any_alive) {
             (false, false) => Health::NotRunning,
             (true, _) if all_up && !self.watchdog.frozen => Health::AllUp,
             _ => Health::Degraded,
         }
+    }
+}
+
+/// The services of these servers.
+fn services(servers: &[Server]) -> Vec<Service> {
+    let mut services: Vec<Service> = Vec::new();
+    // Of several instances the names of the service, once.
+    let family = |name: &String| {
+        let other = servers.iter().find(|server| server.name == *name);
+        other.map_or(name, |server| &server.service).clone()
+    };
+    let add = |known: &mut Vec<String>, names: &[String]| {
+        for name in names.iter().map(family) {
+            if !known.contains(&name) {
+                known.push(name);
+            }
+        }
+    };
+    for server in servers {
+        let place = services.iter().position(|service| service.name == server.service);
+        let place = place.unwrap_or_else(|| {
+            services.push(Service {
+                name: server.service.clone(),
+                state: server.state,
+                instances: Vec::new(),
+                up: 0,
+                depends_on: Vec::new(),
+                after_done: Vec::new(),
+                restart_with: Vec::new(),
+                restarts: Restarts::default(),
+                hangs: Hangs::default(),
+                reports: Reports::default(),
+            });
+            services.len() - 1
+        });
+        let service = &mut services[place];
+        if distance(server.state) > distance(service.state) {
+            service.state = server.state;
+        }
+        service.instances.push(server.name.clone());
+        service.up += usize::from(server.is_well());
+        add(&mut service.depends_on, &server.depends_on);
+        add(&mut service.after_done, &server.after_done);
+        add(&mut service.restart_with, &server.restart_with);
+        service.restarts.add(&server.restarts);
+        service.hangs.add(&server.hangs);
+        service.reports.add(server.reports);
+    }
+    services
+}
+
+/// How far a state is from where a server should be.
+fn distance(state: Option<State>) -> u8 {
+    match state {
+        Some(State::Done) => 0,
+        Some(State::Up) => 1,
+        Some(State::Late) => 2,
+        Some(State::Held) => 3,
+        Some(State::Starting) => 4,
+        Some(State::Blocked) => 5,
+        Some(State::Stopping) => 6,
+        Some(State::Down) => 7,
+        Some(State::Backoff) => 8,
+        Some(State::Failed) => 9,
+        None => 10,
     }
 }
 
@@ -293,8 +435,33 @@ impl Server {
         // A process that the page still names may be gone, if nobody was there to notice.
         let state = State::from_code(get(&server.state))
             .map(|state| if state.has_process() && pid.is_none() { State::Down } else { state });
+        let name = text::load(&server.name);
+        let family = text::load(&server.family);
+        let names = |set| {
+            let known = load_set(set).filter_map(|slot| segment.slots().get(slot.index()));
+            known.map(|page| text::load(&page.server.name)).collect()
+        };
+        let heart = HeartSource::from_code(get(&server.heart_source));
+        let limit = Duration::from_nanos(get(&segment.hearts()[slot].limit_ns));
+        let since = |word| Some(Monotonic(get(word))).filter(|at| at.0 != 0);
         Server {
-            name: text::load(&server.name),
+            service: if family.is_empty() { name.clone() } else { family },
+            since: now.since(Monotonic(get(&server.since_ns))),
+            up: since(&server.up_since_ns).filter(|_| pid.is_some()).map(|at| now.since(at)),
+            due: since(&server.due_ns)
+                .filter(|_| state == Some(State::Backoff))
+                .map(|at| at.since(now)),
+            depends_on: names(&server.depends_on),
+            after_done: names(&server.after_done),
+            restart_with: names(&server.restart_with),
+            limit: Some(limit).filter(|limit| is_limit(*limit)),
+            gaps: gaps_of(segment, slot, &name, OWN),
+            starts: get(&server.starts),
+            hangs: Hangs(std::array::from_fn(|class| get(&server.hangs[class]))),
+            reports: Reports {
+                count: get(&server.reports),
+                last: Some(get(&server.last_report)).filter(|number| *number != 0),
+            },
             role,
             slot,
             pid,
@@ -314,10 +481,10 @@ impl Server {
             listen: (!listen.is_empty()).then_some(listen),
             beats: sample.count,
             beat_age: (credible && pid.is_some()).then(|| now.since(sample.stamp)),
-            heart: HeartSource::from_code(get(&server.heart_source)),
+            heart,
             watched: pid.is_some() && get(&server.watched) == Watched::Yes.code(),
             hearts: match pid {
-                Some(_) => further(segment, slot, generation, now).collect(),
+                Some(_) => further(segment, slot, (generation, &name), heart, now),
                 None => Vec::new(),
             },
             heart_pid: (claimed && pid.is_some()).then_some(claim.pid),
@@ -328,7 +495,18 @@ impl Server {
             stays: state
                 .filter(|state| *state != State::Starting && pid.is_some())
                 .map(|_| role == Some(Role::Program) && !activity.is_heeded_by(generation)),
+            name,
         }
+    }
+
+    /// Whether it is where it should be: up, or done.
+    pub fn is_well(&self) -> bool {
+        self.pid.is_some() && self.state == Some(State::Up) || self.state == Some(State::Done)
+    }
+
+    /// Whether a name means it: its own, that of its service, or its own without its number.
+    pub fn is_called(&self, name: &str) -> bool {
+        is_called(&self.name, name) || self.service == name
     }
 
     /// Its state's word.
@@ -337,43 +515,122 @@ impl Server {
     }
 }
 
+/// Whether a name means one of this name: itself, or the service that it is an instance of.
+pub(super) fn is_called(known: &str, name: &str) -> bool {
+    let number = known.strip_prefix(name).and_then(|rest| rest.strip_prefix('-'));
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    known == name || number.is_some_and(is_number)
+}
+
 /// Whether a stamp may be the moment of a beat.
 fn is_credible(sample: Sample, now: Monotonic) -> bool {
     let ahead = Duration::from_secs(1);
     sample.stamp <= now + ahead && sample.stamp.0 != 0
 }
 
-/// The further hearts that a generation of a slot has claimed.
+/// The further hearts that a generation of a slot has claimed. Its own is beaten by this source.
 fn further(
     segment: &Segment,
     slot: usize,
-    generation: Generation,
+    (generation, service): (Generation, &str),
+    own: Option<HeartSource>,
     now: Monotonic,
-) -> impl Iterator<Item = Heart> + use<'_> {
-    let slot = u8::try_from(slot).map(SlotId);
-    let lines = segment.hearts().iter().skip(segment.slots().len());
-    lines.filter_map(move |line| {
-        let claim = line.claimed();
-        let of = slot.is_ok_and(|slot| claim.is_of(slot, generation));
+) -> Vec<Heart> {
+    let Ok(of) = u8::try_from(slot).map(SlotId) else { return Vec::new() };
+    let lines = segment.hearts().iter().enumerate().skip(segment.slots().len());
+    let claimed = lines.filter(|(_, line)| line.claimed().is_of(of, generation));
+    let heart = |(number, line): (usize, &HeartCells)| {
         let sample = line.sample();
-        of.then(|| Heart {
+        Heart {
             name: text::load(&line.name),
-            pid: claim.pid,
+            pid: line.claimed().pid,
             parked: sample.is_parked(),
             beat_age: is_credible(sample, now).then(|| now.since(sample.stamp)),
             limit: line.chosen_limit(),
-        })
-    })
+            source: further_source(own),
+            gaps: gaps_of(segment, number, service, std::array::from_fn(|i| get(&line.name[i]))),
+        }
+    };
+    claimed.map(heart).collect()
+}
+
+/// Who beats in the further hearts of a service, by who beats in its own: whoever claims one beats
+/// there itself, or its event loops do.
+pub(super) fn further_source(own: Option<HeartSource>) -> Option<HeartSource> {
+    match own {
+        Some(HeartSource::Loops) => own,
+        _ => Some(HeartSource::Memory),
+    }
+}
+
+/// The gaps that were counted in a heart line, if they are this heart's and make sense.
+fn gaps_of(segment: &Segment, line: usize, service: &str, heart: Name) -> Option<Gaps> {
+    let cells = segment.gaps().get(line)?;
+    if cells.is_of(service) && cells.is_of_heart(heart) { cells.read().ok() } else { None }
+}
+
+/// Adds up, number by number.
+fn add_all<const N: usize>(sums: &mut [u64; N], more: &[u64; N]) {
+    for (sum, more) in sums.iter_mut().zip(more) {
+        *sum = sum.saturating_add(*more);
+    }
+}
+
+/// Verdicts of a freeze per class, in the order of [`Class::ALL`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Hangs([u64; Class::ALL.len()]);
+
+impl Hangs {
+    /// Those of this class.
+    pub fn of(&self, class: Class) -> u64 {
+        self.0[class.index()]
+    }
+
+    /// All of them.
+    pub fn total(&self) -> u64 {
+        self.0.iter().fold(0, |sum, count| sum.saturating_add(*count))
+    }
+
+    fn add(&mut self, more: &Hangs) {
+        add_all(&mut self.0, &more.0);
+    }
+}
+
+/// A key for each class.
+impl Serialize for Hangs {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_map(Class::ALL.map(|class| (class.word(), self.of(class))))
+    }
+}
+
+/// Hang reports about a server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Reports {
+    /// How many were written.
+    pub count: u64,
+    /// The number of the newest.
+    pub last: Option<u64>,
+}
+
+impl Reports {
+    fn add(&mut self, more: Reports) {
+        self.count = self.count.saturating_add(more.count);
+        self.last = self.last.max(more.last);
+    }
 }
 
 /// Restarts per cause, in the order of [`Cause::ALL`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Restarts([u64; Cause::ALL.len()]);
 
 impl Restarts {
     /// Those for one of these causes.
     pub fn of(&self, causes: &[Cause]) -> u64 {
         causes.iter().map(|cause| self.0[cause.index()]).fold(0, u64::saturating_add)
+    }
+
+    fn add(&mut self, more: &Restarts) {
+        add_all(&mut self.0, &more.0);
     }
 }
 
@@ -407,19 +664,27 @@ impl fmt::Display for LastCause {
     }
 }
 
-/// Three sums, as schema 1 has them.
+/// Three sums, and one number per cause.
 impl Serialize for Restarts {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         #[derive(Serialize)]
-        struct Sums {
+        struct Sums<'a> {
             dead: u64,
             frozen: u64,
             other: u64,
+            by_cause: ByCause<'a>,
+        }
+        struct ByCause<'a>(&'a Restarts);
+        impl Serialize for ByCause<'_> {
+            fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+                to.collect_map(Cause::ALL.map(|cause| (cause.word(), self.0.of(&[cause]))))
+            }
         }
         let sums = Sums {
             dead: self.of(&[Cause::Exited, Cause::Killed, Cause::OutOfMemory]),
             frozen: self.of(&[Cause::Frozen]),
             other: self.of(&[Cause::StartTimeout, Cause::Dependency, Cause::Requested]),
+            by_cause: ByCause(self),
         };
         sums.serialize(to)
     }
@@ -459,6 +724,28 @@ pub(super) fn maybe_millis<S: Serializer>(
     to: S,
 ) -> Result<S::Ok, S::Error> {
     span.map(whole_millis).serialize(to)
+}
+
+fn micros<S: Serializer>(span: &Duration, to: S) -> Result<S::Ok, S::Error> {
+    (nanos(*span) / 1000).serialize(to)
+}
+
+/// The sums of a histogram.
+fn gaps<S: Serializer>(gaps: &Option<Gaps>, to: S) -> Result<S::Ok, S::Error> {
+    #[derive(Serialize)]
+    struct Sums {
+        count: u64,
+        time_ms: u64,
+        worst_ms: u64,
+        near_misses: u64,
+    }
+    let sums = gaps.as_ref().map(|gaps| Sums {
+        count: gaps.total(),
+        time_ms: whole_millis(gaps.last.since(gaps.since)),
+        worst_ms: whole_millis(gaps.worst),
+        near_misses: gaps.near_misses,
+    });
+    sums.serialize(to)
 }
 
 fn whole_millis(span: Duration) -> u64 {

@@ -7,7 +7,7 @@ use osps_heart::segment::{Access, AttachError, Segment};
 use osps_heart::shown::Shown;
 use osps_heart::time::Clock;
 
-use super::advice::{Report, is_meant};
+use super::advice::Report;
 use super::snapshot::{Health, Server, Snapshot};
 use super::{json, table};
 use crate::error::{Error, Refusal};
@@ -78,12 +78,12 @@ pub fn main(
 /// The servers of these names, or all.
 fn meant<'a>(snapshot: &'a Snapshot, names: &[String]) -> Result<Vec<&'a Server>, Refusal> {
     let all = &snapshot.servers;
-    if let Some(name) = names.iter().find(|name| !all.iter().any(|one| is_meant(one, name))) {
+    if let Some(name) = names.iter().find(|name| !all.iter().any(|one| one.is_called(name))) {
         let known = all.iter().map(|server| server.name.clone()).collect();
         return Err(Refusal::NoService { name: name.clone(), known });
     }
     let wanted =
-        |server: &&Server| names.is_empty() || names.iter().any(|name| is_meant(server, name));
+        |server: &&Server| names.is_empty() || names.iter().any(|name| server.is_called(name));
     Ok(all.iter().filter(wanted).collect())
 }
 

@@ -346,6 +346,7 @@ pub(super) fn furnish_slot(segment: &Segment, slot: SlotId, service: &Service) {
     let server = &segment.slots()[slot.index()].server;
     let heart = &segment.hearts()[slot.index()];
     text::store(&server.name, &service.name);
+    text::store(&server.family, &service.family);
     text::store(&heart.name, &service.name);
     server.role.store(service.role.code(), Ordering::Relaxed);
     server.heart_source.store(service.manner.heart.source.code(), Ordering::Relaxed);

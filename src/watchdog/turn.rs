@@ -9,6 +9,7 @@ use osps_heart::ids::SlotId;
 use osps_heart::ownership;
 use osps_heart::pulse::slack;
 use osps_heart::segment::mapping::FILE_NAME;
+use osps_heart::segment::slot::store_set;
 use osps_heart::segment::{Death, Record, What, text};
 use osps_heart::shown::Shown;
 use osps_heart::sync::Ordering;
@@ -215,6 +216,11 @@ impl Watchdog {
             page.blocked_by.store(by.map_or(0, |by| u64::from(by.0) + 1), Ordering::Relaxed);
             let unheld = self.children[slot.index()].elsewhere.len() as u64;
             page.unheld.store(unheld, Ordering::Relaxed);
+            if let Some(edges) = self.group.edges(slot) {
+                store_set(&page.depends_on, edges.depends_on.iter().copied());
+                store_set(&page.after_done, edges.after_done.iter().copied());
+                store_set(&page.restart_with, edges.restart_with.iter().copied());
+            }
             self.write_past(slot);
             self.tell_who_stays(slot, now);
         }

@@ -476,6 +476,10 @@ fn server() -> ServerCells {
         hangs: zeros(),
         reports: Word::new(0),
         last_report: Word::new(0),
+        family: zeros(),
+        depends_on: zeros(),
+        after_done: zeros(),
+        restart_with: zeros(),
         reserved: zeros(),
     }
 }

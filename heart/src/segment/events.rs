@@ -478,7 +478,7 @@ impl RingCells {
             cell.store(value, Ordering::Relaxed);
         }
         entry.ticket.store(number.wrapping_add(1), Ordering::Relaxed);
-        // Release: pairs with the acquire in `latest`: what is counted is there, and whole.
+        // Release: pairs with the acquire in `written`: what is counted is there, and whole.
         self.head.store(number.wrapping_add(1), Ordering::Release);
     }
 
@@ -499,7 +499,7 @@ impl RingCells {
 
     /// The newest records, oldest first, at most `most`.
     pub fn latest(&self, most: usize) -> Vec<Record> {
-        let head = self.head.load(Ordering::Acquire);
+        let head = self.written();
         let span = (most.min(EVENTS) as u64).min(head);
         (head - span..head).filter_map(|number| self.read(number)).collect()
     }

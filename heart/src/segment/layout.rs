@@ -22,6 +22,8 @@ pub const HEARTS_MAX: usize = 1 << 16;
 pub const HEARTS_DEFAULT: usize = 256;
 /// Events kept. A crash loop writes some five events a restart, so this is the last 200 restarts.
 pub const EVENTS: usize = if cfg!(loom) { 2 } else { 1024 };
+/// Words of a set of slots: a bit for each.
+pub const SLOT_SET: usize = 4;
 /// Words that a slot has for its recent deaths: two counts and their moments, monotonic ns.
 pub const TALLY: usize = 130;
 /// Buckets of a histogram of gaps, two to each doubling from a millisecond to 18 minutes. More cost
@@ -216,8 +218,16 @@ pub struct ServerCells {
     pub reports: Word,
     /// Number of the newest of them, 0 = none.
     pub last_report: Word,
+    /// Name of the service that it is an instance of, UTF-8, zero-padded.
+    pub family: [Word; 4],
+    /// Slots that it waits for until they are up, see `slot::store_set`.
+    pub depends_on: [Word; SLOT_SET],
+    /// Slots that it waits for until they are done.
+    pub after_done: [Word; SLOT_SET],
+    /// Slots that it goes down with.
+    pub restart_with: [Word; SLOT_SET],
     /// Room for later fields.
-    pub reserved: [Word; 195 - TALLY],
+    pub reserved: [Word; 179 - TALLY],
 }
 
 /// What the server in the slot says of itself.
@@ -364,6 +374,7 @@ const _: () = {
     );
     assert!(size_of::<HeartCells>() == 64 && align_of::<HeartCells>() == 64);
     assert!(size_of::<SlotCells>() == PAGE && size_of::<ServerCells>() == PAGE / 2);
+    assert!(SLOTS_MAX <= SLOT_SET * 64);
     assert!(size_of::<EventCells>() == 320 && size_of::<GapCells>() == 512);
     assert!(size_of::<OwnerCells>() == PAGE && size_of::<AreaCells>() == PAGE);
 };

@@ -4,10 +4,10 @@
 //! last, so a reader sees either nobody or a whole identity, even if the watchdog dies between
 //! two stores. Tested here and, from outside, in tests/rundir.rs.
 
-use super::layout::{ActivityCells, ServerCells};
+use super::layout::{ActivityCells, SLOT_SET, ServerCells};
 use super::text;
-use crate::ids::Generation;
-use crate::sync::{Ordering, fence};
+use crate::ids::{Generation, SlotId};
+use crate::sync::{Ordering, Word, fence};
 use crate::words::Desired;
 
 /// One process: pids are reused, the pair of pid and start time is not (within one boot).
@@ -19,6 +19,25 @@ pub struct Identity {
     pub start_time: u64,
     /// Generation it was started as.
     pub generation: Generation,
+}
+
+/// Stores a set of slots: slot `n` is bit `n % 64` of word `n / 64`. Watchdog only.
+pub fn store_set(words: &[Word; SLOT_SET], slots: impl IntoIterator<Item = SlotId>) {
+    let mut bits = [0; SLOT_SET];
+    for SlotId(slot) in slots {
+        bits[usize::from(slot / 64)] |= 1 << (slot % 64);
+    }
+    for (word, bits) in words.iter().zip(bits) {
+        word.store(bits, Ordering::Relaxed);
+    }
+}
+
+/// The slots of a set, in their order.
+pub fn load_set(words: &[Word; SLOT_SET]) -> impl Iterator<Item = SlotId> + use<> {
+    let bits: [u64; SLOT_SET] = std::array::from_fn(|i| words[i].load(Ordering::Relaxed));
+    (0..=u8::MAX)
+        .filter(move |slot| bits[usize::from(slot / 64)] >> (slot % 64) & 1 == 1)
+        .map(SlotId)
 }
 
 /// How often a reader tries to see a whole identity.
@@ -83,7 +102,8 @@ impl ServerCells {
         let words =
             words.chain([&self.goal, &self.due_ns, &self.excused_until_ns]).chain(&self.tally);
         let words = words.chain(&self.hangs).chain([&self.reports, &self.last_report]);
-        for word in words.chain(&self.restarts) {
+        let edges = self.depends_on.iter().chain(&self.after_done).chain(&self.restart_with);
+        for word in words.chain(&self.restarts).chain(edges) {
             word.store(0, Ordering::Relaxed);
         }
         text::store(&self.listen, "");
@@ -115,5 +135,19 @@ impl ActivityCells {
     /// Whether the process of this generation looks at its desired word, and for its watchdog.
     pub fn is_heeded_by(&self, generation: Generation) -> bool {
         self.heeds.load(Ordering::Relaxed) == u64::from(generation.0)
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_set_of_slots_comes_back() {
+        for slots in [vec![], vec![0], vec![63, 64, 127, 253], (0..=255).collect()] {
+            let words = [7, 7, 7, 7].map(Word::new);
+            store_set(&words, slots.iter().copied().map(SlotId));
+            assert_eq!(load_set(&words).map(|slot| slot.0).collect::<Vec<_>>(), slots);
+        }
     }
 }
