@@ -59,6 +59,27 @@ word), and KILL after the stop timeout.
 Exit codes: 0 clean, 1 failure, 2 usage, 3 gave up (--max-restarts, --restart never). With
 --forward-exit: the program's.";
 
+const EVENTS_EXAMPLES: &str = "\
+Examples:
+  osps events --since 10m                 what happened lately
+  osps events --follow --service web      go on until Ctrl-C
+  osps events --follow --since 0s --json | jq 'select(.event == \"verdict\")'
+
+The newest 1024 happenings are kept; they stay readable when the watchdog is dead. A reader that
+is overtaken is told how many it missed.
+
+Exit codes: 0 shown, 1 there is nothing that could be shown.";
+
+const HEALTH_EXAMPLES: &str = "\
+Examples:
+  osps health                             all services, and the watchdog
+  osps health web || mail -s 'web is down' root
+  exec: { command: [osps, health, web] }  a probe of Kubernetes; cron, HAProxy and Consul likewise
+
+Healthy is what `osps status` calls up (a late server is not), under a watchdog that beats.
+
+Exit codes: 0 healthy, 1 not (also: nothing runs, or nobody can tell), 2 there is no such service.";
+
 const UP_EXAMPLES: &str = "\
 Examples:
   osps up                                 the services of osps.toml
@@ -340,6 +361,29 @@ pub enum Command {
         #[arg(value_name = "SERVICE", requires = "advice", value_parser = service)]
         services: Vec<String>,
     },
+    /// Show what happened: restarts, verdicts, requests, in the words of the log
+    #[command(after_help = EVENTS_EXAMPLES)]
+    Events {
+        /// Go on with what comes, over restarts of osps as well
+        #[arg(long, short)]
+        follow: bool,
+        /// Only what happened in this time; with --follow, 0s = only what comes
+        #[arg(long, value_name = "TIME", value_parser = duration)]
+        since: Option<Duration>,
+        /// Only of this service, or of this instance of one
+        #[arg(long, short, value_name = "SERVICE", value_parser = service)]
+        service: Option<String>,
+        /// For tools: one JSON object a line (schema 1)
+        #[arg(long)]
+        json: bool,
+    },
+    /// For probes: exit code 0 if all is up, else 1, and one line
+    #[command(after_help = HEALTH_EXAMPLES)]
+    Health {
+        /// Only this service, or this instance of one
+        #[arg(value_name = "SERVICE", value_parser = service)]
+        service: Option<String>,
+    },
     /// List the instances that run, of all users for root
     #[command(after_help = LIST_EXAMPLES)]
     List {
@@ -534,6 +578,8 @@ impl Cli {
                 | Command::Client { .. }
                 | Command::List { .. }
                 | Command::Check { .. }
+                | Command::Events { .. }
+                | Command::Health { .. }
                 | Command::Logs { .. },
             ) => false,
         }

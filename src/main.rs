@@ -21,7 +21,7 @@ use osps::prober;
 use osps::service::Inheritance;
 use osps::sys::output;
 use osps::view::status::{self, Wanted};
-use osps::view::{list, logs};
+use osps::view::{events, health, list, logs};
 use osps::watchdog;
 use osps_heart::words::Request;
 
@@ -84,6 +84,12 @@ fn run(cli: &Cli) -> ExitCode {
             };
             status::main(place(), wanted, *json)
         }
+        Some(Command::Events { follow, since, service, json }) => {
+            let (follow, since, json) = (*follow, *since, *json);
+            let wanted = events::Wanted { follow, since, service: service.clone(), json };
+            asked(&|place| events::main(place, &wanted))
+        }
+        Some(Command::Health { service }) => Ok(health::main(place(), service.as_deref())),
         Some(Command::List { json }) => list::main(*json),
         Some(Command::Stop(Those { services, quiet })) if services.is_empty() => {
             asked(&|place| ask::stop(place, *quiet))

@@ -297,6 +297,28 @@ fn keys(value: &Value) -> Vec<&str> {
     value.as_object().unwrap().keys().map(String::as_str).collect()
 }
 
+/// Fails unless docs/operations.md tells of every key, in the section with this heading.
+fn assert_told(value: &Value, heading: &str) {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/operations.md");
+    let document = fs::read_to_string(path).unwrap();
+    let (_, section) = document.split_once(heading).unwrap();
+    let section = section.split("\n## ").next().unwrap();
+    let mut left = vec![value];
+    while let Some(value) = left.pop() {
+        left.extend(value.as_array().into_iter().flatten());
+        for (key, inside) in value.as_object().into_iter().flatten() {
+            let told = [format!("`{key}`"), format!(".{key}`"), format!("`{key}[]`")];
+            let is_told = told.iter().any(|told| section.contains(told));
+            let names = inside.is_object() || section.contains(&format!("{key}[]`"));
+            assert!(is_told || names, "{key} stands not under {heading:?}");
+            // Words of tables that stand in segment.md.
+            if !["hangs", "by_cause"].contains(&key.as_str()) {
+                left.push(inside);
+            }
+        }
+    }
+}
+
 #[test]
 fn the_advice_has_exactly_the_keys_of_schema_1() {
     let osps = Launch::pair(&["--workers", "2"]).start();
@@ -339,6 +361,7 @@ fn json_has_exactly_the_keys_of_schema_2() {
     assert_eq!(text.lines().count(), 1, "one line, for `jq` and for logs");
     let status: Value = serde_json::from_str(&text).unwrap();
 
+    assert_told(&status, "\n## Status\n");
     let top = ["check_interval_ms", "data", "hang_timeout_ms", "name", "run_dir", "schema"];
     assert_eq!(keys(&status), [&top[..], &["servers", "services", "state", "watchdog"]].concat());
     assert_eq!((&status["schema"], &status["state"]), (&2.into(), &"all up".into()));

@@ -11,11 +11,10 @@
 mod common;
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Write};
-use std::process::{Command, Stdio};
-use std::sync::{Arc, Mutex};
+use std::io::Write;
 
-use common::{BINARY, Guest, Launch, Osps, SOON, wait_until};
+use common::follower::Follower;
+use common::{Launch, Osps};
 
 /// Each writes its name and a number, twice, and stays.
 const THREE: &str = "\
@@ -72,43 +71,10 @@ fn who_has_no_log_and_who_is_not_there_is_told_so() {
     assert_eq!(code, 1, "{said}");
 }
 
-/// Somebody who follows.
-struct Follower {
-    _osps: Guest,
-    lines: Arc<Mutex<Vec<String>>>,
-}
-
-impl Follower {
-    fn of(osps: &Osps, words: &[&str]) -> Follower {
-        let mut command = Command::new(BINARY);
-        command.args(["logs", "--follow"]).args(words).arg("--run-dir").arg(osps.run_dir());
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).env_remove("RUST_LOG");
-        let mut guest = Guest(command.spawn().unwrap());
-        let lines = Arc::<Mutex<Vec<String>>>::default();
-        let (sink, stdout) = (Arc::clone(&lines), guest.0.stdout.take().unwrap());
-        std::thread::spawn(move || {
-            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                sink.lock().unwrap().push(line);
-            }
-        });
-        Follower { _osps: guest, lines }
-    }
-
-    fn wait(&self, line: &str) {
-        wait_until(&format!("{line:?} in {:?}", self.lines), SOON, || {
-            self.lines.lock().unwrap().iter().any(|known| known == line).then_some(())
-        });
-    }
-
-    fn count(&self, line: &str) -> usize {
-        self.lines.lock().unwrap().iter().filter(|known| *known == line).count()
-    }
-}
-
 #[test]
 fn what_comes_is_followed_over_a_cut_and_a_replacement() {
     let osps = three();
-    let follower = Follower::of(&osps, &["-n", "1"]);
+    let follower = Follower::of(&osps, &["logs", "--follow", "-n", "1"]);
     follower.wait("db  | db 2");
     append(&osps, "db.log", "later\nhal");
     follower.wait("db  | later");
@@ -140,7 +106,7 @@ fn what_comes_is_followed_over_a_cut_and_a_replacement() {
 fn a_log_that_is_not_there_yet_is_followed_from_its_beginning() {
     let osps = three();
     fs::remove_file(osps.dir().join("db.log")).unwrap();
-    let follower = Follower::of(&osps, &["db", "web"]);
+    let follower = Follower::of(&osps, &["logs", "--follow", "db", "web"]);
     follower.wait("web | web 2");
     append(&osps, "db.log", "here\n");
     follower.wait("db  | here");
@@ -149,7 +115,7 @@ fn a_log_that_is_not_there_yet_is_followed_from_its_beginning() {
 #[test]
 fn logs_are_shown_and_followed_without_a_watchdog() {
     let mut osps = three();
-    let follower = Follower::of(&osps, &["db"]);
+    let follower = Follower::of(&osps, &["logs", "--follow", "db"]);
     follower.wait("db | db 2");
     osps.kill_watchdog();
     append(&osps, "db.log", "without a watchdog\n");

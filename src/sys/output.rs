@@ -57,6 +57,15 @@ pub fn print(bytes: &[u8]) -> bool {
     io::stdout().write_all(bytes).and_then(|()| io::stdout().flush()).is_ok()
 }
 
+/// Waits for so long, while standard output has a reader; `false` = it has none any more.
+pub fn stdout_is_read(span: Duration) -> bool {
+    let stdout = rustix::stdio::stdout();
+    let mut fds = [PollFd::new(&stdout, PollFlags::empty())];
+    let span = Timespec::try_from(span).ok();
+    // A reader that is gone is an event even if none is asked for; so is a wait that was cut short.
+    !poll(&mut fds, span.as_ref()).is_ok_and(|ready| ready > 0)
+}
+
 /// Standard error.
 pub fn stderr() -> &'static Output {
     static OUTPUT: OnceLock<Output> = OnceLock::new();

@@ -13,7 +13,6 @@ use osps_heart::segment::{Death, Record, What};
 use osps_heart::time::Short;
 use osps_heart::words::{Cause, Class, HeartSource, Press, State};
 
-use crate::policy::group::cause_of;
 use crate::policy::verdict::DYING_MAX;
 
 /// Who a line speaks of.
@@ -200,12 +199,12 @@ pub fn line(record: &Record) -> String {
         }
         What::Died { death, cause } => gone(record, *cause, *death, ""),
         What::Backoff { death, .. } => {
-            gone(record, Some(cause_of(*death)), *death, "; backs off before the next")
+            gone(record, Some(death.cause()), *death, "; backs off before the next")
         }
         What::Failed { death, once } => {
             let next =
                 if *once { "; it is not restarted" } else { "; restarted too often, giving up" };
-            gone(record, Some(cause_of(*death)), *death, next)
+            gone(record, Some(death.cause()), *death, next)
         }
         What::Done { death } => match record.up {
             Some(up) => format!("{from} -> {to} ({death}, after {} up)", Short(up)),

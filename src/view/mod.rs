@@ -7,15 +7,20 @@
 //! ```text
 //! snapshot   the model: what the segment and the kernel say now
 //! table      for people;  json: for tools;  status: `osps status`;  list: `osps list`
+//! events     records, as lines or JSON: `osps events`
+//! health     a look as one line and an exit code: `osps health`
 //! advice     what limits the gaps between beats suggest: `osps status --advice`
 //! log        a record as a line of the log; the watchdog's status line
 //! ```
 
 pub mod advice;
+pub mod events;
+pub mod health;
 pub mod json;
 pub mod list;
 pub mod log;
 pub mod logs;
+pub mod look;
 pub mod snapshot;
 pub mod status;
 pub mod table;

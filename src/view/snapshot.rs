@@ -25,6 +25,7 @@ use osps_heart::time::{Monotonic, nanos};
 use osps_heart::words::{Cause, Class, HeartSource, Role, State, Watched};
 use serde::{Serialize, Serializer};
 
+use crate::error::Refusal;
 use crate::instance::life::{Life, has_members, is_comparable, is_frozen};
 use crate::sys::process::Process;
 
@@ -312,6 +313,23 @@ impl Snapshot {
         }
     }
 
+    /// The servers of these names, or all; refused if one of them is nobody's.
+    pub fn called(&self, names: &[String]) -> Result<Vec<&Server>, Refusal> {
+        let all = &self.servers;
+        if let Some(name) = names.iter().find(|name| !all.iter().any(|one| one.is_called(name))) {
+            let known = all.iter().map(|server| server.name.clone()).collect();
+            return Err(Refusal::NoService { name: name.clone(), known });
+        }
+        let wanted =
+            |server: &&Server| names.is_empty() || names.iter().any(|name| server.is_called(name));
+        Ok(all.iter().filter(wanted).collect())
+    }
+
+    /// Whether its watchdog lives and beats.
+    pub fn is_watched_over(&self) -> bool {
+        self.watchdog.alive && !self.watchdog.frozen
+    }
+
     /// How it is, in two words.
     pub fn summary(&self) -> &'static str {
         match self.health() {
@@ -330,7 +348,7 @@ impl Snapshot {
         let all_up = self.servers.iter().all(Server::is_well);
         match (self.watchdog.alive, any_alive) {
             (false, false) => Health::NotRunning,
-            (true, _) if all_up && !self.watchdog.frozen => Health::AllUp,
+            (true, _) if all_up && self.is_watched_over() => Health::AllUp,
             _ => Health::Degraded,
         }
     }

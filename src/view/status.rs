@@ -3,13 +3,11 @@
 use std::process::ExitCode;
 
 use osps_heart::clock::SystemClock;
-use osps_heart::segment::{Access, AttachError, Segment};
-use osps_heart::shown::Shown;
 use osps_heart::time::Clock;
 
 use super::advice::Report;
-use super::snapshot::{Health, Server, Snapshot};
-use super::{json, table};
+use super::snapshot::{Health, Snapshot};
+use super::{json, look, table};
 use crate::error::{Error, Refusal};
 use crate::instance::place::Place;
 use crate::sys::output;
@@ -44,15 +42,11 @@ pub fn main(
             return Ok(exit(Health::CannotTell));
         }
     };
-    let segment = match Segment::open(&place.path, Access::ReadOnly) {
+    let segment = match look::open(&place) {
         Ok(segment) => segment,
-        Err(AttachError::Io { answer, .. }) if answer.kind() == std::io::ErrorKind::NotFound => {
-            complain(&place.not_running());
-            return Ok(exit(Health::NotRunning));
-        }
-        Err(error) => {
-            complain(&format_args!("cannot tell: {}: {error}", Shown(&place.path)));
-            return Ok(exit(Health::CannotTell));
+        Err(unseen) => {
+            complain(&unseen);
+            return Ok(exit(unseen.health()));
         }
     };
     let snapshot = Snapshot::of(&segment, &place.path, SystemClock.now());
@@ -60,7 +54,7 @@ pub fn main(
         Wanted::Nothing => return Ok(exit(snapshot.health())),
         Wanted::Servers if as_json => json::render(&snapshot),
         Wanted::Servers => table::render(&snapshot),
-        Wanted::Advice(names) => match meant(&snapshot, names) {
+        Wanted::Advice(names) => match snapshot.called(names) {
             Ok(servers) => {
                 let report = Report::of(&segment, &snapshot, &servers);
                 if as_json { report.json() } else { report.table() }
@@ -73,18 +67,6 @@ pub fn main(
     };
     output::print((text + "\n").as_bytes());
     Ok(exit(snapshot.health()))
-}
-
-/// The servers of these names, or all.
-fn meant<'a>(snapshot: &'a Snapshot, names: &[String]) -> Result<Vec<&'a Server>, Refusal> {
-    let all = &snapshot.servers;
-    if let Some(name) = names.iter().find(|name| !all.iter().any(|one| one.is_called(name))) {
-        let known = all.iter().map(|server| server.name.clone()).collect();
-        return Err(Refusal::NoService { name: name.clone(), known });
-    }
-    let wanted =
-        |server: &&Server| names.is_empty() || names.iter().any(|name| server.is_called(name));
-    Ok(all.iter().filter(wanted).collect())
 }
 
 fn exit(health: Health) -> ExitCode {

@@ -15,7 +15,7 @@ use std::time::Duration;
 use osps_heart::ids::SlotId;
 use osps_heart::segment::{Death, What};
 use osps_heart::time::{Clock, Monotonic};
-use osps_heart::words::{Cause, Class, State};
+use osps_heart::words::State;
 
 use super::kin::{DYING, end_tree};
 use super::probing::end_session;
@@ -84,7 +84,7 @@ impl Watchdog {
         if child.service.on_event.is_empty() {
             return;
         }
-        let (cause, class) = reason(what);
+        let (cause, class) = (what.cause(), what.class());
         let page = &self.segment.slots()[slot.index()].server;
         let pid = page.identity().map_or(0, |identity| identity.pid);
         let env = [
@@ -226,19 +226,5 @@ impl Watchdog {
         self.segment.header().watchdog_heart.beat(now);
         self.gather_hooks(now);
         pause();
-    }
-}
-
-/// What a happening says of a cause.
-fn reason(what: &What) -> (Option<Cause>, Option<Class>) {
-    match *what {
-        What::Verdict { cause, class, .. } => (Some(cause), class),
-        What::Started { after, .. } => (after, None),
-        What::Died { cause, .. } => (cause, None),
-        What::Backoff { death, .. } | What::Failed { death, .. } => {
-            (Some(crate::policy::group::cause_of(death)), None)
-        }
-        What::Held { class } | What::Warned { class, .. } => (None, Some(class)),
-        _ => (None, None),
     }
 }

@@ -22,7 +22,7 @@ use super::start::furnish_listen;
 use super::{CHILD, Child, Watchdog};
 use crate::error::Error;
 use crate::policy::graph::Edges;
-use crate::policy::group::{Action, Change, Input, Line, Note, cause_of};
+use crate::policy::group::{Action, Change, Input, Line, Note};
 use crate::policy::lifecycle::{Act, Stage};
 use crate::policy::verdict;
 use crate::service::Listener;
@@ -172,7 +172,7 @@ impl Watchdog {
             }
             What::Died { cause: Some(cause), .. } if by_itself => goes_for(cause, None),
             What::Backoff { death, .. } | What::Failed { death, .. } if by_itself => {
-                goes_for(cause_of(death), None);
+                goes_for(death.cause(), None);
             }
             What::Started { after: Some(cause), .. } => {
                 server.restarts[cause.index()].fetch_add(1, Ordering::Relaxed);

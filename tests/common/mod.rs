@@ -25,6 +25,7 @@
 
 pub mod client;
 pub mod draw;
+pub mod follower;
 pub mod holders;
 pub mod osps;
 pub mod services;

@@ -1,6 +1,6 @@
 //! What must hold after every step of a group.
 
-use osps::policy::group::{Action, Change, Goal, Input, Note, Outcome, cause_of};
+use osps::policy::group::{Action, Change, Goal, Input, Note, Outcome};
 use osps::policy::lifecycle::{Act, Stage};
 use osps_heart::ids::SlotId;
 use osps_heart::segment::What;
@@ -283,7 +283,7 @@ impl World {
                 prop_assert!(class.is_intention() || class == Class::Dying);
             }
             What::Died { death, cause } => {
-                let itself = from.is_watched().then(|| cause_of(death));
+                let itself = from.is_watched().then(|| death.cause());
                 let expected = self.reasons[slot.index()].or(itself);
                 prop_assert_eq!(cause, expected, "{:?}", change);
             }

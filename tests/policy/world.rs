@@ -3,9 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use osps::policy::group::{
-    Action, Change, Goal, Group, Input, Note, Outcome, Recorded, Spec, cause_of,
-};
+use osps::policy::group::{Action, Change, Goal, Group, Input, Note, Outcome, Recorded, Spec};
 use osps::policy::lifecycle::{Act, Stage};
 use osps::policy::restart::{DELAY_MAX, Intensity, Rule};
 use osps_heart::ids::SlotId;
@@ -407,7 +405,7 @@ impl World {
             What::Verdict { cause, .. } => Some(cause),
             What::Died { cause: Some(cause), .. } if by_itself => Some(cause),
             What::Backoff { death, .. } | What::Failed { death, .. } if by_itself => {
-                Some(cause_of(death))
+                Some(death.cause())
             }
             _ => page.cause,
         };

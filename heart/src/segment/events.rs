@@ -242,6 +242,15 @@ impl fmt::Display for Death {
 }
 
 impl Death {
+    /// The cause that it is, if nobody made it.
+    pub fn cause(self) -> Cause {
+        match self {
+            Death::Exited(_) | Death::NotSpawned | Death::Unknown => Cause::Exited,
+            Death::Killed(_) => Cause::Killed,
+            Death::OutOfMemory => Cause::OutOfMemory,
+        }
+    }
+
     fn encode(self) -> (DeathKind, u64) {
         let value = |number: i32| u64::from(number.unsigned_abs());
         match self {
@@ -266,6 +275,49 @@ impl Death {
 }
 
 impl What {
+    /// The cause that it speaks of.
+    pub fn cause(&self) -> Option<Cause> {
+        match *self {
+            What::Verdict { cause, .. } => Some(cause),
+            What::Started { after, .. } => after,
+            What::Died { cause, .. } => cause,
+            What::Backoff { death, .. } | What::Failed { death, .. } => Some(death.cause()),
+            _ => None,
+        }
+    }
+
+    /// In which way a server is silent.
+    pub fn class(&self) -> Option<Class> {
+        match *self {
+            What::Verdict { class, .. } => class,
+            What::Held { class } | What::Warned { class, .. } => Some(class),
+            _ => None,
+        }
+    }
+
+    /// For how long it is, or was, silent.
+    pub fn silence(&self) -> Option<Duration> {
+        match *self {
+            What::Beat { silence }
+            | What::Late { silence }
+            | What::Verdict { silence, .. }
+            | What::Spared { silence }
+            | What::Warned { silence, .. } => Some(silence),
+            _ => None,
+        }
+    }
+
+    /// How its process ended.
+    pub fn death(&self) -> Option<Death> {
+        match *self {
+            What::Died { death, .. }
+            | What::Backoff { death, .. }
+            | What::Failed { death, .. }
+            | What::Done { death } => Some(death),
+            _ => None,
+        }
+    }
+
     /// Which event of the ring it is.
     pub fn event(&self) -> Event {
         self.encode().0

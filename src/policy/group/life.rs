@@ -8,7 +8,7 @@ use osps_heart::words::{Cause, Press};
 use super::super::lifecycle::{Next, Stage, Trigger};
 use super::super::restart::{Decision, Restart};
 use super::super::server::{Goal, Gone, Holding, Reason, Server};
-use super::{Action, Group, Note, Outcome, cause_of};
+use super::{Action, Group, Note, Outcome};
 
 impl Group {
     /// Kills without grace, for a reason that is not the server's own.
@@ -50,7 +50,7 @@ impl Group {
         let Some(server) = self.servers.get_mut(slot.index()) else { return };
         let (cause, killed_at) = match &server.holding {
             Holding::Dead(_) => return,
-            Holding::Alive(_) => (Some(cause_of(death)), None),
+            Holding::Alive(_) => (Some(death.cause()), None),
             Holding::Leaving(_, Reason::Told) => (None, None),
             Holding::Leaving(_, Reason::Hastened(at)) => (None, Some(*at)),
             Holding::Leaving(_, Reason::Condemned(cause, at)) => (Some(*cause), Some(*at)),

@@ -572,15 +572,6 @@ fn limit_of(line: Line, limit: Duration) -> Note {
     }
 }
 
-/// The cause that a death by itself is.
-pub fn cause_of(death: Death) -> Cause {
-    match death {
-        Death::Exited(_) | Death::NotSpawned | Death::Unknown => Cause::Exited,
-        Death::Killed(_) => Cause::Killed,
-        Death::OutOfMemory => Cause::OutOfMemory,
-    }
-}
-
 /// What a death is as the exit code of whoever stands for the dead one, as shells have it; `None` =
 /// nobody knows, or nobody ran.
 pub fn exit_status(death: Death) -> Option<u8> {
