@@ -74,7 +74,7 @@ fn a_watchdog_that_is_dead_or_frozen_watches_over_nobody() {
 fn who_is_not_there_is_not_healthy_and_a_name_of_nobody_is_a_slip() {
     let mut osps = two();
     let (code, said) = osps.ask_for(&["health", "nobody"]);
-    assert!(code == 2 && said.contains("no service nobody; there is db, web-1, web-2"), "{said}");
+    assert!(code == 2 && said.ends_with("no service nobody; there is db, web\n"), "{said}");
     osps.stop();
     let (code, said) = osps.ask_for(&["health"]);
     assert!(code == 1 && said.contains("does not run") && said.lines().count() == 1, "{said}");

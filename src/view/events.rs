@@ -10,7 +10,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use osps_heart::clock::unix_ns;
 use osps_heart::ids::Generation;
-use osps_heart::segment::layout::EVENTS;
+use osps_heart::segment::layout::{EVENTS, ServerCells};
 use osps_heart::segment::mapping::FILE_NAME;
 use osps_heart::segment::{Record, Segment, Since, What, text};
 use osps_heart::time::nanos;
@@ -92,13 +92,15 @@ fn name_of(segment: &Segment) -> String {
 
 /// Refuses a name that no service has, nor had as long as the ring remembers.
 fn is_known(segment: &Segment, records: &[Record], name: &str) -> Result<(), Refusal> {
-    let pages = segment.slots().iter().map(|slot| text::load(&slot.server.name));
-    let mut known: Vec<_> = pages.filter(|known| !known.is_empty()).collect();
-    if known.iter().any(|known| snapshot::is_called(known, name))
-        || records.iter().any(|record| is_of(record, name))
-    {
+    let pages = || segment.slots().iter().map(|slot| &slot.server);
+    let is_page = |page: &ServerCells| {
+        snapshot::is_called(&text::load(&page.name), name) || text::is_stored(&page.family, name)
+    };
+    if pages().any(is_page) || records.iter().any(|record| is_of(record, name)) {
         return Ok(());
     }
+    let mut known: Vec<_> = pages().map(|page| text::load(&page.family)).collect();
+    known.retain(|known| !known.is_empty());
     known.dedup();
     Err(Refusal::NoService { name: name.to_owned(), known })
 }

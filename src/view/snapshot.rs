@@ -317,7 +317,7 @@ impl Snapshot {
     pub fn called(&self, names: &[String]) -> Result<Vec<&Server>, Refusal> {
         let all = &self.servers;
         if let Some(name) = names.iter().find(|name| !all.iter().any(|one| one.is_called(name))) {
-            let known = all.iter().map(|server| server.name.clone()).collect();
+            let known = self.services.iter().map(|service| service.name.clone()).collect();
             return Err(Refusal::NoService { name: name.clone(), known });
         }
         let wanted =
