@@ -15,7 +15,7 @@ use crate::config::{Config, Programs, is_name};
 use crate::error::Invalid;
 use crate::policy::restart::{Intensity, Restart};
 use crate::service::NAME_MAX;
-use crate::service::manner::{HeartChoice, KillMode, Manner};
+use crate::service::manner::{HeartChoice, KillMode, Manner, StackChoice};
 
 const ABOUT: &str = "A supervisor that can tell frozen from alive.";
 
@@ -201,6 +201,11 @@ pub struct Instance {
     /// with its servers
     #[arg(long, global = true, help_heading = "Which instance")]
     pub take_over: bool,
+    /// Where reports of hangs are kept, the newest 50; none = nowhere
+    /// [default: $XDG_STATE_HOME/osps/NAME, else ~/.local/state/osps/NAME; for root
+    /// /var/lib/osps/NAME]
+    #[arg(long, global = true, help_heading = "Which instance", value_name = "DIR")]
+    pub report_dir: Option<PathBuf>,
 }
 
 impl Instance {
@@ -276,7 +281,7 @@ pub enum Command {
     /// and Python with a heart, in scripts with `osps beat`, elsewhere by one write into the
     /// segment (docs/your-program.md).
     #[command(after_help = RUN_EXAMPLES)]
-    Run(Run),
+    Run(Box<Run>),
     /// Run the services of a file
     ///
     /// The file names programs, what each needs of the others, and what their deaths mean
@@ -470,6 +475,16 @@ pub struct Run {
     /// [default: restart]
     #[arg(long, value_name = "WHAT")]
     pub on_hang: Option<OnHang>,
+    /// Take the stacks of its threads for the report when it is frozen: the kill waits for them
+    #[arg(long)]
+    pub stacks: bool,
+    /// The command that prints them, split as a shell does; {pid} in it becomes the pid. It says
+    /// --stacks as well [default: what is installed]
+    #[arg(long, value_name = "COMMAND", value_parser = words)]
+    pub stack_command: Option<Words>,
+    /// With --stacks: the kill waits no longer than this [default: 2s]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub report_limit: Option<Duration>,
     /// What it is sent when it has to go, as in QUIT or SIGINT [default: TERM]
     #[arg(long, value_name = "SIGNAL", value_parser = signal)]
     pub stop_signal: Option<Signal>,
@@ -487,6 +502,18 @@ pub struct Run {
     /// The program and its arguments
     #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
+}
+
+/// A command as the words that it is made of.
+#[derive(Clone, Debug)]
+pub struct Words(Vec<OsString>);
+
+fn words(text: &str) -> Result<Words, String> {
+    let words = shell_words::split(text).map_err(|error| error.to_string())?;
+    if words.first().is_none_or(String::is_empty) {
+        return Err("a program to run is needed".to_owned());
+    }
+    Ok(Words(words.into_iter().map(OsString::from).collect()))
 }
 
 /// What a freeze means.
@@ -514,6 +541,11 @@ impl Run {
             warn: self.on_hang == Some(OnHang::Warn),
             stop_signal: self.stop_signal.unwrap_or(standard.stop_signal),
             kill_mode: self.kill_mode.unwrap_or(standard.kill_mode),
+            stacks: StackChoice::new(
+                self.stacks.then_some(true),
+                self.stack_command.as_ref().map(|words| words.0.clone()),
+                self.report_limit,
+            ),
         })
     }
 }
@@ -540,6 +572,7 @@ impl Cli {
         let config = Config {
             name: self.instance.name().to_owned(),
             run_dir: self.instance.run_dir.clone(),
+            report_dir: self.instance.report_dir.clone(),
             hang_timeout: watch.hang_timeout.unwrap_or(standard.hang_timeout),
             check_interval: watch.check_interval.unwrap_or(standard.check_interval),
             beat_interval: watch.beat_interval,
@@ -595,6 +628,7 @@ impl Cli {
         let starts = matches!(self.command, Some(Command::Run(_) | Command::Up { .. }));
         [
             ("--take-over", !starts && self.instance.take_over),
+            ("--report-dir", !starts && self.instance.report_dir.is_some()),
             ("--name", beats && self.instance.name.is_some()),
             ("--run-dir", beats && self.instance.run_dir.is_some()),
             ("--hang-timeout", watch.hang_timeout.is_some()),

@@ -4,8 +4,8 @@
 //! beat uses the crate `osps-heart`. The folder names are the architecture (docs/architecture.md):
 //! what is decided (`policy`), what touches Linux (`sys`), the file that a command executes
 //! (`program`), one supervised program (`service`), who lives here (`instance`), beating for others
-//! (`prober`), telling (`view`), supervising (`watchdog`), the built-in pair (`pair`), and what the
-//! operator wants (`config`, `cli`).
+//! (`prober`), what was seen of who had to go (`report`), telling (`view`), supervising
+//! (`watchdog`), the built-in pair (`pair`), and what the operator wants (`config`, `cli`).
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("osps supports Linux only: it supervises through pidfds, signalfd and /proc.");
@@ -23,6 +23,8 @@ pub mod instance;
 pub mod prober;
 #[doc(hidden)]
 pub mod program;
+#[doc(hidden)]
+pub mod report;
 #[doc(hidden)]
 pub mod service;
 #[doc(hidden)]

@@ -123,8 +123,8 @@ fn run(cli: &Cli) -> ExitCode {
         }
         Some(Command::Check { file }) => load::check(file),
         Some(Command::Up { file, quiet }) => {
-            let Instance { name, run_dir, take_over } = cli.instance.clone();
-            load::config(file, &Over { name, run_dir, quiet: *quiet })
+            let Instance { name, run_dir, take_over, report_dir } = cli.instance.clone();
+            load::config(file, &Over { name, run_dir, report_dir, quiet: *quiet })
                 .and_then(|config| supervise(&config, take_over))
         }
         Some(Command::Beat { named, activity }) => {

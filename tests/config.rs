@@ -29,6 +29,7 @@ use osps::policy::restart::{Intensity, Restart, Rule};
 use osps::service::launch::{Limit, Resource, User};
 use osps::service::{
     Address, HeartChoice, Inheritance, KillMode, Launch, Manner, Needs, Reload, Service,
+    StackChoice,
 };
 use osps_heart::clock::SystemClock;
 use osps_heart::pulse::Limits;
@@ -126,6 +127,7 @@ fn a_service_that_says_nothing_is_what_osps_run_makes() {
     let instance = Instance {
         name: None,
         run_dir: None,
+        report_dir: None,
         check_interval: None,
         orphan_timeout: None,
         quiet: None,
@@ -189,6 +191,7 @@ fn defaults_and_bounds_are_those_of_the_command_line() {
 const WHOLE: &str = r#"
 name = "shop"
 run-dir = "run"
+report-dir = "none"
 check-interval = "1s"
 orphan-timeout = "1m"
 quiet = true
@@ -230,6 +233,9 @@ restart-with = ["db"]
 instances = 2
 kill-mode = "group"
 on-hang = "warn"
+stacks = true
+stack-command = "stacks -p {pid}"
+report-limit = "300ms"
 reload = "HUP"
 log = "/var/log/web"
 on-event = "tell me"
@@ -249,6 +255,7 @@ fn everything_that_can_be_said_is_done() {
     let instance = Instance {
         name: Some("shop".to_owned()),
         run_dir: Some("/etc/osps/run".into()),
+        report_dir: Some("none".into()),
         check_interval: Some(SECOND),
         orphan_timeout: Some(60 * SECOND),
         quiet: Some(true),
@@ -303,7 +310,12 @@ fn everything_that_can_be_said_is_done() {
         let heart =
             HeartChoice { process: Some("node".to_owned()), ..HeartChoice::of(HeartSource::Loop) };
         let stop_signal = Signal::SIGINT;
-        let manner = Manner { heart, warn: true, stop_signal, kill_mode: KillMode::Group };
+        let stacks = StackChoice {
+            wanted: true,
+            command: words(&["stacks", "-p", "{pid}"]),
+            limit: Duration::from_millis(300),
+        };
+        let manner = Manner { heart, warn: true, stop_signal, kill_mode: KillMode::Group, stacks };
         assert_eq!(web.manner, manner);
         let intensity = Some(Intensity { restarts: 10, period: 60 * SECOND });
         assert_eq!(web.rule, Rule { intensity, essential: true, ..Rule::default() });
@@ -867,7 +879,10 @@ fn every_key_refuses_every_wrong_type() {
             let fits = matches!(
                 (key.kind, kind),
                 (Kind::Flag, "boolean")
-                    | (Kind::Text | Kind::Path | Kind::Paths | Kind::Command, "string")
+                    | (
+                        Kind::Text | Kind::Path | Kind::Store | Kind::Paths | Kind::Command,
+                        "string"
+                    )
             );
             let line = format!("{} = {value}", key.name);
             let text = match key.stands {
@@ -957,10 +972,10 @@ fn check_tells_who_said_what_the_order_and_the_latency() {
     let shown = check::render(&file, &[]);
     for line in [
         "service web (2 instances: web-1 to web-2)",
-        "  command        ./web and 2 arguments                    osps.toml:25",
-        "  hang-timeout   2s                                       [defaults] osps.toml:10",
+        "  command        ./web and 2 arguments                    osps.toml:26",
+        "  hang-timeout   2s                                       [defaults] osps.toml:11",
         "  start-timeout  10s",
-        "  start-timeout  3s                                       osps.toml:36",
+        "  start-timeout  3s                                       osps.toml:37",
         "  1. db",
         "  2. migrate after db",
         "  3. web after db, migrate",
@@ -969,7 +984,7 @@ fn check_tells_who_said_what_the_order_and_the_latency() {
     }
     assert_eq!(file.families[2].after, [0, 1]);
     let entry = |key| file.families[2].entries.iter().find(|entry| entry.key == key).unwrap();
-    assert_eq!(entry("stop-timeout").origin, Origin::Service(37));
+    assert_eq!(entry("stop-timeout").origin, Origin::Service(38));
     assert_eq!(entry("success-exit").origin, Origin::Default);
 }
 

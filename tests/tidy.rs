@@ -25,7 +25,7 @@ const HEART: [(&str, &[&str]); 15] = [
     ("example", &["clock", "heart", "ids", "segment", "sync", "time"]),
     ("lib", &[]),
 ];
-const OSPS: [(&str, &[&str]); 14] = [
+const OSPS: [(&str, &[&str]); 15] = [
     ("policy", &["policy"]),
     ("sys", &["sys"]),
     ("error", &["sys"]),
@@ -33,10 +33,14 @@ const OSPS: [(&str, &[&str]); 14] = [
     ("service", &["error", "policy", "program", "service", "sys"]),
     ("instance", &["error", "instance", "sys"]),
     ("prober", &["error", "prober", "sys"]),
-    ("view", &["error", "instance", "policy", "sys", "view"]),
-    ("watchdog", &["error", "instance", "policy", "service", "sys", "view", "watchdog"]),
+    ("report", &["error", "instance", "report", "sys"]),
+    ("view", &["error", "instance", "policy", "report", "sys", "view"]),
+    ("watchdog", &["error", "instance", "policy", "report", "service", "sys", "view", "watchdog"]),
     ("pair", &["error", "instance", "pair", "policy", "service", "sys"]),
-    ("config", &["error", "instance", "pair", "policy", "prober", "service", "sys", "watchdog"]),
+    (
+        "config",
+        &["error", "instance", "pair", "policy", "prober", "report", "service", "sys", "watchdog"],
+    ),
     ("cli", &["config", "error", "policy", "service"]),
     ("lib", &[]),
     ("main", &[]),

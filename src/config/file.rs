@@ -28,7 +28,7 @@ use crate::policy::restart::{Restart, Rule};
 use crate::prober::target::Target;
 use crate::service::launch::{Limit, User};
 use crate::service::{
-    Address, HeartChoice, KillMode, Launch, Manner, NAME_MAX, Needs, Reload, Service,
+    Address, HeartChoice, KillMode, Launch, Manner, NAME_MAX, Needs, Reload, Service, StackChoice,
 };
 
 /// Most bytes of a file. Two hundred services with everything said take a tenth of it.
@@ -47,6 +47,8 @@ pub struct Instance {
     pub name: Option<String>,
     /// Its run directory.
     pub run_dir: Option<PathBuf>,
+    /// Where reports of hangs are kept; `none` = nowhere.
+    pub report_dir: Option<PathBuf>,
     /// Longest time between two checks.
     pub check_interval: Option<Duration>,
     /// How long services outlive their watchdog.
@@ -720,6 +722,11 @@ impl<'a> Whole<'a> {
                 Some(&"group") => KillMode::Group,
                 _ => standard.kill_mode,
             },
+            stacks: StackChoice::new(
+                effective.flag("stacks").copied(),
+                effective.command("stack-command").cloned(),
+                effective.time("report-limit").copied(),
+            ),
         }
     }
 
@@ -923,15 +930,17 @@ fn instance(top: &Table, slots: usize) -> Instance {
         Some(Value::Time(span)) => Some(*span),
         _ => None,
     };
+    let path = |key| match value(key) {
+        Some(Value::Path(path)) => Some(path.clone()),
+        _ => None,
+    };
     Instance {
         name: match value("name") {
             Some(Value::Text(name)) => Some(name.clone()),
             _ => None,
         },
-        run_dir: match value("run-dir") {
-            Some(Value::Path(path)) => Some(path.clone()),
-            _ => None,
-        },
+        run_dir: path("run-dir"),
+        report_dir: path("report-dir"),
         check_interval: time("check-interval"),
         orphan_timeout: time("orphan-timeout"),
         quiet: match value("quiet") {

@@ -31,6 +31,8 @@ pub enum Kind {
     Text,
     /// A path; a relative one begins at the file's directory.
     Path,
+    /// Such a path, or `none`.
+    Store,
     /// Such paths: a string or an array.
     Paths,
     /// A program and its arguments: an array, or a string split as a shell does.
@@ -106,7 +108,7 @@ pub const INSTANCE_NAME_MAX: usize = 64;
 
 use Kind::{
     Addresses, Choice, Command, Count, Flag, Heart, Intensity, Limits, Mask, Name, Names, Owner,
-    Path, Paths, Reload, Signal, Statuses, Text, Time, Variables,
+    Path, Paths, Reload, Signal, Statuses, Store, Text, Time, Variables,
 };
 use Preset::{Absent, Value};
 use Stands::{Both, Service, Top};
@@ -131,7 +133,7 @@ const ITSELF: &str = "a service would wait for itself";
 const LIMIT: Duration = osps_heart::pulse::LIMIT_MIN;
 
 /// All keys, in the order in which they are told.
-pub const KEYS: [Key; 33] = [
+pub const KEYS: [Key; 37] = [
     key(
         "name",
         (Top, Name(INSTANCE_NAME_MAX), Value("\"default\"")),
@@ -143,6 +145,12 @@ pub const KEYS: [Key; 33] = [
         (Top, Path, Absent("as for `--run-dir`")),
         "a path",
         "the run directory itself, on a tmpfs",
+    ),
+    key(
+        "report-dir",
+        (Top, Store, Absent("as for `--report-dir`")),
+        "a path, or \"none\"",
+        "where [reports of hangs](operations.md#reports) are kept",
     ),
     key(
         "check-interval",
@@ -292,6 +300,25 @@ pub const KEYS: [Key; 33] = [
         (Both, Choice(&["restart", "warn"]), Value("\"restart\"")),
         "restart or warn",
         "what a freeze means; `warn` does everything but the kill",
+    ),
+    key(
+        "stacks",
+        (Both, Flag, Absent("true with a `stack-command`, else false")),
+        "true or false",
+        "whether its [report](operations.md#reports) has the stacks of its threads; the kill waits \
+         for them",
+    ),
+    key(
+        "stack-command",
+        (Both, Command, Absent("what is installed")),
+        COMMAND,
+        "command that prints its stacks; `{pid}` in an argument becomes its pid",
+    ),
+    key(
+        "report-limit",
+        (Both, Time(ms(100)), Value("\"2s\"")),
+        TIME,
+        "with `stacks`: the kill waits no longer than this",
     ),
     key(
         "reload",

@@ -31,6 +31,8 @@ pub struct Over {
     pub name: Option<String>,
     /// Its run directory.
     pub run_dir: Option<PathBuf>,
+    /// Where reports of hangs are kept.
+    pub report_dir: Option<PathBuf>,
     /// Whether to tell only what went wrong.
     pub quiet: bool,
 }
@@ -43,14 +45,17 @@ pub fn config(path: &Path, over: &Over) -> Result<Config, Error> {
     top.retain(|(key, _)| match key.as_str() {
         "name" => over.name.is_none(),
         "run-dir" => over.run_dir.is_none(),
+        "report-dir" => over.report_dir.is_none(),
         "quiet" => !over.quiet,
         _ => true,
     });
-    let Instance { name, run_dir, check_interval, orphan_timeout, quiet, slots } = file.instance;
+    let Instance { name, run_dir, report_dir, check_interval, orphan_timeout, quiet, slots } =
+        file.instance;
     let standard = Config::default();
     let config = Config {
         name: over.name.clone().or(name).unwrap_or(standard.name),
         run_dir: over.run_dir.clone().or(run_dir),
+        report_dir: over.report_dir.clone().or(report_dir),
         check_interval: check_interval.unwrap_or(standard.check_interval),
         orphan_timeout: orphan_timeout.unwrap_or(standard.orphan_timeout),
         quiet: over.quiet || quiet.unwrap_or(false),
@@ -65,12 +70,17 @@ pub fn config(path: &Path, over: &Over) -> Result<Config, Error> {
 
 /// The keys at the top of a file with what is in effect, said or not.
 fn top(instance: &Instance) -> Vec<(String, String)> {
-    let Instance { name, run_dir, check_interval, orphan_timeout, quiet, slots } = instance;
+    let Instance { name, run_dir, report_dir, check_interval, orphan_timeout, quiet, slots } =
+        instance;
+    let path = |path: &Option<PathBuf>| {
+        path.as_ref().map_or(String::new(), |path| Shown(path).to_string())
+    };
     let standard = Config::default();
     let time = |said: &Option<Duration>, standard| super::time(said.unwrap_or(standard));
     let texts = [
         ("name", name.clone().unwrap_or(standard.name)),
-        ("run-dir", run_dir.as_ref().map_or(String::new(), |path| Shown(path).to_string())),
+        ("run-dir", path(run_dir)),
+        ("report-dir", path(report_dir)),
         ("check-interval", time(check_interval, standard.check_interval)),
         ("orphan-timeout", time(orphan_timeout, standard.orphan_timeout)),
         ("quiet", quiet.unwrap_or(false).to_string()),

@@ -33,11 +33,14 @@ use crate::pair::plan::{self, WORKERS_MAX};
 use crate::policy::lifecycle::Patience;
 use crate::policy::restart::{INTENSITY_MAX, Intensity, Restart, Rule};
 use crate::prober::target::Target;
+use crate::report::store;
 use crate::service::{Address, Inheritance, Launch, Manner, NAME_MAX, Service, program_name};
 use crate::watchdog::Settings;
 
 /// Smallest cell: a key of 64 bytes, a few words of control, and a value worth the name.
 pub const CELL_MIN: u64 = 128;
+/// The directory of reports where none are kept.
+pub const NOWHERE: &str = "none";
 /// Largest cell: one cell is levelled in one loop turn.
 pub const CELL_MAX: u64 = 64 << 10;
 
@@ -86,6 +89,8 @@ pub struct Config {
     pub name: String,
     /// Run directory, if it was chosen by hand.
     pub run_dir: Option<PathBuf>,
+    /// Where reports of hangs are kept, if that was chosen by hand; [`NOWHERE`] = nowhere.
+    pub report_dir: Option<PathBuf>,
     /// Silence that convicts.
     pub hang_timeout: Duration,
     /// Longest time between two checks.
@@ -128,6 +133,7 @@ impl Default for Config {
         Config {
             name: "default".to_owned(),
             run_dir: None,
+            report_dir: None,
             hang_timeout: seconds(4),
             check_interval: seconds(2),
             beat_interval: None,
@@ -154,6 +160,7 @@ impl Config {
         Settings {
             name: self.name.clone(),
             place: Place::of(&self.name, self.run_dir.as_deref()),
+            reports: self.reports(),
             flags: if self.allow_debug { flag::ALLOW_DEBUG } else { 0 },
             data_size: self.data_size,
             cell_size: self.cell_size,
@@ -179,6 +186,15 @@ impl Config {
             },
             quiet: self.quiet,
             forward_exit: matches!(self.programs, Programs::Own { forward_exit: true, .. }),
+        }
+    }
+
+    /// Where reports of hangs are kept; `None` = nowhere.
+    fn reports(&self) -> Option<PathBuf> {
+        match &self.report_dir {
+            Some(path) if *path == *NOWHERE => None,
+            Some(path) => Some(std::path::absolute(path).unwrap_or(path.clone())),
+            None => store::default_directory(&self.name),
         }
     }
 
@@ -307,6 +323,10 @@ impl Config {
                 }
                 if command.first().is_none_or(|program| program.is_empty()) {
                     return Err(refuse("--", "", "a command to run is needed".to_owned()));
+                }
+                if manner.stacks.limit < ms(100) || manner.stacks.limit > LIMIT_MAX {
+                    let why = format!("from 100ms to {}", time(LIMIT_MAX));
+                    return Err(refuse("--report-limit", time(manner.stacks.limit), why));
                 }
                 let heart = &manner.heart;
                 if let Some(process) = heart.process.as_deref().filter(|_| !heart.is_looped()) {

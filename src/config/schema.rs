@@ -90,7 +90,7 @@ fn form(kind: Kind) -> Value {
             let pattern = format!("^[A-Za-z0-9_-][A-Za-z0-9._-]{{0,{}}}$", most - 1);
             json!({ "type": "string", "pattern": pattern })
         }
-        Kind::Text | Kind::Path | Kind::Signal | Kind::Heart => text(),
+        Kind::Text | Kind::Path | Kind::Store | Kind::Signal | Kind::Heart => text(),
         Kind::Paths | Kind::Addresses => json!({ "anyOf": [text(), list(text())] }),
         Kind::Command | Kind::Reload => json!({ "anyOf": [text(), command()] }),
         Kind::Names => list(text()),

@@ -14,7 +14,7 @@ use super::keys::{Key, Kind};
 use super::look::Who;
 use super::problem::{Notes, quoted};
 use super::variables::Variables;
-use super::{is_name, name_rule, texts, time};
+use super::{NOWHERE, is_name, name_rule, texts, time};
 use crate::policy::restart::{INTENSITY_MAX, Intensity};
 use crate::prober::target::Target;
 use crate::service::launch::{Limit, Resource, UNIX, UNLIMITED};
@@ -234,7 +234,8 @@ impl Reader<'_> {
                 Value::Text(name.to_owned())
             }
             Kind::Text => Value::Text(Some(text()?).filter(|text| !text.is_empty())?.to_owned()),
-            Kind::Path => Value::Path(self.path(text()?)?),
+            Kind::Store if text()? == NOWHERE => Value::Path(NOWHERE.into()),
+            Kind::Path | Kind::Store => Value::Path(self.path(text()?)?),
             Kind::Paths => {
                 let parts = self.parts((path, at), value, key.expected)?;
                 let paths = parts.into_iter().map(|(at, text)| Some((at, self.path(&text)?)));

@@ -48,6 +48,8 @@ pub(super) const SHIM: &str = "loop.so";
 pub const CONTROL: &str = "control";
 /// Which services there are, for those who read their logs.
 pub const SERVICES: &str = "services";
+/// Where reports of hangs are kept, for those who read them; `null` = nowhere.
+pub const REPORTS: &str = "reports";
 /// One of these files that is being written.
 const NEW_FILE: &str = "file.new";
 
@@ -323,6 +325,7 @@ impl RunDir {
             SEGMENT,
             SHIM,
             SERVICES,
+            REPORTS,
             NEW_FILE,
         ]);
         let files = files.map(|name| (name, FileType::RegularFile));

@@ -2,6 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use osps_heart::words::HeartSource;
@@ -90,6 +91,39 @@ pub struct Manner {
     pub stop_signal: Signal,
     /// What is ended with it.
     pub kill_mode: KillMode,
+    /// Whether its stacks are taken when it has to go.
+    #[serde(default)]
+    pub stacks: StackChoice,
+}
+
+/// Whether the stacks of a program are taken before it is killed, and how.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StackChoice {
+    /// They are.
+    pub wanted: bool,
+    /// By this command of the user's; empty = by what is installed.
+    pub command: Vec<OsString>,
+    /// The kill waits no longer than this.
+    pub limit: Duration,
+}
+
+impl Default for StackChoice {
+    fn default() -> StackChoice {
+        StackChoice { wanted: false, command: Vec::new(), limit: Duration::from_secs(2) }
+    }
+}
+
+impl StackChoice {
+    /// As its user said it: a command alone says that stacks are wanted.
+    pub fn new(
+        wanted: Option<bool>,
+        command: Option<Vec<OsString>>,
+        limit: Option<Duration>,
+    ) -> StackChoice {
+        let command = command.unwrap_or_default();
+        let limit = limit.unwrap_or(StackChoice::default().limit);
+        StackChoice { wanted: wanted.unwrap_or(!command.is_empty()), command, limit }
+    }
 }
 
 impl Default for Manner {
@@ -99,6 +133,7 @@ impl Default for Manner {
             warn: false,
             stop_signal: Signal::SIGTERM,
             kill_mode: KillMode::Tree,
+            stacks: StackChoice::default(),
         }
     }
 }

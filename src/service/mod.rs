@@ -25,7 +25,7 @@ use osps_heart::words::Role;
 use serde::{Deserialize, Serialize};
 
 pub use self::launch::{Address, Launch};
-pub use self::manner::{HeartChoice, KillMode, Manner};
+pub use self::manner::{HeartChoice, KillMode, Manner, StackChoice};
 use crate::error::{Error, Refusal};
 use crate::policy::graph::Edges;
 use crate::policy::group::{Spec, Watch};

@@ -14,6 +14,7 @@
 //! gaps      how long hearts are silent between their beats
 //! outfit    what a launch says, as the trampoline reads it;  hooks: commands for happenings
 //! asked     what people ask for;  reload: another list of services
+//! reports   what is kept of whom had to go
 //! spares    trampolines that wait, for the next restart
 //! evidence  what /proc shows, in the policy's terms;  above: what a service manager is told
 //! ```
@@ -33,6 +34,7 @@ mod outfit;
 mod perform;
 mod probing;
 mod reload;
+mod reports;
 mod spares;
 mod start;
 mod turn;
@@ -57,6 +59,7 @@ use self::asked::Waiting;
 use self::child::Child;
 use self::hooks::Hooks;
 use self::reload::Loading;
+use self::reports::Reports;
 use self::spares::Spares;
 use self::upgrade::Upgrade;
 pub use self::upgrade::{go_back, is_handed, take_over};
@@ -97,6 +100,8 @@ pub struct Settings {
     pub name: String,
     /// Where it lives.
     pub place: Place,
+    /// Where reports of hangs are kept; `None` = nowhere.
+    pub reports: Option<PathBuf>,
     /// Flag bits of the segment, beside those on what was made.
     pub flags: u64,
     /// Bytes of one copy of the data area.
@@ -244,6 +249,7 @@ struct Watchdog {
     /// Those who wait for the end of all.
     stoppers: Vec<u64>,
     hooks: Hooks,
+    reports: Reports,
 }
 
 /// What somebody was asked to give back.

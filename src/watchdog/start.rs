@@ -17,6 +17,7 @@ use super::above::Above;
 use super::adopt::Left;
 use super::hooks::Hooks;
 use super::kin::DYING;
+use super::reports::Reports;
 use super::spares::Spares;
 use super::upgrade::Upgrade;
 use super::{Allow, CONTROL, Child, Plan, SIGNALS, Settings, Watchdog};
@@ -130,6 +131,7 @@ impl Watchdog {
             waiting: Vec::new(),
             stoppers: Vec::new(),
             hooks: Hooks::default(),
+            reports: Reports::new(settings.reports.clone(), upgrade.is_some()),
         })
     }
 }

@@ -52,6 +52,7 @@ impl Watchdog {
     pub(super) fn run(&mut self) -> Outcome {
         let now = self.clock.now();
         self.write(&self.started());
+        self.name_report_directory();
         for slot in self.group.slots() {
             self.open_notify(slot);
         }

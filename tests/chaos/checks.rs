@@ -6,7 +6,7 @@ use std::io::Error;
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
-use osps::instance::place::{CONTROL, LOCK, MEMBERS, started_name};
+use osps::instance::place::{CONTROL, LOCK, MEMBERS, REPORTS, started_name};
 use osps::pair::link::{tube_down, tube_up};
 use osps_heart::ids::SlotId;
 use osps_heart::segment::mapping::FILE_NAME as SEGMENT;
@@ -113,7 +113,8 @@ impl Life<'_> {
         if servers != family || servers.len() != self.slots() {
             return Some(format!("servers {servers:?}, processes {family:?}"));
         }
-        let mut expected = BTreeSet::from([LOCK, MEMBERS, SEGMENT, CONTROL].map(str::to_owned));
+        let mut expected =
+            BTreeSet::from([LOCK, MEMBERS, SEGMENT, CONTROL, REPORTS].map(str::to_owned));
         let slots = 0..u8::try_from(self.slots()).unwrap();
         expected.extend(slots.map(|slot| started_name(SlotId(slot))));
         for secondary in 1..u8::try_from(self.slots()).unwrap() {

@@ -216,6 +216,7 @@ impl Launch {
         command.args(words);
         command.args(&self.args).arg("--run-dir").arg(&self.run_dir).args(&self.tail);
         command.env_remove("RUST_LOG").env_remove("RUNTIME_DIRECTORY");
+        command.env_remove("STATE_DIRECTORY").env("XDG_STATE_HOME", self.dir.path().join("state"));
         command.envs(self.env.iter().map(|(k, v)| (k, v)));
         for key in &self.absent {
             command.env_remove(key);
