@@ -137,6 +137,16 @@ force; two beat intervals; 84ms. Then it is rounded up. It takes 1000 gaps, and 
 Works without a living watchdog, since it only reads the segment. Exit codes: 0 all up, 1 degraded
 (also: servers without a watchdog, or a frozen one), 3 not running, 4 cannot tell.";
 
+const REPORT_EXAMPLES: &str = "\
+Examples:
+  osps report                             why was the last one killed?
+  osps report 17 --json | jq .threads
+  osps report --list
+  osps report --now web                   what does it do at this moment?
+
+With `stacks` (a key of osps.toml, --stacks of `osps run`) a report holds the stacks of all threads.
+Exit codes: 0 shown, 1 there is nothing to show.";
+
 const LIST_EXAMPLES: &str = "\
 Examples:
   osps list
@@ -350,6 +360,26 @@ pub enum Command {
         #[arg(long, short = 'n', value_name = "N", default_value_t = 20)]
         lines: usize,
     },
+    /// Show what was seen of a program when it had to go: the newest report, or another one
+    ///
+    /// A report is taken between the verdict and the kill, and kept outside of the run directory,
+    /// the newest 50. With --now: how a service is at this moment, without disturbing it; that works
+    /// without a living watchdog, too.
+    #[command(after_help = REPORT_EXAMPLES)]
+    Report {
+        /// Its number, or `last`
+        #[arg(value_name = "N", default_value = "last", value_parser = report)]
+        number: Numbered,
+        /// All of them, a line each
+        #[arg(long, conflicts_with = "number")]
+        list: bool,
+        /// How this service is now: nothing is stopped, signalled or traced
+        #[arg(long, value_name = "SERVICE", conflicts_with_all = ["number", "list"])]
+        now: Option<String>,
+        /// For tools: one JSON value
+        #[arg(long)]
+        json: bool,
+    },
     /// Show who runs, and when each server last beat
     #[command(after_help = STATUS_EXAMPLES)]
     Status {
@@ -426,6 +456,22 @@ pub enum Command {
         #[arg(required = true, allow_negative_numbers = true, value_name = "WORD")]
         words: Vec<OsString>,
     },
+}
+
+/// Which report is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Numbered {
+    /// The newest one.
+    Last,
+    /// This one.
+    Number(u64),
+}
+
+fn report(text: &str) -> Result<Numbered, String> {
+    match text {
+        "last" => Ok(Numbered::Last),
+        _ => text.parse().map(Numbered::Number).map_err(|_| "write a number, or last".to_owned()),
+    }
 }
 
 /// Services that something is asked for.
@@ -613,6 +659,7 @@ impl Cli {
                 | Command::Check { .. }
                 | Command::Events { .. }
                 | Command::Health { .. }
+                | Command::Report { .. }
                 | Command::Logs { .. },
             ) => false,
         }
@@ -625,10 +672,11 @@ impl Cli {
         let (watch, pair) = (&self.watch, &self.pair);
         // A script beats in its own instance. Its further hearts are --named.
         let beats = matches!(self.command, Some(Command::Beat { .. }));
+        let reports = matches!(self.command, Some(Command::Report { .. }));
         let starts = matches!(self.command, Some(Command::Run(_) | Command::Up { .. }));
         [
             ("--take-over", !starts && self.instance.take_over),
-            ("--report-dir", !starts && self.instance.report_dir.is_some()),
+            ("--report-dir", !starts && !reports && self.instance.report_dir.is_some()),
             ("--name", beats && self.instance.name.is_some()),
             ("--run-dir", beats && self.instance.run_dir.is_some()),
             ("--hang-timeout", watch.hang_timeout.is_some()),

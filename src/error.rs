@@ -393,6 +393,29 @@ pub enum Refusal {
         /// Those that there are.
         known: Vec<String>,
     },
+    /// It is not running.
+    #[error("{0} has no process now, so there is nothing to look at")]
+    NoProcess(String),
+    /// Nothing is kept.
+    #[error("this osps keeps no reports (--report-dir none), or has no place for them")]
+    NoReports,
+    /// It cannot be used; the text says which and why.
+    #[error("reports: {0}; choose another directory with --report-dir")]
+    ReportDirectory(String),
+    /// There is no such report.
+    #[error(
+        "there is no {} in {}",
+        .number.map_or("report yet".to_owned(), |number| {
+            format!("report {number} (`osps report --list` shows those that there are)")
+        }),
+        Shown(path)
+    )]
+    NoReport {
+        /// Its number; `None` = any.
+        number: Option<u64>,
+        /// Where it was looked for.
+        path: PathBuf,
+    },
     /// Nobody writes into a file.
     #[error("none of the services has a `log`: their output goes where that of osps goes")]
     NoLogs,

@@ -9,7 +9,7 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 use env_logger::{Builder, Env, Target};
-use osps::cli::{Cli, Command, Instance, These, Those};
+use osps::cli::{Cli, Command, Instance, Numbered, These, Those};
 use osps::config::Config;
 use osps::config::load::{self, Over};
 use osps::error::Error;
@@ -18,6 +18,7 @@ use osps::instance::place::Place;
 use osps::instance::{ask, beat, exec};
 use osps::pair::{client, plan, server};
 use osps::prober;
+use osps::report::{helper, show};
 use osps::service::Inheritance;
 use osps::sys::output;
 use osps::view::status::{self, Wanted};
@@ -38,6 +39,9 @@ fn main() -> ExitCode {
     } else if way_in == Some("__probe") {
         start_log(Style::Service, false);
         finish(prober::main(&args[2..]))
+    } else if way_in == Some("__report") {
+        start_log(Style::Service, false);
+        finish(helper::main(&args[2..]))
     } else if way_in == Some("__load") {
         start_log(Style::Service, false);
         finish(load::main(&args[2..]))
@@ -90,6 +94,16 @@ fn run(cli: &Cli) -> ExitCode {
             asked(&|place| events::main(place, &wanted))
         }
         Some(Command::Health { service }) => Ok(health::main(place(), service.as_deref())),
+        Some(Command::Report { number, list, now, json }) => asked(&|place| {
+            let wanted = match (now, list, number) {
+                (Some(service), _, _) => show::Wanted::Now(service.clone()),
+                (None, true, _) => show::Wanted::List,
+                (None, false, Numbered::Last) => show::Wanted::Last,
+                (None, false, Numbered::Number(number)) => show::Wanted::Number(*number),
+            };
+            let (name, directory) = (cli.instance.name(), cli.instance.report_dir.as_deref());
+            show::main(place, name, directory, &wanted, *json)
+        }),
         Some(Command::List { json }) => list::main(*json),
         Some(Command::Stop(Those { services, quiet })) if services.is_empty() => {
             asked(&|place| ask::stop(place, *quiet))

@@ -69,6 +69,11 @@ pub fn started_name(slot: SlotId) -> String {
     format!("started-{slot}")
 }
 
+/// Name of the file into which a program writes its stacks on request, see `dumps` in heart/python.
+pub fn stacks_name(slot: SlotId) -> String {
+    format!("stacks-{slot}")
+}
+
 /// Name of a slot's notify socket.
 pub fn notify_name(slot: SlotId) -> String {
     format!("notify-{slot}")
@@ -313,8 +318,7 @@ impl RunDir {
         for name in notify.iter().map(String::as_str).chain([SHIM]) {
             super::outside::sweep(self, name);
         }
-        // What programs write on request, see `dumps` in heart/python.
-        let stacks = slots.clone().map(|slot| format!("stacks-{slot}"));
+        let stacks = slots.clone().map(|slot| stacks_name(SlotId(slot)));
         let slots_own: Vec<_> =
             stacks.chain(slots.map(|slot| started_name(SlotId(slot)))).collect();
         let sockets = notify.iter().map(String::as_str).chain([CONTROL]);

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! `server` is what `group` keeps of one of them; `verdict` says what kind of freeze it is;
-//! `advice` tells people what limit the gaps between beats suggest. The rules that servers run as
+//! `advice` tells people what limit the gaps between beats suggest; `collect` says who gets a report
+//! of how much, and how long a kill waits for it. The rules that servers run as
 //! well (is this heart alive, who may write) stand in `osps_heart`.
 //! Nothing here knows what a server is for.
 //!
@@ -17,6 +18,7 @@
 
 pub mod adopt;
 pub mod advice;
+pub mod collect;
 pub mod graph;
 pub mod group;
 pub mod lifecycle;

@@ -3,12 +3,23 @@
 //! ```text
 //! mod       the model: what a report says, as it stands in its file
 //! store     the directory: who may have it, numbers, the newest 50
+//! helper    the collector, a process of its own
+//! look      one look at /proc;  calls: system calls in words
+//! stacks    stacks of threads, by other programs
+//! sentence  all of it in one sentence;  text: all of it for people;  show: the command
 //! ```
 //!
 //! A report holds nothing of the environment, no arguments of commands and no memory contents. Text
 //! that programs chose is kept as it was read, and escaped where it is shown.
 
+mod calls;
+pub mod helper;
+mod look;
+mod sentence;
+pub mod show;
+pub mod stacks;
 pub mod store;
+mod text;
 
 use osps_heart::words::{Cause, Class};
 use serde::{Deserialize, Serialize};
@@ -71,6 +82,8 @@ pub struct Report {
     pub instance: String,
     /// The pid of the process whose silence it is about; 0 = nobody knew.
     pub pid: u32,
+    /// How long ago its service was started, ns.
+    pub age_ns: u64,
     /// The program's name, without arguments.
     pub program: String,
     /// The heart that fell silent.
@@ -158,8 +171,6 @@ pub struct Data {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Process {
-    /// How long it has run, ns.
-    pub age_ns: u64,
     /// Memory and the like, as in `/proc/PID/status`.
     pub status: Vec<(String, String)>,
     /// Its limits: name, soft, hard.

@@ -62,6 +62,26 @@ impl Report {
         Some(String::from_utf8_lossy(&text[..length]).replace(['\r', '\n'], " "))
     }
 
+    /// What a process that goes on said since the last look; `None` = it ended, or will say no more.
+    pub fn hear(&self) -> Option<Vec<u8>> {
+        let mut bytes = vec![0; REPORT];
+        let flags = rustix::net::RecvFlags::DONTWAIT;
+        match rustix::net::recv(&self.0, bytes.as_mut_slice(), flags) {
+            Ok((0, _)) => None,
+            Ok((count, _)) => {
+                bytes.truncate(count);
+                Some(bytes)
+            }
+            Err(Errno::AGAIN | Errno::INTR) => Some(Vec::new()),
+            Err(_) => None,
+        }
+    }
+
+    /// Tells a process that goes on something: a byte, and descriptors.
+    pub fn tell(&self, byte: u8, fds: &[BorrowedFd<'_>]) -> Result<(), Failed> {
+        socket::send_descriptors(&self.0, byte, fds)
+    }
+
     /// A whole answer of a process that was started for one: a byte and descriptors; `None` = it
     /// has not come yet.
     pub fn answer(&self) -> Option<Result<(u8, Vec<OwnedFd>), Failed>> {
@@ -179,7 +199,7 @@ pub fn spawn_group(command: &mut Command) -> io::Result<Process> {
 }
 
 /// Holds a child that was just started.
-fn hold(mut child: Child) -> io::Result<Process> {
+pub fn hold(mut child: Child) -> io::Result<Process> {
     let pid = child.id();
     // Nobody else waits for our children, so the pid is this process's until we reap it.
     let known = open_pidfd(pid).map_err(io::Error::from).and_then(|pidfd| {

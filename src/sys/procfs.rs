@@ -4,7 +4,7 @@
 //! schedstat, cgroup), each at most once and bounded; no ptrace. Whoever may signal a process may
 //! read these.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Read;
@@ -139,6 +139,21 @@ pub fn tree_but(root: u32, but: &[u32]) -> Vec<Stat> {
         Some(pids) => pids.into_iter().filter_map(stat).collect(),
         // A kernel without these lists (CONFIG_PROC_CHILDREN).
         None => processes(),
+    }
+}
+
+/// Everything below these processes, which are not included.
+pub fn below(all: &[Stat], roots: impl IntoIterator<Item = u32>) -> Vec<Stat> {
+    let mut parents: HashSet<u32> = roots.into_iter().collect();
+    let mut found: Vec<Stat> = Vec::new();
+    loop {
+        let is_new = |stat: &&Stat| parents.contains(&stat.parent) && !parents.contains(&stat.pid);
+        let new: Vec<Stat> = all.iter().filter(is_new).copied().collect();
+        if new.is_empty() {
+            return found;
+        }
+        parents.extend(new.iter().map(|stat| stat.pid));
+        found.extend(new);
     }
 }
 
@@ -319,8 +334,18 @@ pub fn boot_id() -> [u64; 2] {
 /// Whether this process ignores a signal.
 pub fn is_ignored(signal: u32) -> bool {
     let status = read("/proc/self/status").unwrap_or_default();
-    let mask = field(&status, "SigIgn:").and_then(|value| u64::from_str_radix(value, 16).ok());
-    mask.is_some_and(|mask| signal >= 1 && mask >> (signal - 1) & 1 == 1)
+    is_in_mask(&status, "SigIgn:", signal)
+}
+
+/// Whether a process has a handler of its own for a signal.
+pub fn handles(pid: u32, signal: u32) -> bool {
+    let status = read(&format!("/proc/{pid}/status")).unwrap_or_default();
+    is_in_mask(&status, "SigCgt:", signal)
+}
+
+fn is_in_mask(status: &str, key: &str, signal: u32) -> bool {
+    let mask = field(status, key).and_then(|value| u64::from_str_radix(value, 16).ok());
+    mask.is_some_and(|mask| (1..=64).contains(&signal) && mask >> (signal - 1) & 1 == 1)
 }
 
 /// Kills for want of memory so far, where a process lives.

@@ -47,11 +47,17 @@ pub fn signal_group(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
 
 /// Whether signals can be sent through pidfds at all: asks without sending one.
 pub fn may_signal(pidfd: BorrowedFd<'_>) -> io::Result<()> {
+    // Signal 0 is never delivered.
+    signal(pidfd, 0)
+}
+
+/// Sends a signal that has no name, as those of the real-time ones.
+pub fn signal(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
     let info: *const libc::siginfo_t = ptr::null();
-    // SAFETY: signal 0 is never delivered, a null siginfo is allowed; the descriptor is borrowed,
-    // so open.
+    // SAFETY: a null siginfo is allowed and means "as kill(2)"; the descriptor is borrowed, so
+    // open; a number that is no signal is refused.
     let result =
-        unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), 0, info, 0) };
+        unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, info, 0) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 

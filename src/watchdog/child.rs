@@ -11,6 +11,7 @@ use super::claimant::Claimant;
 use super::kin::LeftBehind;
 use super::notify::Hearing;
 use super::probing::Probing;
+use super::reports::Recent;
 use crate::policy::group::Change;
 
 use crate::policy::verdict::Evidence;
@@ -51,6 +52,8 @@ pub(super) struct Child {
     pub(super) before: Option<Evidence>,
     /// The newest evidence.
     pub(super) after: Option<Evidence>,
+    /// How long its own heart was silent lately.
+    pub(super) recent: Recent,
     /// How its last process ended; `None` = none did yet.
     pub(super) ended: Option<Death>,
     /// The start that is being performed: it is told with the pid.
@@ -78,6 +81,7 @@ impl Child {
             oom_kills: None,
             before: None,
             after: None,
+            recent: Recent::default(),
             ended: None,
             starting: None,
             unheard: Some(count),

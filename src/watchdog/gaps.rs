@@ -15,6 +15,10 @@ impl Watchdog {
     /// Counts the gap that a heart has ended in this look, if it did.
     pub(super) fn count_gap(&mut self, slot: SlotId, line: Line) {
         let Some(gap) = self.group.take_gap(slot, line) else { return };
+        if line.is_none() {
+            let now = self.group.turn().now;
+            self.children[slot.index()].recent.count(now, gap.span);
+        }
         let service = self.children[slot.index()].name();
         let place = line.map_or(slot.index(), usize::from);
         let (Some(cells), Some(heart)) =

@@ -27,7 +27,7 @@ use crate::policy::lifecycle::Stage;
 use crate::service::KillMode;
 use crate::sys::poll::Interest;
 use crate::sys::process::{self, Process};
-use crate::sys::procfs::{self, Stat};
+use crate::sys::procfs::{self, Stat, below};
 
 /// How long a killed process may take to die. The kernel needs a millisecond, and some more for
 /// much memory; longer means an uninterruptible wait.
@@ -103,21 +103,6 @@ impl LeftBehind {
         if self.kin.is_empty() {
             (self.killed, self.undying) = (None, false);
         }
-    }
-}
-
-/// Everything below these processes, which are not included.
-fn below(all: &[Stat], roots: impl IntoIterator<Item = u32>) -> Vec<Stat> {
-    let mut parents: HashSet<u32> = roots.into_iter().collect();
-    let mut found: Vec<Stat> = Vec::new();
-    loop {
-        let is_new = |stat: &&Stat| parents.contains(&stat.parent) && !parents.contains(&stat.pid);
-        let new: Vec<Stat> = all.iter().filter(is_new).copied().collect();
-        if new.is_empty() {
-            return found;
-        }
-        parents.extend(new.iter().map(|stat| stat.pid));
-        found.extend(new);
     }
 }
 
@@ -376,6 +361,7 @@ impl Watchdog {
             .flat_map(super::Child::pids)
             .chain(self.spares.pids())
             .chain(self.hooks.pids())
+            .chain(self.reports.pids())
             .chain(self.loading.as_ref().map(Loading::pid))
     }
 

@@ -82,6 +82,7 @@ const SIGNALS: u64 = 0;
 const CHILD: u64 = 1;
 const NOTIFY: u64 = 500;
 const LOAD: u64 = 998;
+const REPORT: u64 = 997;
 const KIN: u64 = 999;
 const CONTROL: u64 = 1000;
 

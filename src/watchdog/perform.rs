@@ -185,6 +185,7 @@ impl Watchdog {
             self.children[slot.index()].starting = Some(change);
         } else {
             self.write(&self.described(&change));
+            self.report_on(&change);
             match what {
                 What::Verdict { cause: Cause::StartTimeout, .. } => self.advise(slot),
                 What::Unwatched => self.advise_unwatched(slot),
@@ -247,7 +248,7 @@ impl Watchdog {
     }
 
     /// The name of the further heart that a note speaks of; empty = the server's own.
-    fn heart_of(&self, note: Note) -> String {
+    pub(super) fn heart_of(&self, note: Note) -> String {
         match note {
             Note::Further { line, .. } => self.heart_name(line),
             Note::Nothing | Note::Limit(_) | Note::Death { .. } => String::new(),
@@ -329,6 +330,7 @@ impl Watchdog {
             }
             Act::Look => {
                 child.before = child.beater().and_then(|pid| evidence(pid, self.clock.now()));
+                self.look_for_report(slot);
                 return;
             }
             Act::Ask | Act::Terminate => {
@@ -349,14 +351,26 @@ impl Watchdog {
                 }
             }
             Act::Kill => {
-                let done = process.map_or(Ok(()), Process::kill);
-                child.left.kill(self.clock.now());
-                done
+                if !self.holds_kill(slot) {
+                    self.kill(slot);
+                }
+                return;
             }
             Act::Alarm => Ok(()),
         };
         if let Err(failed) = done {
             log::error!("{}: {failed}", self.children[slot.index()].name());
+        }
+    }
+
+    /// Kills whoever runs in a slot, and what its predecessor left.
+    pub(super) fn kill(&mut self, slot: SlotId) {
+        let now = self.clock.now();
+        let child = &mut self.children[slot.index()];
+        let done = child.process.as_ref().map_or(Ok(()), Process::kill);
+        child.left.kill(now);
+        if let Err(failed) = done {
+            log::error!("{}: {failed}", child.name());
         }
     }
 

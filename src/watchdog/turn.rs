@@ -81,8 +81,8 @@ impl Watchdog {
             let loading = self.loading.as_ref().map(Loading::until);
             let above = self.above.as_ref().and_then(Above::due);
             let deadlines = [Some(self.check_at), Some(self.beat_at), group, recall];
-            let deadlines =
-                deadlines.into_iter().chain([self.spares_due(), self.hooks.due(), loading, above]);
+            let others = [self.spares_due(), self.hooks.due(), loading, above, self.reports.due()];
+            let deadlines = deadlines.into_iter().chain(others);
             let planned = deadlines.flatten().min().unwrap_or(now);
             let ready = self.poll.wait(self.clock.now(), Some(planned)).unwrap_or_else(|failed| {
                 // Cannot happen with a valid set; without this the loop would spin on it.
@@ -117,6 +117,7 @@ impl Watchdog {
         // Whoever has to share its processor reads them later than the clock.
         let read = self.clock.now();
         self.perform_all();
+        self.heed_collectors(now);
         for came in self.signals.take() {
             match came {
                 Came::Stop("SIGHUP") if self.file.is_some() => match self.allow {
@@ -178,6 +179,7 @@ impl Watchdog {
         if now >= self.check_at {
             self.check(now);
         }
+        self.gather_reports(now);
         self.gather_hooks(now);
         self.fill_spares(now);
         self.tell_above(now);
@@ -242,6 +244,7 @@ impl Watchdog {
             }
             Allow::Stopping { .. } => {
                 log::warn!("{who} again: killing what is left");
+                self.release_kills();
                 self.step(now, Input::ForceStop);
             }
         }
@@ -468,6 +471,7 @@ impl Watchdog {
 
     /// Tells the end and removes everything that osps made.
     pub(super) fn finish(mut self, outcome: Outcome) {
+        self.end_reports();
         self.end_hooks();
         self.end_loading();
         self.end_probers();

@@ -141,6 +141,8 @@ fn become_image(path: &Path, args: &[OsString], memory: i32) -> Failed {
 impl Watchdog {
     /// Becomes another image. Returns only if that fails.
     pub(super) fn become_another(&mut self, path: &Path) -> Failed {
+        // They know only this image.
+        self.drop_reports();
         let pid = std::process::id();
         let old = rustix::fs::open("/proc/self/exe", OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
         let old = match old {

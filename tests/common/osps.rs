@@ -487,6 +487,7 @@ impl Osps {
     pub fn command(&self, args: &[&str]) -> Output {
         let mut command = Command::new(BINARY);
         command.args(args).arg("--run-dir").arg(self.run_dir()).env_remove("RUST_LOG");
+        command.env_remove("STATE_DIRECTORY").env("XDG_STATE_HOME", self.dir().join("state"));
         command.stdin(Stdio::null()).output().unwrap()
     }
 

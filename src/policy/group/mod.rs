@@ -129,6 +129,13 @@ pub enum Input {
         /// Silence that convicts.
         hang: Duration,
     },
+    /// Its kill was decided, and comes later by so much.
+    Delayed {
+        /// In this slot.
+        slot: SlotId,
+        /// From now on, at most.
+        span: Duration,
+    },
     /// It said itself that it is broken.
     Triggered {
         /// In this slot.
@@ -361,6 +368,13 @@ impl Group {
             Input::Limited { slot, hang } => {
                 if let Some((_, _, life)) = self.alive(slot) {
                     life.own.pulse.set_limit(hang);
+                }
+            }
+            Input::Delayed { slot, span } => {
+                if self.stage(slot) == Stage::Killing
+                    && let Some(server) = self.servers.get_mut(slot.index())
+                {
+                    server.timer = server.timer.map(|timer| timer + span);
                 }
             }
             Input::Triggered { slot } => self.triggered(slot, now, out),
