@@ -2,9 +2,9 @@
 //!
 //! A collector has a seat; there are [`SEATS`]. Who is late takes one if it is free, so that the
 //! collector has seen it before the verdict. A verdict goes before who is only late, and starts the
-//! clock: the kill waits until the collector has seen enough, [`WAIT`] at most, or as long as stacks
-//! may take. Whoever finds no seat is killed at once and gets a short report, of what is known
-//! anyway. Nobody waits for the report of another.
+//! clock: the kill waits until the collector has seen enough, [`WAIT`] at most, or as long as
+//! stacks may take. Whoever finds no seat is killed at once and gets a short report, of what is
+//! known anyway. Nobody waits for the report of another.
 
 use std::time::Duration;
 

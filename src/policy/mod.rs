@@ -7,9 +7,9 @@
 //! ```
 //!
 //! `server` is what `group` keeps of one of them; `verdict` says what kind of freeze it is;
-//! `advice` tells people what limit the gaps between beats suggest; `collect` says who gets a report
-//! of how much, and how long a kill waits for it. The rules that servers run as
-//! well (is this heart alive, who may write) stand in `osps_heart`.
+//! `advice` tells people what limit the gaps between beats suggest; `collect` says who gets a
+//! report of how much, and how long a kill waits for it. The rules that servers run as well (is
+//! this heart alive, who may write) stand in `osps_heart`.
 //! Nothing here knows what a server is for.
 //!
 //! Contract of every piece: deterministic; performs no I/O; never reads a clock; never blocks; no

@@ -99,8 +99,9 @@ impl Look {
             sockets_left_out,
             missing,
         };
-        // A zombie, or one whose number was given away meanwhile, shows nothing of use.
-        (is_it() && !look.threads.is_empty()).then_some(look)
+        // Of one that dies meanwhile some is gone already: less than nothing.
+        let whole = procfs::stat(pid).is_some_and(|stat| !stat.exiting && stat.state != 'Z');
+        (is_it() && whole && !look.threads.is_empty()).then_some(look)
     }
 
     /// Adds what each thread did since an earlier look.

@@ -168,7 +168,7 @@ mod tests {
 
     fn report(class: Class, state: &str, channel: &str, call: &str) -> Report {
         let mut report = Report::default();
-        report.summary.service = "secondary-1".to_owned();
+        report.summary.service = "worker-1".to_owned();
         report.summary.cause = Some(Cause::Frozen);
         report.summary.class = Some(class);
         report.summary.silence_ns = 4_020_000_000;
@@ -219,7 +219,7 @@ mod tests {
             ),
         ] {
             let text = of(&report(class, state, channel, call));
-            assert_eq!(text, format!("secondary-1 was frozen for 4.0 s: {expected}"));
+            assert_eq!(text, format!("worker-1 was frozen for 4.0 s: {expected}"));
         }
     }
 
@@ -240,7 +240,7 @@ mod tests {
             socket("tcp 127.0.0.1:4000 - 127.0.0.1:5432", "established", 7),
         ];
         assert!(of(&report).ends_with("; 3 clients waited"), "{}", of(&report));
-        let waiting = vec![("secondary-2".to_owned(), 4)];
+        let waiting = vec![("worker-2".to_owned(), 4)];
         report.data = Some(Data { waiting, ..Data::default() });
         assert!(of(&report).ends_with("; 7 clients waited"));
         report.sockets.clear();

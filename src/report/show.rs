@@ -55,7 +55,7 @@ pub fn main(
         return Ok(ExitCode::SUCCESS);
     }
     let store = store.ok_or(Refusal::NoReports)?;
-    store.check().map_err(Refusal::ReportDirectory)?;
+    store.check_reading().map_err(Refusal::ReportDirectory)?;
     match wanted {
         Wanted::List => {
             let all = store.list();

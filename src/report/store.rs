@@ -77,9 +77,18 @@ impl Store {
         &self.path
     }
 
-    /// Whether it could be used, now: one that is not there yet could.
+    /// Whether reports could be kept there, now: one that is not there yet could be made.
     pub fn check(&self) -> Result<(), String> {
-        self.open(false).map(drop).or_else(|why| match why {
+        Store::told(self.open(For::Writing))
+    }
+
+    /// Whether reports could be read there.
+    pub fn check_reading(&self) -> Result<(), String> {
+        Store::told(self.open(For::Reading))
+    }
+
+    fn told(opened: Result<OwnedFd, Unusable>) -> Result<(), String> {
+        opened.map(drop).or_else(|why| match why {
             Unusable::Missing => Ok(()),
             Unusable::Refused(why) => Err(why),
         })
@@ -94,7 +103,7 @@ impl Store {
 
     /// Numbers of the reports that are there, in no order.
     pub fn numbers(&self) -> Vec<u64> {
-        self.open(false).map(|dir| numbers(&dir)).unwrap_or_default()
+        self.open(For::Reading).map(|dir| numbers(&dir)).unwrap_or_default()
     }
 
     /// A report; `None` = there is none of this number, or it cannot be read.
@@ -103,7 +112,7 @@ impl Store {
     }
 
     fn load<T: serde::de::DeserializeOwned>(&self, number: u64) -> Option<T> {
-        let dir = self.open(false).ok()?;
+        let dir = self.open(For::Reading).ok()?;
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let file = openat(&dir, name_of(number), flags, Mode::empty()).ok()?;
         let mut bytes = Vec::new();
@@ -114,7 +123,7 @@ impl Store {
     /// Keeps a report, and returns the number that it got; the oldest ones go. The text of the
     /// error is a line.
     pub fn keep(&self, report: &mut Report) -> Result<u64, String> {
-        let dir = self.open(true).map_err(|why| match why {
+        let dir = self.open(For::Making).map_err(|why| match why {
             Unusable::Missing => format!("{}: it vanished again", Shown(&self.path)),
             Unusable::Refused(why) => why,
         })?;
@@ -154,15 +163,15 @@ impl Store {
         Err(failed(io::ErrorKind::AlreadyExists.into()))
     }
 
-    /// Opens the directory, made if it shall be.
-    fn open(&self, make: bool) -> Result<OwnedFd, Unusable> {
+    /// Opens the directory.
+    fn open(&self, wanted: For) -> Result<OwnedFd, Unusable> {
         let shown = Shown(&self.path);
         let refused = |why: String| Unusable::Refused(format!("{shown}: {why}"));
         let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::RDONLY;
         let dir = match rustix::fs::open(&self.path, flags, Mode::empty()) {
-            Err(Errno::NOENT) if make => {
+            Err(Errno::NOENT) if wanted == For::Making => {
                 make_directory(&self.path).map_err(|error| refused(error.to_string()))?;
-                return self.open(false);
+                return self.open(For::Writing);
             }
             Err(Errno::NOENT) => return Err(Unusable::Missing),
             Err(Errno::LOOP | Errno::NOTDIR) => {
@@ -173,7 +182,7 @@ impl Store {
         let stat = fstat(&dir).map_err(|errno| refused(io::Error::from(errno).to_string()))?;
         let me = rustix::process::geteuid().as_raw();
         // Root may read anybody's.
-        if stat.st_uid != me && (make || me != 0) {
+        if stat.st_uid != me && (wanted != For::Reading || me != 0) {
             return Err(refused(format!("it belongs to user {}, not to user {me}", stat.st_uid)));
         }
         if stat.st_mode & 0o022 != 0 {
@@ -182,6 +191,17 @@ impl Store {
         }
         Ok(dir)
     }
+}
+
+/// What a directory is opened for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum For {
+    /// Reports are read.
+    Reading,
+    /// Reports are kept.
+    Writing,
+    /// The same, and it is made if it is not there.
+    Making,
 }
 
 /// Why a directory cannot be opened.

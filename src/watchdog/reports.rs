@@ -137,7 +137,9 @@ impl Reports {
     /// When something of it is to be looked at.
     pub(super) fn due(&self) -> Option<Monotonic> {
         let writers = self.collectors.iter().filter_map(|collector| collector.until);
-        let writes = !self.waiting.is_empty() && self.writer().is_none();
+        // A moment that has come and changes nothing would make every turn a late one.
+        let writes =
+            !self.waiting.is_empty() && self.writer().is_none() && !self.seats.is_holding();
         let waiting = writes.then_some(self.write_at);
         self.seats.due().into_iter().chain(writers).chain(waiting).min()
     }
@@ -415,8 +417,15 @@ impl Watchdog {
             );
             self.dismiss(collector);
         }
-        let is_dead = |collector: &&mut Collector| collector.process.is_dead();
-        let dead: Vec<_> = self.reports.collectors.extract_if(.., |one| is_dead(&one)).collect();
+        let is_dead = |collector: &&Collector| collector.process.is_dead();
+        let dead: Vec<u32> =
+            self.reports.collectors.iter().filter(is_dead).map(|one| one.process.pid()).collect();
+        if !dead.is_empty() {
+            // Their last words.
+            self.heed_collectors(now);
+        }
+        let is_one = |collector: &mut Collector| dead.contains(&collector.process.pid());
+        let dead: Vec<_> = self.reports.collectors.extract_if(.., is_one).collect();
         for collector in dead {
             let death = collector.process.reap();
             if collector.who.is_none() {
