@@ -363,8 +363,8 @@ pub enum Command {
     /// Show what was seen of a program when it had to go: the newest report, or another one
     ///
     /// A report is taken between the verdict and the kill, and kept outside of the run directory,
-    /// the newest 50. With --now: how a service is at this moment, without disturbing it; that works
-    /// without a living watchdog, too.
+    /// the newest 50. With --now: how a service is at this moment, without disturbing it; that
+    /// works without a living watchdog, too.
     #[command(after_help = REPORT_EXAMPLES)]
     Report {
         /// Its number, or `last`

@@ -214,8 +214,8 @@ mod tests {
                 Class::Unkillable,
                 "D",
                 "rpc_wait",
-                "close(4 = /mnt/x)",
-                "in an uninterruptible wait in rpc_wait, thread `main`, waiting for the file /mnt/x",
+                "close(4 = /x)",
+                "in an uninterruptible wait in rpc_wait, thread `main`, waiting for the file /x",
             ),
         ] {
             let text = of(&report(class, state, channel, call));

@@ -2,10 +2,10 @@
 //! tools stop the process that they look at.
 //!
 //! In this order, until one gives something: the user's command; the language's own (a Python
-//! program that called `osps.dumps()` is signalled, a JVM asked by jcmd or jstack); py-spy for other
-//! Python programs; eu-stack, gstack, gdb. Each has a part of the time and bounded output, and what
-//! was tried and why it gave nothing is told. A tool is the leader of a session of its own, dies with
-//! this process, and is ended with all below it.
+//! program that called `osps.dumps()` is signalled, a JVM asked by jcmd or jstack); py-spy for
+//! other Python programs; eu-stack, gstack, gdb. Each has a part of the time and bounded output,
+//! and what was tried and why it gave nothing is told. A tool is the leader of a session of its
+//! own, dies with this process, and is ended with all below it.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;

@@ -62,7 +62,7 @@ impl Report {
         Some(String::from_utf8_lossy(&text[..length]).replace(['\r', '\n'], " "))
     }
 
-    /// What a process that goes on said since the last look; `None` = it ended, or will say no more.
+    /// What a process that goes on said since the last look; `None` = it will say no more.
     pub fn hear(&self) -> Option<Vec<u8>> {
         let mut bytes = vec![0; REPORT];
         let flags = rustix::net::RecvFlags::DONTWAIT;

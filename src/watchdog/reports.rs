@@ -313,7 +313,7 @@ impl Watchdog {
         }
     }
 
-    /// Once a turn, and early in it: what collectors say, and whose kill has waited for long enough.
+    /// Once a turn, and early in it: what collectors say, and whose kill has waited long enough.
     pub(super) fn heed_collectors(&mut self, now: Monotonic) {
         for place in 0..self.reports.collectors.len() {
             let collector = &mut self.reports.collectors[place];
@@ -367,7 +367,7 @@ impl Watchdog {
         page.server.last_report.store(number, Ordering::Relaxed);
     }
 
-    /// Once a turn, after everything else: who is to be looked at, who is not any more, who is done.
+    /// Once a turn, after everything else: who is to be looked at, who is not, who is done.
     pub(super) fn gather_reports(&mut self, now: Monotonic) {
         if self.reports.is_off() {
             return;
