@@ -19,7 +19,7 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 use osps_heart::clock::SystemClock;
@@ -46,8 +46,8 @@ const LINES: usize = 20;
 /// What a collector is to do.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Task {
-    /// Where reports are kept.
-    pub directory: PathBuf,
+    /// Where reports are kept. Paths are bytes, and travel as such.
+    pub directory: OsString,
     /// Whom to look at; `None` = the reports are whole.
     pub victim: Option<Victim>,
     /// Reports that are only to be written.
@@ -64,7 +64,7 @@ pub struct Victim {
     /// The service.
     pub service: String,
     /// Where its output goes.
-    pub log: Option<PathBuf>,
+    pub log: Option<OsString>,
     /// Whether stacks are wanted.
     pub stacks: Option<Wanted>,
 }
@@ -131,7 +131,10 @@ pub fn main(args: &[OsString]) -> Result<ExitCode, Error> {
     let task: Option<Task> = handed.into_iter().next().and_then(unpack);
     let task = task.ok_or(Refusal::NotForPeople("__report"))?;
     watch(&gate)?;
-    let store = Store::at(task.directory);
+    let store = Store::at(task.directory.into());
+    if task.victim.is_none() {
+        step_back();
+    }
     for report in task.reports {
         keep(&store, report, &gate);
     }
@@ -149,8 +152,16 @@ fn unpack<T: serde::de::DeserializeOwned>(memory: OwnedFd) -> Option<T> {
 }
 
 fn say(gate: &OwnedFd, word: &Word) {
+    if *word == Word::Seen {
+        step_back();
+    }
     // Nobody hears it: then this process is about to end.
     let _ = rustix::io::write(gate, word.line().as_bytes());
+}
+
+/// Whoever is started anew goes first.
+fn step_back() {
+    let _ = rustix::process::setpriority_process(None, 10);
 }
 
 /// Ends this process with all below it when the watchdog is gone, whatever it does then.
@@ -196,7 +207,7 @@ fn collect(victim: &Victim, gate: &OwnedFd) -> Result<Option<Report>, Error> {
         say(gate, &Word::Seen);
     }
     if let Some(log) = &victim.log {
-        match last_lines(log) {
+        match last_lines(log.as_ref()) {
             Ok(lines) => report.log = lines,
             Err(error) => report.missing.push(format!("log: {error}")),
         }

@@ -12,7 +12,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
@@ -46,7 +46,7 @@ pub struct Wanted {
     /// How long all of it may take.
     pub limit: Duration,
     /// Where a program writes its own when it is signalled: see `dumps` in heart/python.
-    pub dump: PathBuf,
+    pub dump: OsString,
 }
 
 /// Of whom.
@@ -78,7 +78,7 @@ pub(super) fn take(target: &Target, wanted: &Wanted) -> Vec<Stacks> {
         let rest = until.since(began);
         let share = if ways.peek().is_some() { rest / 2 } else { rest };
         let mut stacks = match way {
-            Way::Dump => dump(target, &wanted.dump, began + share),
+            Way::Dump => dump(target, wanted.dump.as_ref(), began + share),
             Way::Tool(command) => tool(target, &command, began + share),
         };
         stacks.took_ns = nanos(SystemClock.now().since(began));
@@ -224,6 +224,8 @@ fn tool(target: &Target, command: &[OsString], until: Monotonic) -> Stacks {
         let mut wrapped = Command::new("/proc/self/exe");
         wrapped.arg0("osps").args(["__report", TOOL]).args(command);
         wrapped.env("OSPS_PID", target.pid.to_string()).env("OSPS_SERVICE", &target.service);
+        // They would ask the network for what they do not find here.
+        wrapped.env_remove("DEBUGINFOD_URLS");
         wrapped.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let poll = Poll::new().map_err(|failed| failed.answer)?;
         let mut child = wrapped.spawn()?;

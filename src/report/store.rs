@@ -6,7 +6,7 @@
 //! that nobody has, so whoever reads never finds half of one and several may write at once.
 //! Tested here and in tests/report.rs.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -66,7 +66,7 @@ impl Store {
     pub fn of(place: &Place, name: &str) -> Option<Store> {
         let said = RunDir::visit(&place.path).ok().and_then(|run_dir| run_dir.read(REPORTS));
         match said {
-            Some(Some(path)) => Some(Store::at(path)),
+            Some(Some::<OsString>(path)) => Some(Store::at(path.into())),
             Some(None) => None,
             None => default_directory(name).map(Store::at),
         }

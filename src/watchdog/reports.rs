@@ -18,6 +18,7 @@ use osps_heart::segment::What;
 use osps_heart::sync::Ordering;
 use osps_heart::time::{Clock, Monotonic, nanos};
 use osps_heart::words::{Cause, Class};
+use rustix::process::Signal;
 
 use super::kin::{DYING, end_tree};
 use super::{Child, KIN, REPORT, Watchdog};
@@ -166,7 +167,8 @@ impl Reports {
 impl Watchdog {
     /// Names the directory for those who read reports.
     pub(super) fn name_report_directory(&self) {
-        if let Err(failed) = self.claim.run_dir.write(REPORTS, &self.reports.directory) {
+        let directory = self.reports.directory.as_ref().map(|path| path.as_os_str());
+        if let Err(failed) = self.claim.run_dir.write(REPORTS, &directory) {
             log::debug!("{failed}; readers look for reports in the default place");
         }
     }
@@ -438,26 +440,34 @@ impl Watchdog {
         }
     }
 
-    /// Ends the collector of somebody.
+    /// Ends the collector of somebody, which has only looked so far: there is nobody below it.
     fn end_collector(&mut self, who: Who) {
         let place = self.reports.collectors.iter().position(|one| one.who == Some(who));
         if let Some(place) = place {
             let collector = self.reports.collectors.swap_remove(place);
-            self.dismiss(collector);
+            if let Err(failed) = collector.process.signal(Signal::KILL) {
+                log::debug!("{failed}");
+            }
+            self.let_go(collector);
         }
     }
 
     /// Ends a collector with all below it.
     fn dismiss(&mut self, collector: Collector) {
+        if !collector.process.is_dead() {
+            end_tree(&collector.process);
+        }
+        self.let_go(collector);
+    }
+
+    /// Nobody waits for a collector any more.
+    fn let_go(&mut self, collector: Collector) {
         if let Some(who) = collector.who {
             self.reports.seats.leave(who);
             self.release_kill(who);
         }
         self.poll.remove(&collector.gate);
         self.poll.remove(&collector.process);
-        if !collector.process.is_dead() {
-            end_tree(&collector.process);
-        }
         if collector.process.reap().is_none() {
             self.unreaped.push(collector.process);
         }
@@ -475,10 +485,10 @@ impl Watchdog {
         let wanted = (stacks.wanted && !child.service.manner.warn).then(|| Wanted {
             command: stacks.command.clone(),
             limit: stacks.limit,
-            dump: self.claim.run_dir.path().join(stacks_name(who.0)),
+            dump: self.claim.run_dir.path().join(stacks_name(who.0)).into_os_string(),
         });
         let service = child.name().to_owned();
-        let log = child.service.launch.log.clone();
+        let log = child.service.launch.log.clone().map(PathBuf::into_os_string);
         let victim = Victim { pid, start_time, service, log, stacks: wanted };
         let name = child.name().to_owned();
         let task = Task { victim: Some(victim), ..Task::default() };
@@ -490,7 +500,7 @@ impl Watchdog {
     }
 
     fn start_process(&mut self, who: Option<Who>, name: String, mut task: Task) -> bool {
-        task.directory = self.reports.directory.clone().unwrap_or_default();
+        task.directory = self.reports.directory.clone().unwrap_or_default().into_os_string();
         let launched = || {
             let failed = |error: std::io::Error| Failed::to("write down", "what to report")(error);
             let bytes = serde_json::to_vec(&task).map_err(|error| failed(error.into()))?;
