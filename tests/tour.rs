@@ -193,8 +193,10 @@ fn options<'a>(command: &'a str, before: &str) -> Vec<&'a str> {
 }
 
 fn log_lines(osps: &Osps) -> Vec<String> {
-    // What osps may not do on this machine is no part of the story.
-    let told = |line: &&str| !line.contains(" not permitted to ");
+    // What osps may not do on this machine is no part of the story, and nobody knows between which
+    // lines that of a report comes.
+    let told =
+        |line: &&str| !line.contains(" not permitted to ") && !line.contains(": osps report ");
     osps.log().lines().filter(told).map(str::to_owned).collect()
 }
 
