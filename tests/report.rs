@@ -71,6 +71,11 @@ fn first(osps: &Osps, service: &str) -> Report {
     reports(osps).remove(0)
 }
 
+/// On a machine that has no time for it the second look comes too late: that is said.
+fn is_told_from_the_first_look(report: &Report) -> bool {
+    report.missing.iter().any(|what| what.starts_with("it was gone at the verdict"))
+}
+
 /// The collectors of an instance.
 fn collectors(osps: &Osps) -> Vec<Process> {
     let is_one = |pid: u32| {
@@ -102,7 +107,8 @@ fn a_read_that_gets_nothing_is_told_with_what_was_read() {
     assert_eq!(report.heart.beats, 25);
     assert!(!report.heart.last_minute.is_empty());
     assert!(report.threads[0].call.starts_with("read("), "{:?}", report.threads);
-    assert!(report.threads[0].cpu_since_ns.is_some(), "it was looked at when it was late");
+    let twice = report.threads[0].cpu_since_ns.is_some();
+    assert!(twice || is_told_from_the_first_look(&report), "looked at when it was late, too");
     assert!(report.process.unwrap().status.iter().any(|(key, _)| key == "VmRSS"));
     let file = store(&osps).join("1.json");
     assert_eq!(file.metadata().unwrap().mode() & 0o777, 0o600);
@@ -152,7 +158,8 @@ fn a_thread_that_spins_is_named_with_its_share_of_a_processor() {
     let osps = Launch::up(&python("while True: pass")).spawn();
     let report = first(&osps, "snake");
     let sentence = &report.summary.sentence;
-    assert!(sentence.contains("thread `python3`") && sentence.contains('%'), "{sentence}");
+    let share = sentence.contains('%') || is_told_from_the_first_look(&report);
+    assert!(sentence.contains("thread `python3`") && share, "{sentence}");
     assert_eq!(report.threads[0].state, "R");
 }
 
@@ -164,7 +171,7 @@ fn clients_of_a_server_that_was_stopped_are_counted() {
     let port = free_port();
     let osps = Launch::up(&format!(
         "[service.redis]\ncommand = ['redis-server', '--port', '{port}', '--save', '']\n\
-         directory = '@DIR@'\nheart = 'loop'\nhang-timeout = '1s'\nstart-timeout = '500ms'\n"
+         directory = '@DIR@'\nheart = 'loop'\nhang-timeout = '4s'\nstart-timeout = '500ms'\n"
     ))
     .spawn();
     osps.wait_up(&["redis"]);
@@ -181,7 +188,9 @@ fn clients_of_a_server_that_was_stopped_are_counted() {
     }
     let report = first(&osps, "redis");
     let sentence = &report.summary.sentence;
-    assert!(sentence.contains("stopped by a signal; 2 clients waited"), "{sentence}");
+    // The first look, long before the kill, has seen them, whatever becomes of the second.
+    let told = sentence.contains("stopped by a signal; 2 clients waited");
+    assert!(told, "{sentence}: {:?}", report.missing);
     let unread = report.sockets.iter().filter(|socket| socket.unread == 6).count();
     assert_eq!(unread, 2, "{:#?}", report.sockets);
 }
@@ -319,7 +328,8 @@ fn a_collector_that_hangs_delays_no_kill_and_is_ended() {
     let old = osps.process(0);
     osps.stop_process(&old);
     let collector = osps.wait("a collector", || collectors(&osps).pop());
-    assert!(osps.find_log(&["up -> late"]).is_some() && !old.is_dead());
+    osps.wait_log(&["up -> late"]);
+    assert!(!old.is_dead(), "it is looked at before the verdict");
     osps.stop_process(&collector);
     osps.wait_happened("a", Event::Up, 2);
     osps.wait_log(&["WARN", "a: writing its report takes longer than 5s: ended"]);

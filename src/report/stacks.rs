@@ -113,7 +113,10 @@ fn ways(target: &Target, wanted: &Wanted) -> Vec<Way> {
     }
     ways.push(tool(&["eu-stack", "-p", &pid]));
     ways.push(tool(&["gstack", &pid]));
-    ways.push(tool(&["gdb", "-p", &pid, "-batch", "-nx", "-ex", "thread apply all bt"]));
+    // Arguments of frames are the program's own data.
+    let settings = "set print frame-arguments none";
+    let all = "thread apply all bt";
+    ways.push(tool(&["gdb", "-p", &pid, "-batch", "-nx", "-iex", settings, "-ex", all]));
     ways
 }
 

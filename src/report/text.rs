@@ -121,7 +121,8 @@ fn head(report: &Report, text: &mut String) {
         };
         let threads = report.threads.len() as u64 + report.threads_left_out;
         let age = span(report.age_ns);
-        let mut line = format!("{} for {age}, {threads} threads", Shown(&report.program));
+        let threads = if threads == 1 { "1 thread".into() } else { format!("{threads} threads") };
+        let mut line = format!("{} for {age}, {threads}", Shown(&report.program));
         if let Some(memory) = get("VmRSS") {
             let _ = write!(line, ", {memory} of memory");
         }
