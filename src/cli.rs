@@ -124,6 +124,15 @@ Examples:
 
 Only services with a `log` have one. Exit codes: 0 shown, 1 there is nothing to show.";
 
+const METRICS_EXAMPLES: &str = "\
+Examples:
+  osps metrics | promtool check metrics
+  osps metrics > /var/lib/node_exporter/osps.prom.new &&
+      mv /var/lib/node_exporter/osps.prom.new /var/lib/node_exporter/osps.prom
+
+Reads the segment alone, so it works beside a frozen watchdog and after a dead one. The names are
+listed in docs/operations.md, rules for alerts in docs/examples.";
+
 const STATUS_EXAMPLES: &str = "\
 Examples:
   osps status
@@ -380,6 +389,9 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Print the figures of a look for Prometheus: for the textfile collector of node_exporter
+    #[command(after_help = METRICS_EXAMPLES)]
+    Metrics,
     /// Show who runs, and when each server last beat
     #[command(after_help = STATUS_EXAMPLES)]
     Status {
@@ -656,6 +668,7 @@ impl Cli {
                 Command::Beat { .. }
                 | Command::Client { .. }
                 | Command::List { .. }
+                | Command::Metrics
                 | Command::Check { .. }
                 | Command::Events { .. }
                 | Command::Health { .. }

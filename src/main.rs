@@ -22,7 +22,7 @@ use osps::report::{helper, show};
 use osps::service::Inheritance;
 use osps::sys::output;
 use osps::view::status::{self, Wanted};
-use osps::view::{events, health, list, logs};
+use osps::view::{events, health, list, logs, metrics};
 use osps::watchdog;
 use osps_heart::words::Request;
 
@@ -132,6 +132,7 @@ fn run(cli: &Cli) -> ExitCode {
         Some(Command::Logs { services, follow, lines }) => {
             asked(&|place| logs::main(place, services, *follow, *lines))
         }
+        Some(Command::Metrics) => asked(&metrics::main),
         Some(Command::Upgrade { binary, quiet }) => {
             asked(&|place| ask::upgrade(place, &binary.clone().unwrap_or_else(own_image), *quiet))
         }

@@ -254,6 +254,7 @@ fn every_field_is_where_the_document_says() {
         worst_ns,
         near_misses,
         buckets,
+        sum_ns,
         reserved,
     });
     check_fields!(AreaCells { sequence, keys, reserved, range_count, reserved_too, ranges });

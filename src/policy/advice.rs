@@ -126,7 +126,8 @@ mod tests {
         }
         let worst = spans.iter().map(|(span, _)| *span).max().unwrap_or_default();
         let last = Monotonic(0) + ms(3_600_000);
-        Gaps { buckets, worst, near_misses: 0, limit: KNOWN.limit, since: Monotonic(0), last }
+        let sum = worst;
+        Gaps { buckets, worst, sum, near_misses: 0, limit: KNOWN.limit, since: Monotonic(0), last }
     }
 
     #[test]

@@ -6,15 +6,14 @@
 use std::time::Duration;
 
 use osps_heart::orphan::watchdog_beat;
-use osps_heart::pulse::is_limit;
-use osps_heart::segment::gaps::{Gaps, NoGaps, OWN};
-use osps_heart::segment::layout::GapCells;
-use osps_heart::segment::{Segment, text};
+use osps_heart::segment::Segment;
+use osps_heart::segment::gaps::{Gaps, NoGaps};
 use osps_heart::sync::Ordering;
 use osps_heart::time::Short;
 use osps_heart::words::HeartSource;
 use serde::Serialize;
 
+use super::gaps::{self, HeartGaps};
 use super::snapshot::{self, Server, Snapshot};
 use crate::policy::advice::{Advice, GAPS_MIN, Known, TIME_MIN, Why, advise, look_gap, quantile};
 
@@ -64,7 +63,11 @@ struct Row {
 impl Report {
     /// On these servers.
     pub fn of(segment: &Segment, snapshot: &Snapshot, servers: &[&Server]) -> Report {
-        let hearts = servers.iter().flat_map(|server| hearts(segment, server)).collect();
+        let rows = |server: &&&Server| {
+            let hearts = gaps::of(segment, server).into_iter();
+            hearts.map(|heart| Row::of(segment, server, heart)).collect::<Vec<_>>()
+        };
+        let hearts = servers.iter().flat_map(|server| rows(&server)).collect();
         Report { schema: SCHEMA, name: snapshot.name.clone(), hearts }
     }
 
@@ -85,46 +88,11 @@ impl Report {
     }
 }
 
-/// The hearts of a server: its own, and all that ever had a name.
-fn hearts(segment: &Segment, server: &Server) -> Vec<Row> {
-    let (own, further) = segment.gaps().split_at(segment.slots().len());
-    let own = &own[server.slot];
-    let is_own = own.is_of(&server.name) && own.is_of_heart(OWN);
-    let read = if is_own { own.read() } else { Err(NoGaps::Empty) };
-    let limit = segment.hearts()[server.slot].limit_ns.load(Ordering::Relaxed);
-    let limit = Some(Duration::from_nanos(limit)).filter(|limit| is_limit(*limit));
-    let mut all = vec![Row::of(segment, server, None, limit, &read)];
-    let mut named: Vec<(String, Result<Gaps, NoGaps>)> = Vec::new();
-    for cells in further.iter().filter(|cells: &&GapCells| cells.is_of(&server.name)) {
-        let (name, read) = (text::load(&cells.heart), cells.read());
-        // Hearts of one name do the same work.
-        match named.iter_mut().find(|(known, _)| *known == name) {
-            None => named.push((name, read)),
-            Some((_, known)) => {
-                *known = match (known.clone(), read) {
-                    (Ok(known), Ok(more)) => Ok(known.and(&more)),
-                    (Ok(gaps), Err(_)) | (Err(_), Ok(gaps)) => Ok(gaps),
-                    (Err(known), Err(_)) => Err(known),
-                };
-            }
-        }
-    }
-    named.sort_by(|(one, _), (other, _)| one.cmp(other));
-    all.extend(named.into_iter().map(|(name, read)| {
-        let limit = read.as_ref().ok().map(|gaps| gaps.limit);
-        Row::of(segment, server, Some(name), limit, &read)
-    }));
-    all
 }
 
 impl Row {
-    fn of(
-        segment: &Segment,
-        server: &Server,
-        heart: Option<String>,
-        limit: Option<Duration>,
-        read: &Result<Gaps, NoGaps>,
-    ) -> Row {
+    fn of(segment: &Segment, server: &Server, heart: HeartGaps) -> Row {
+        let HeartGaps { heart, limit, gaps: read, .. } = heart;
         let source = match (&heart, server.heart) {
             // Whoever claims a further line beats there itself, or its event loops do.
             (Some(_), own) => snapshot::further_source(own),
@@ -140,7 +108,7 @@ impl Row {
             look_gap: look_gap(span(&header.check_interval_ns), beat, limit),
         });
         let gaps = read.as_ref().ok();
-        let (suggested, why) = match (read, known) {
+        let (suggested, why) = match (&read, known) {
             (Ok(gaps), Some(known)) => told(advise(gaps, known), known),
             (Ok(_), None) => (None, "its limit makes no sense".to_owned()),
             (Err(NoGaps::Empty), _) if source == Some(HeartSource::None) => {

@@ -9,6 +9,8 @@
 //! table      for people;  json: for tools;  status: `osps status`;  list: `osps list`
 //! events     records, as lines or JSON: `osps events`
 //! health     a look as one line and an exit code: `osps health`
+//! gaps       the hearts of a server, and their silences
+//! metrics    for Prometheus: `osps metrics`
 //! advice     what limits the gaps between beats suggest: `osps status --advice`
 //! log        a record as a line of the log; the watchdog's status line
 //! ```
@@ -16,11 +18,13 @@
 pub mod advice;
 pub mod events;
 pub mod health;
+pub mod gaps;
 pub mod json;
 pub mod list;
 pub mod log;
 pub mod logs;
 pub mod look;
+pub mod metrics;
 pub mod snapshot;
 pub mod status;
 pub mod table;

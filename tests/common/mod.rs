@@ -194,7 +194,7 @@ pub fn has(program: &str) -> bool {
 /// Where what tests need comes from: `.ci/run` does all of this.
 const INSTALL: &str = "\
     as root: apt-get install gcc g++ gdb python3 python3-pip redis-tools util-linux nodejs npm \
-    systemd ruby php-cli default-jdk-headless golang-go e2fsprogs strace\n\
+    systemd prometheus ruby php-cli default-jdk-headless golang-go e2fsprogs strace\n\
     and beside the build: python3 -m pip install --target target/clients/python redis\n\
     npm install --prefix target/clients/node ioredis redis";
 

@@ -298,6 +298,7 @@ fn of(spans: &[(Duration, u64)]) -> Gaps {
     Gaps {
         buckets,
         worst,
+        sum: worst,
         near_misses: 0,
         limit: ms(4000),
         since: BOOT,
@@ -374,6 +375,7 @@ proptest! {
         let gaps = Gaps {
             buckets: buckets.try_into().expect("as many"),
             worst: Duration::from_nanos(worst),
+            sum: Duration::from_nanos(worst),
             near_misses: last,
             limit: Duration::from_nanos(since),
             since: Monotonic(since),

@@ -51,6 +51,8 @@ pub struct Gaps {
     pub buckets: [u64; GAP_BUCKETS],
     /// The longest one.
     pub worst: Duration,
+    /// All of them together.
+    pub sum: Duration,
     /// Those that a beat ended only after they were found late.
     pub near_misses: u64,
     /// The limit that was in force at the last one.
@@ -75,6 +77,7 @@ impl Gaps {
         Gaps {
             buckets: std::array::from_fn(sum),
             worst: self.worst.max(other.worst),
+            sum: self.sum.saturating_add(other.sum),
             near_misses: self.near_misses.saturating_add(other.near_misses),
             limit: newer.limit,
             since: self.since.min(other.since),
@@ -114,6 +117,7 @@ impl GapCells {
         if nanos(gap.span) > get(&self.worst_ns) {
             put(&self.worst_ns, nanos(gap.span));
         }
+        add(&self.sum_ns, nanos(gap.span));
         add(&self.buckets[bucket(gap.span)], 1);
         if gap.near_miss {
             add(&self.near_misses, 1);
@@ -126,6 +130,7 @@ impl GapCells {
             let gaps = Gaps {
                 buckets: std::array::from_fn(|bucket| get(&self.buckets[bucket])),
                 worst: Duration::from_nanos(get(&self.worst_ns)),
+                sum: Duration::from_nanos(get(&self.sum_ns)),
                 near_misses: get(&self.near_misses),
                 limit: Duration::from_nanos(get(&self.limit_ns)),
                 since: Monotonic(get(&self.since_ns)),
@@ -174,8 +179,8 @@ impl GapCells {
 
     fn words(&self) -> impl Iterator<Item = &Word> {
         let GapCells { service, heart, buckets, reserved, .. } = self;
-        let GapCells { since_ns, last_ns, limit_ns, worst_ns, near_misses, .. } = self;
-        let numbers = [since_ns, last_ns, limit_ns, worst_ns, near_misses];
+        let GapCells { since_ns, last_ns, limit_ns, worst_ns, near_misses, sum_ns, .. } = self;
+        let numbers = [since_ns, last_ns, limit_ns, worst_ns, near_misses, sum_ns];
         service.iter().chain(heart).chain(numbers).chain(buckets).chain(reserved)
     }
 }
@@ -210,6 +215,7 @@ mod tests {
             worst_ns: Word::new(0),
             near_misses: Word::new(0),
             buckets: zeros(),
+            sum_ns: Word::new(0),
             reserved: zeros(),
         }
     }

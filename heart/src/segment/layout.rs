@@ -342,8 +342,10 @@ pub struct GapCells {
     pub near_misses: Word,
     /// Gaps by their length, see `gaps::bucket`.
     pub buckets: [Word; GAP_BUCKETS],
+    /// All of them together, ns.
+    pub sum_ns: Word,
     /// Room for later fields.
-    pub reserved: [Word; 51 - GAP_BUCKETS],
+    pub reserved: [Word; 50 - GAP_BUCKETS],
 }
 
 /// Control page of the data area. Written by the owner.
