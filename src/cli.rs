@@ -180,6 +180,19 @@ Examples:
 
 It goes by the environment of the script. Exit codes: 0 beaten, 1 there is no heart to beat.";
 
+const PAGE_EXAMPLES: &str = "\
+Examples:
+  osps page                               then open the address that it prints
+  osps page --name shop --listen 127.0.0.1:9181
+  ssh -L 9180:127.0.0.1:9180 host         from another machine
+
+It shows every heart as a trace, what happened, and who needs whom, and follows the instance over
+its restarts; /metrics is for Prometheus, /healthz for probes, /api/status and /api/events for
+tools. Nothing can be changed through it. Whoever reaches it sees names, pids and what happened, but
+whole reports only with the token of the printed address.
+
+Exit codes: 1 it cannot listen there, 2 usage.";
+
 const CLIENT_EXAMPLES: &str = "\
 Examples:
   osps client requetetype2 SET greeting hello
@@ -451,6 +464,22 @@ pub enum Command {
         #[arg(long, value_name = "TEXT")]
         activity: Option<String>,
     },
+    /// Serve a live page of an instance, and metrics
+    ///
+    /// A process of its own that only reads: it needs no watchdog, and no watchdog knows of it.
+    #[command(after_help = PAGE_EXAMPLES)]
+    Page {
+        /// Where it listens; port 0 = any free one
+        #[arg(long, value_name = "ADDRESS", value_parser = address,
+              default_value = "127.0.0.1:9180")]
+        listen: SocketAddr,
+        /// Let --listen name an address that other machines reach; there are no passwords
+        #[arg(long)]
+        allow_remote: bool,
+        /// A further name that the page may be asked for by, as a proxy in front of it does
+        #[arg(long = "host", value_name = "NAME")]
+        hosts: Vec<String>,
+    },
     /// Ask the servers: `osps client requetetype2 SET k v`
     ///
     /// With requetetype1 (read) or requetetype2 (read and write) in front, the primary names a
@@ -673,7 +702,8 @@ impl Cli {
                 | Command::Events { .. }
                 | Command::Health { .. }
                 | Command::Report { .. }
-                | Command::Logs { .. },
+                | Command::Logs { .. }
+                | Command::Page { .. },
             ) => false,
         }
     }

@@ -5,7 +5,8 @@
 //! what is decided (`policy`), what touches Linux (`sys`), the file that a command executes
 //! (`program`), one supervised program (`service`), who lives here (`instance`), beating for others
 //! (`prober`), what was seen of who had to go (`report`), telling (`view`), supervising
-//! (`watchdog`), the built-in pair (`pair`), and what the operator wants (`config`, `cli`).
+//! (`watchdog`), the page of an instance (`page`), the built-in pair (`pair`), and what the
+//! operator wants (`config`, `cli`).
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("osps supports Linux only: it supervises through pidfds, signalfd and /proc.");
@@ -31,6 +32,9 @@ pub mod service;
 pub mod view;
 #[doc(hidden)]
 pub mod watchdog;
+
+#[doc(hidden)]
+pub mod page;
 
 #[doc(hidden)]
 pub mod pair;

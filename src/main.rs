@@ -16,6 +16,7 @@ use osps::error::Error;
 use osps::instance::control::Wish;
 use osps::instance::place::Place;
 use osps::instance::{ask, beat, exec};
+use osps::page;
 use osps::pair::{client, plan, server};
 use osps::prober;
 use osps::report::{helper, show};
@@ -144,6 +145,11 @@ fn run(cli: &Cli) -> ExitCode {
         }
         Some(Command::Beat { named, activity }) => {
             beat::main(named.as_deref(), activity.as_deref())
+        }
+        Some(Command::Page { listen, allow_remote, hosts }) => {
+            let (listen, allow_remote, hosts) = (*listen, *allow_remote, hosts.clone());
+            let wanted = page::Wanted { listen, allow_remote, hosts };
+            place().map_err(Error::from).and_then(|place| page::main(place, wanted))
         }
         Some(Command::Client { addr, timeout, words }) => asked(&|place| {
             let (address, timeout, words) = (*addr, *timeout, words.clone());

@@ -25,7 +25,7 @@ const HEART: [(&str, &[&str]); 15] = [
     ("example", &["clock", "heart", "ids", "segment", "sync", "time"]),
     ("lib", &[]),
 ];
-const OSPS: [(&str, &[&str]); 15] = [
+const OSPS: [(&str, &[&str]); 16] = [
     ("policy", &["policy"]),
     ("sys", &["sys"]),
     ("error", &["sys"]),
@@ -36,6 +36,7 @@ const OSPS: [(&str, &[&str]); 15] = [
     ("report", &["error", "instance", "report", "sys"]),
     ("view", &["error", "instance", "policy", "report", "sys", "view"]),
     ("watchdog", &["error", "instance", "policy", "report", "service", "sys", "view", "watchdog"]),
+    ("page", &["error", "instance", "page", "report", "service", "sys", "view"]),
     ("pair", &["error", "instance", "pair", "policy", "service", "sys"]),
     (
         "config",

@@ -48,7 +48,14 @@ pub fn render(snapshot: &Snapshot) -> String {
         lines.push(row(server));
         lines.extend(server.hearts.iter().map(further));
     }
-    let mut verdict = match snapshot.health() {
+    lines.push(verdict(snapshot));
+    lines.join("\n")
+}
+
+/// How it is, and what is to be done about it.
+pub fn verdict(snapshot: &Snapshot) -> String {
+    let watchdog = &snapshot.watchdog;
+    let verdict = match snapshot.health() {
         Health::AllUp => "all up".to_owned(),
         Health::Degraded if !watchdog.alive && watchdog.elsewhere => {
             "servers live without a watchdog: end them where they run".to_owned()
@@ -68,10 +75,10 @@ pub fn render(snapshot: &Snapshot) -> String {
         Health::CannotTell => "cannot tell".to_owned(),
     };
     if watchdog.elsewhere {
-        verdict += " (runs in another pid namespace: pids are those seen there)";
+        verdict + " (runs in another pid namespace: pids are those seen there)"
+    } else {
+        verdict
     }
-    lines.push(verdict);
-    lines.join("\n")
 }
 
 fn row(server: &Server) -> String {
@@ -91,7 +98,7 @@ fn row(server: &Server) -> String {
 }
 
 /// Who beats for it, or that nobody is judged by that.
-fn heart(server: &Server) -> &'static str {
+pub fn heart(server: &Server) -> &'static str {
     match server.heart {
         Some(HeartSource::None) => HeartSource::None.word(),
         Some(_) if server.pid.is_some() && server.state == Some(State::Up) && !server.watched => {

@@ -1,0 +1,354 @@
+//! The one who looks: four times a second, for all who follow. A thread of its own, since a look
+//! may wait for the kernel; it maps the segment read-only and goes over to a new one when there is
+//! one. Nobody who follows can hold it up.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use hyper::body::Bytes;
+use osps_heart::clock::{SystemClock, unix_ns};
+use osps_heart::ids::SlotId;
+use osps_heart::segment::mapping::FILE_NAME;
+use osps_heart::segment::{Access, AttachError, Segment};
+use osps_heart::shown::Shown;
+use osps_heart::sync::Ordering;
+use osps_heart::time::{Clock, Monotonic, nanos};
+use tokio::sync::mpsc;
+
+use super::graph;
+use super::model::{Face, Look, Model, PERIOD_MS, Pulse, Row};
+use crate::instance::place::Place;
+use crate::sys::poll::sleep;
+use crate::sys::raw;
+use crate::view::snapshot::{Health, Server, Snapshot};
+use crate::view::{json, metrics, table};
+
+/// Streams that are served; more would take the descriptors of those who only ask.
+pub(super) const STREAMS: usize = 1100;
+/// Messages that wait for one who follows: two seconds. Whoever is further behind begins anew.
+const BEHIND: usize = 8;
+/// A looker that was not back for so long hangs.
+const STALE: Duration = Duration::from_secs(5);
+
+/// What is known, for everybody who asks.
+#[derive(Debug)]
+pub(super) struct Board {
+    place: Place,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    model: Model,
+    /// As `osps status --json` shows it.
+    status: Option<(String, Health)>,
+    followers: Vec<mpsc::Sender<Bytes>>,
+    /// They want the figures of the next look.
+    scrapers: Vec<mpsc::Sender<Bytes>>,
+    /// The first message of a stream that begins now, once somebody wanted it.
+    whole: Option<Bytes>,
+    looked: Option<Monotonic>,
+}
+
+/// How the instance is, for a probe.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Condition {
+    pub(super) well: bool,
+    pub(super) text: String,
+}
+
+impl Board {
+    /// Of an instance; nobody looks yet.
+    pub(super) fn new(place: Place) -> Board {
+        Board { place, inner: Mutex::default() }
+    }
+
+    /// Looks for ever.
+    pub(super) fn watch(self: &Arc<Board>) {
+        let mut looker = Looker::default();
+        let mut next = SystemClock.now();
+        loop {
+            let scrapers = std::mem::take(&mut self.inner().scrapers);
+            let (look, status) = looker.look(&self.place.path);
+            self.take(look, status);
+            if let Some(figures) = looker.figures().filter(|_| !scrapers.is_empty()) {
+                let figures = Bytes::from(figures);
+                // One who is gone meanwhile is not waited for.
+                for one in &scrapers {
+                    let _ = one.try_send(figures.clone());
+                }
+            }
+            let now = SystemClock.now();
+            // What was missed is not made up for.
+            next = now.max(next + Duration::from_millis(PERIOD_MS));
+            sleep(next.since(now));
+        }
+    }
+
+    /// One look, taken in and told to all who follow.
+    fn take(&self, look: Look, status: Option<(String, Health)>) {
+        let mut inner = self.inner();
+        let news = inner.model.take(look);
+        inner.status = status;
+        inner.whole = None;
+        inner.looked = Some(SystemClock.now());
+        inner.followers.retain(|follower| !follower.is_closed());
+        if !inner.followers.is_empty() {
+            let message = event(&inner.model.news(news));
+            // A full queue: it does not read. It is let go, and may come back.
+            inner.followers.retain(|follower| follower.try_send(message.clone()).is_ok());
+        }
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Everything and then what is new, one event each; `None` = too many follow already.
+    pub(super) fn follow(&self) -> Option<mpsc::Receiver<Bytes>> {
+        let mut inner = self.inner();
+        inner.followers.retain(|follower| !follower.is_closed());
+        if inner.followers.len() >= STREAMS {
+            return None;
+        }
+        let (follower, messages) = mpsc::channel(BEHIND);
+        let inner = &mut *inner;
+        let whole = inner.whole.get_or_insert_with(|| event(&inner.model.whole()));
+        let _ = follower.try_send(whole.clone());
+        inner.followers.push(follower);
+        Some(messages)
+    }
+
+    /// The text of `osps metrics` at the next look: one rendering for all who wait for it. `None`
+    /// = nothing runs.
+    pub(super) fn figures(&self) -> Option<mpsc::Receiver<Bytes>> {
+        let mut inner = self.inner();
+        inner.status.as_ref()?;
+        let (scraper, text) = mpsc::channel(1);
+        inner.scrapers.push(scraper);
+        Some(text)
+    }
+
+    /// Asks something of what is known.
+    pub(super) fn with<T>(&self, ask: impl FnOnce(&Model) -> T) -> T {
+        ask(&self.inner().model)
+    }
+
+    /// The object of `osps status --json`; `None` = nothing runs.
+    pub(super) fn status(&self) -> Option<String> {
+        self.inner().status.as_ref().map(|(text, _)| text.clone())
+    }
+
+    /// How it is, for a probe.
+    pub(super) fn condition(&self) -> Condition {
+        let inner = self.inner();
+        let looked = inner.looked.is_some_and(|at| SystemClock.now().since(at) < STALE);
+        let face = &inner.model.face;
+        if looked {
+            Condition { well: face.well, text: face.summary.to_owned() }
+        } else {
+            Condition { well: false, text: "cannot tell: no look succeeds".to_owned() }
+        }
+    }
+}
+
+/// A message as it goes over the wire.
+fn event(data: &str) -> Bytes {
+    Bytes::from(format!("data: {data}\n\n"))
+}
+
+/// Slots, names and generations, as the graph was read for them.
+type Drawn = Vec<(SlotId, String, u32)>;
+
+/// Looks again and again.
+#[derive(Debug, Default)]
+struct Looker {
+    segment: Option<Segment>,
+    /// What was seen in it last.
+    snapshot: Option<Snapshot>,
+    /// The next record.
+    next: u64,
+    drawn: Drawn,
+}
+
+impl Looker {
+    fn look(&mut self, run_dir: &Path) -> (Look, Option<(String, Health)>) {
+        let (now, at) = (SystemClock.now(), unix_ns() / 1_000_000);
+        let path = run_dir.join(FILE_NAME);
+        let same = |segment: &Segment| segment.is_file(std::fs::metadata(&path));
+        let mut afresh = false;
+        if !self.segment.as_ref().is_some_and(same) {
+            afresh = true;
+            self.next = 0;
+            self.segment = None;
+            self.snapshot = None;
+            match open(run_dir) {
+                Ok(segment) => self.segment = Some(segment),
+                Err(why) => return (nothing(run_dir, at, why), None),
+            }
+        }
+        let Some(segment) = &self.segment else { return (nothing(run_dir, at, None), None) };
+        let snapshot = Snapshot::of(segment, run_dir, now);
+        let since = segment.events().since(self.next);
+        self.next = since.next;
+        let graph = redraw(&mut self.drawn, run_dir, &snapshot);
+        let (rows, pulses) = hearts(segment, &snapshot, now);
+        let look = Look {
+            at,
+            face: Face { rows, ..face(segment, &snapshot) },
+            pulses,
+            watchdog_age: snapshot.watchdog.beat_age.map(millis),
+            records: since.records,
+            afresh,
+            graph,
+            reports: None,
+        };
+        let status = (json::render(&snapshot), snapshot.health());
+        self.snapshot = Some(snapshot);
+        (look, Some(status))
+    }
+
+    /// The last look for Prometheus.
+    fn figures(&self) -> Option<String> {
+        Some(metrics::render(self.segment.as_ref()?, self.snapshot.as_ref()?))
+    }
+}
+
+/// The graph, if it may be another one than the one that was read for these.
+fn redraw(drawn: &mut Drawn, run_dir: &Path, snapshot: &Snapshot) -> Option<graph::Graph> {
+    let slot = |server: &Server| u8::try_from(server.slot).ok().map(SlotId);
+    let one = |server: &Server| Some((slot(server)?, server.name.clone(), server.generation));
+    let now: Drawn = snapshot.servers.iter().filter_map(one).collect();
+    if now == *drawn {
+        return None;
+    }
+    *drawn = now;
+    let names = drawn.iter().map(|(slot, name, _)| (*slot, name.clone()));
+    Some(graph::read(run_dir, &names.collect::<Vec<_>>()))
+}
+
+/// The segment of an instance; the text says why there is none that can be read.
+fn open(run_dir: &Path) -> Result<Segment, Option<String>> {
+    let segment = Segment::open(run_dir, Access::ReadOnly).map_err(|error| match error {
+        AttachError::Io { answer, .. } if answer.kind() == std::io::ErrorKind::NotFound => None,
+        error => Some(error.to_string()),
+    })?;
+    // Whoever cuts the file short under us shall not end us.
+    let range = segment.addresses();
+    let _ = raw::survive_bus_errors(range.start, range.end);
+    Ok(segment)
+}
+
+/// What there is to see where nothing is.
+fn nothing(run_dir: &Path, at: u64, why: Option<String>) -> Look {
+    let shown = Shown(run_dir).to_string();
+    let name = run_dir.file_name().map(|name| Shown(name).to_string()).unwrap_or_default();
+    let (summary, advice) = match why {
+        None => ("not running", format!("nothing runs in {shown}: start it, and it appears here")),
+        Some(why) => ("cannot tell", format!("{shown}: {why}")),
+    };
+    let face = Face { name, run_dir: shown, summary, advice: Some(advice), ..Face::default() };
+    Look { at, face, afresh: true, graph: Some(graph::Graph::default()), ..Look::default() }
+}
+
+fn face(segment: &Segment, snapshot: &Snapshot) -> Face {
+    let watchdog = &snapshot.watchdog;
+    let standing = match (watchdog.alive, watchdog.frozen) {
+        (true, false) => "alive",
+        (true, true) => "frozen",
+        (false, _) => "dead",
+    };
+    let well = snapshot.health() == Health::AllUp;
+    Face {
+        name: snapshot.name.clone(),
+        run_dir: Shown(&snapshot.run_dir).to_string(),
+        summary: snapshot.summary(),
+        well,
+        advice: (!watchdog.alive || watchdog.frozen).then(|| table::verdict(snapshot)),
+        watchdog: Some((watchdog.pid_here.map_or(watchdog.pid, u64::from), standing)),
+        since_ms: segment.header().started_unix_ns.load(Ordering::Relaxed) / 1_000_000,
+        rows: Vec::new(),
+    }
+}
+
+/// A row for every heart, and its pulse.
+fn hearts(segment: &Segment, snapshot: &Snapshot, now: Monotonic) -> (Vec<Row>, Vec<Pulse>) {
+    let mut all = Vec::new();
+    for server in &snapshot.servers {
+        let name = &server.name;
+        let line = &segment.hearts()[server.slot];
+        let key = format!("{}/{name}", server.slot);
+        let pulse = Pulse { key, count: server.beats, age: server.beat_age.map(millis) };
+        let limit_ms = line.chosen_limit().map(millis);
+        all.push((Row { limit_ms, ..row(server) }, pulse));
+        if server.pid.is_some() {
+            all.extend(further(segment, server, now));
+        }
+    }
+    all.into_iter().unzip()
+}
+
+fn row(server: &Server) -> Row {
+    Row {
+        service: server.name.clone(),
+        heart: None,
+        state: server.state_word(),
+        code: server.state.map_or(0, osps_heart::words::State::code),
+        pid: server.pid,
+        generation: server.generation,
+        restarts: server.restarts.of(&osps_heart::words::Cause::ALL),
+        cause: server.last_cause.as_ref().map(ToString::to_string),
+        doing: doing(server),
+        listen: server.listen.clone(),
+        source: table::heart(server),
+        limit_ms: None,
+        beats: server.beat_age.is_some(),
+    }
+}
+
+/// What it waits for, or says that it is doing.
+fn doing(server: &Server) -> Option<String> {
+    let waits = server.blocked_by.as_ref().map(|by| format!("waits for {by}"));
+    let paused = server.paused.map(|left| format!("not judged for {} s", left.as_secs() + 1));
+    let said = [waits, paused, server.activity.clone()];
+    let said: Vec<_> = said.into_iter().flatten().collect();
+    (!said.is_empty()).then(|| said.join(", "))
+}
+
+/// The further hearts of a server.
+fn further(
+    segment: &Segment,
+    server: &Server,
+    now: Monotonic,
+) -> impl Iterator<Item = (Row, Pulse)> {
+    let own = segment.slots().len();
+    let mut hearts = server.hearts.iter();
+    let slot = u8::try_from(server.slot).map(SlotId);
+    let generation = osps_heart::ids::Generation(server.generation);
+    let lines = segment.hearts().iter().enumerate().skip(own);
+    lines.filter_map(move |(index, line)| {
+        slot.is_ok_and(|slot| line.claimed().is_of(slot, generation)).then_some(())?;
+        // As the look has it: the same lines, in the same order.
+        let heart = hearts.next()?;
+        let sample = line.sample();
+        let age = (!sample.is_parked()).then(|| heart.beat_age.map(millis)).flatten();
+        let age = age.or_else(|| (sample.stamp <= now).then(|| millis(now.since(sample.stamp))));
+        let row = Row {
+            heart: Some(heart.name.clone()),
+            doing: heart.parked.then(|| "parked".to_owned()),
+            limit_ms: heart.limit.map(millis),
+            restarts: 0,
+            cause: None,
+            listen: None,
+            beats: !heart.parked,
+            ..row(server)
+        };
+        let key = format!("{}/{}/{index}/{}", server.slot, server.name, heart.name);
+        Some((row, Pulse { key, count: sample.count, age }))
+    })
+}
+
+fn millis(span: Duration) -> u64 {
+    nanos(span) / 1_000_000
+}
