@@ -1,7 +1,7 @@
 "use strict";
 (() => {
 // What the server says, as docs/operations.md lists it; nothing of it ever becomes markup.
-const PX = 18, LAG = 450, KEEP = 130000, TOLD = 40, NODE = [156, 46], GAP = [56, 14];
+const PERIOD = 250, PX = 18, LAG = 450, KEEP = 130000, TOLD = 40, NODE = [156, 46], GAP = [56, 14];
 const $ = (id) => document.getElementById(id);
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
 const dark = matchMedia("(prefers-color-scheme: dark)");
@@ -65,6 +65,16 @@ function take(message) {
 }
 
 function push(row, at, [beats, age, code]) {
+  // A look that came late saw the beats of several: they were not one big one.
+  const before = row.steps.length ? row.steps[row.steps.length - 1].at : at;
+  const late = Math.min(Math.round((at - before) / PERIOD), 40);
+  if (late > 1 && beats >= late) {
+    beats /= late;
+    for (let i = 1; i < late; i++) {
+      const then = before + (at - before) * i / late;
+      row.steps.push({ at: then, beats, beat: then, code });
+    }
+  }
   row.steps.push({ at, beats, beat: age === null ? at : Math.min(at, at - age), code });
   row.age = age;
   while (row.steps.length && row.steps[0].at < at - KEEP) row.steps.shift();

@@ -194,9 +194,9 @@ pub fn has(program: &str) -> bool {
 /// Where what tests need comes from: `.ci/run` does all of this.
 const INSTALL: &str = "\
     as root: apt-get install gcc g++ gdb python3 python3-pip redis-tools util-linux nodejs npm \
-    systemd prometheus ruby php-cli default-jdk-headless golang-go e2fsprogs strace\n\
+    systemd prometheus chromium ruby php-cli default-jdk-headless golang-go e2fsprogs strace\n\
     and beside the build: python3 -m pip install --target target/clients/python redis\n\
-    npm install --prefix target/clients/node ioredis redis";
+    npm install --prefix target/clients/node ioredis redis playwright-core";
 
 /// Says why a test does not run here, for want of a tool or a right that can be had. Where
 /// `OSPS_NO_SKIP` is set, as in CI, that is a failure.
