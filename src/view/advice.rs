@@ -88,8 +88,6 @@ impl Report {
     }
 }
 
-}
-
 impl Row {
     fn of(segment: &Segment, server: &Server, heart: HeartGaps) -> Row {
         let HeartGaps { heart, limit, gaps: read, .. } = heart;
