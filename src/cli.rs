@@ -12,6 +12,7 @@ use osps_heart::shown::Shown;
 use crate::config::load::FILE;
 use crate::config::texts::{duration, intensity, restart, signal};
 use crate::config::{Config, Programs, is_name};
+use crate::drill::plan::Wanted;
 use crate::error::Invalid;
 use crate::policy::restart::{Intensity, Restart};
 use crate::service::NAME_MAX;
@@ -171,6 +172,19 @@ Examples:
   osps stop mail                          one service; `osps start mail` brings it back
 
 Exit codes: 0 stopped and gone, 1 not running, frozen, or something is left.";
+
+const DRILL_EXAMPLES: &str = "\
+Examples:
+  osps drill                              all that can be tried, after a question
+  osps drill web --fault kill --rounds 10
+  osps drill --yes --json | jq .passed    in a pipeline, on a staging instance
+
+A kill has to be noticed within the slack (an eighth of the hang timeout, 50ms to 500ms), a freeze
+at the hang timeout after the last beat, not earlier, and at most the slack later. Programs that
+osps did not write cannot be told to spin or block, and what nobody watches cannot be frozen: they
+are drilled with the rest. Faults are paced, so that --max-restarts gives nobody up.
+
+Exit codes: 0 all promises kept, 1 one was missed, or refused, 2 usage.";
 
 const BEAT_EXAMPLES: &str = "\
 Examples:
@@ -451,6 +465,36 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Make faults in what runs, and time what becomes of them
+    ///
+    /// Kills or freezes each service in turn, round by round with idle seconds in between, and
+    /// compares when the watchdog noticed and when the service was up again with what osps
+    /// promises. Clients of these services are cut off; the data stays.
+    #[command(after_help = DRILL_EXAMPLES)]
+    Drill {
+        /// Which services, or instances of them [default: all]
+        #[arg(value_name = "SERVICE", value_parser = service)]
+        services: Vec<String>,
+        /// With which fault
+        #[arg(long, value_name = "FAULT", value_enum, default_value_t = Wanted::All)]
+        fault: Wanted,
+        /// Each fault so often
+        #[arg(long, value_name = "N", default_value_t = 3,
+              value_parser = clap::value_parser!(u16).range(1..=1000))]
+        rounds: u16,
+        /// Leave everything alone for so long between two faults; at least 1s
+        #[arg(long, value_name = "TIME", value_parser = idle, default_value = "3s")]
+        idle: Duration,
+        /// Do not ask first
+        #[arg(long, short)]
+        yes: bool,
+        /// For tools: one JSON object (schema 1)
+        #[arg(long)]
+        json: bool,
+        /// No progress, only what went wrong
+        #[arg(long, short)]
+        quiet: bool,
+    },
     /// Stop everything in order, or some services; returns when all that is gone
     #[command(after_help = STOP_EXAMPLES)]
     Stop(Those),
@@ -686,7 +730,8 @@ impl Cli {
             Some(
                 Command::Status { quiet, .. }
                 | Command::Up { quiet, .. }
-                | Command::Upgrade { quiet, .. },
+                | Command::Upgrade { quiet, .. }
+                | Command::Drill { quiet, .. },
             ) => *quiet,
             Some(Command::Stop(these) | Command::Reload(these)) => these.quiet,
             Some(Command::Start(these) | Command::Restart(these) | Command::Resume(these)) => {
@@ -751,6 +796,13 @@ fn address(text: &str) -> Result<SocketAddr, String> {
 fn service(text: &str) -> Result<String, String> {
     let why = "names have 1 to 32 letters, digits, dots, dashes and underscores";
     if is_name(text, NAME_MAX) { Ok(text.to_owned()) } else { Err(why.to_owned()) }
+}
+
+/// A time between two faults: a server that was not up for a second is not restarted at once.
+fn idle(text: &str) -> Result<Duration, String> {
+    let least = Duration::from_secs(1);
+    let span = duration(text)?;
+    if span >= least { Ok(span) } else { Err("it is at least 1s".to_owned()) }
 }
 
 fn size(text: &str) -> Result<u64, String> {

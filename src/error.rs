@@ -473,6 +473,9 @@ pub enum Refusal {
     /// It closed the connection.
     #[error("the watchdog hung up without stopping; try again")]
     HungUp,
+    /// Nothing can be tried out there now.
+    #[error("no drill: {0}")]
+    NoDrill(String),
     /// A server's own words, or why there are none.
     #[error("{0}")]
     Answer(String),

@@ -7,6 +7,8 @@
 //! (`prober`), what was seen of who had to go (`report`), telling (`view`), supervising
 //! (`watchdog`), the page of an instance (`page`), the built-in pair (`pair`), and what the
 //! operator wants (`config`, `cli`).
+//! (`prober`), telling (`view`), supervising (`watchdog`), trying it out (`drill`), the built-in
+//! pair (`pair`), and what the operator wants (`config`, `cli`).
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("osps supports Linux only: it supervises through pidfds, signalfd and /proc.");
@@ -36,6 +38,7 @@ pub mod watchdog;
 #[doc(hidden)]
 pub mod page;
 
+pub mod drill;
 #[doc(hidden)]
 pub mod pair;
 

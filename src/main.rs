@@ -12,6 +12,7 @@ use env_logger::{Builder, Env, Target};
 use osps::cli::{Cli, Command, Instance, Numbered, These, Those};
 use osps::config::Config;
 use osps::config::load::{self, Over};
+use osps::drill;
 use osps::error::Error;
 use osps::instance::control::Wish;
 use osps::instance::place::Place;
@@ -106,6 +107,11 @@ fn run(cli: &Cli) -> ExitCode {
             show::main(place, name, directory, &wanted, *json)
         }),
         Some(Command::List { json }) => list::main(*json),
+        Some(Command::Drill { services, fault, rounds, idle, yes, json, .. }) => asked(&|place| {
+            let (services, rounds) = (services.clone(), usize::from(*rounds));
+            let (fault, idle, yes, json) = (*fault, *idle, *yes, *json);
+            drill::main(place, &drill::Request { services, fault, rounds, idle, yes, json })
+        }),
         Some(Command::Stop(Those { services, quiet })) if services.is_empty() => {
             asked(&|place| ask::stop(place, *quiet))
         }

@@ -200,7 +200,7 @@ fn help_has_examples_and_exit_codes() {
 
 #[test]
 fn help_of_every_command_has_examples_and_exit_codes() {
-    for command in ["run", "status", "list", "stop", "client", "beat"] {
+    for command in ["run", "status", "list", "stop", "client", "beat", "drill"] {
         let help = help(&[command]);
         for part in ["Example", "Exit code"] {
             assert!(help.contains(part), "osps {command} --help: no {part}:\n{help}");

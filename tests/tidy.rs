@@ -26,6 +26,7 @@ const HEART: [(&str, &[&str]); 15] = [
     ("lib", &[]),
 ];
 const OSPS: [(&str, &[&str]); 16] = [
+const OSPS: [(&str, &[&str]); 15] = [
     ("policy", &["policy"]),
     ("sys", &["sys"]),
     ("error", &["sys"]),
@@ -43,6 +44,12 @@ const OSPS: [(&str, &[&str]); 16] = [
         &["error", "instance", "pair", "policy", "prober", "report", "service", "sys", "watchdog"],
     ),
     ("cli", &["config", "error", "policy", "service"]),
+    ("view", &["error", "instance", "policy", "sys", "view"]),
+    ("watchdog", &["error", "instance", "policy", "service", "sys", "view", "watchdog"]),
+    ("drill", &["drill", "error", "instance", "policy", "service", "sys", "view"]),
+    ("pair", &["error", "instance", "pair", "policy", "service", "sys"]),
+    ("config", &["error", "instance", "pair", "policy", "prober", "service", "sys", "watchdog"]),
+    ("cli", &["config", "drill", "error", "policy", "service"]),
     ("lib", &[]),
     ("main", &[]),
 ];

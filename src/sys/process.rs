@@ -273,7 +273,8 @@ impl Process {
         let _ = self.signal_group(Signal::KILL);
     }
 
-    fn signal_group(&self, signal: Signal) -> io::Result<()> {
+    /// Sends its process group a signal, if it leads one.
+    pub fn signal_group(&self, signal: Signal) -> io::Result<()> {
         let refused = raw::signal_group(self.as_fd(), signal.as_raw());
         if refused.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::EINVAL)) {
             // Before Linux 6.9. The group is led by this process or does not exist; of one that
