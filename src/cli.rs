@@ -3,10 +3,12 @@
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use nix::sys::signal::Signal;
+use osps_heart::segment::layout;
 use osps_heart::shown::Shown;
 
 use crate::config::load::FILE;
@@ -215,9 +217,26 @@ Examples:
 
 Exit codes: 0 answered, 1 refused or not answered in time.";
 
+const COMPLETIONS_EXAMPLES: &str = "\
+Examples:
+  osps completions bash > /etc/bash_completion.d/osps
+  osps completions zsh > \"${fpath[1]}/_osps\"
+  osps completions fish > ~/.config/fish/completions/osps.fish
+
+The Debian package has them. Exit code: 0.";
+
+/// What `--version` says: who talks to a running osps has to read its layout.
+fn version() -> &'static str {
+    static TEXT: OnceLock<String> = OnceLock::new();
+    TEXT.get_or_init(|| {
+        format!("{} (segment layout {})", env!("CARGO_PKG_VERSION"), layout::VERSION)
+    })
+}
+
 /// The whole command line.
 #[derive(Debug, Parser)]
-#[command(name = "osps", version, about = ABOUT, long_about = LONG_ABOUT, after_help = EXAMPLES)]
+#[command(name = "osps", version = version(), about = ABOUT)]
+#[command(long_about = LONG_ABOUT, after_help = EXAMPLES)]
 pub struct Cli {
     /// Which instance.
     #[command(flatten)]
@@ -523,6 +542,12 @@ pub enum Command {
         /// A further name that the page may be asked for by, as a proxy in front of it does
         #[arg(long = "host", value_name = "NAME")]
         hosts: Vec<String>,
+    /// Print what lets a shell complete the words of osps
+    #[command(after_help = COMPLETIONS_EXAMPLES)]
+    Completions {
+        /// For this shell
+        #[arg(value_name = "SHELL")]
+        shell: Shell,
     },
     /// Ask the servers: `osps client requetetype2 SET k v`
     ///
@@ -645,6 +670,15 @@ fn words(text: &str) -> Result<Words, String> {
         return Err("a program to run is needed".to_owned());
     }
     Ok(Words(words.into_iter().map(OsString::from).collect()))
+/// A shell that completes words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Shell {
+    /// GNU bash.
+    Bash,
+    /// zsh.
+    Zsh,
+    /// fish.
+    Fish,
 }
 
 /// What a freeze means.
@@ -749,6 +783,8 @@ impl Cli {
                 | Command::Report { .. }
                 | Command::Logs { .. }
                 | Command::Page { .. },
+                | Command::Completions { .. }
+                | Command::Logs { .. },
             ) => false,
         }
     }

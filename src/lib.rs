@@ -8,7 +8,8 @@
 //! (`watchdog`), the page of an instance (`page`), the built-in pair (`pair`), and what the
 //! operator wants (`config`, `cli`).
 //! (`prober`), telling (`view`), supervising (`watchdog`), trying it out (`drill`), the built-in
-//! pair (`pair`), and what the operator wants (`config`, `cli`).
+//! pair (`pair`), what the operator wants (`config`, `cli`), and what
+//! is handed out beside the binary (`manual`).
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("osps supports Linux only: it supervises through pidfds, signalfd and /proc.");
@@ -46,3 +47,5 @@ pub mod pair;
 pub mod cli;
 #[doc(hidden)]
 pub mod config;
+#[doc(hidden)]
+pub mod manual;

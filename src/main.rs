@@ -18,6 +18,7 @@ use osps::instance::control::Wish;
 use osps::instance::place::Place;
 use osps::instance::{ask, beat, exec};
 use osps::page;
+use osps::manual;
 use osps::pair::{client, plan, server};
 use osps::prober;
 use osps::report::{helper, show};
@@ -47,6 +48,9 @@ fn main() -> ExitCode {
     } else if way_in == Some("__load") {
         start_log(Style::Service, false);
         finish(load::main(&args[2..]))
+    } else if way_in == Some("__man") {
+        start_log(Style::Question, false);
+        finish(manual::pages(args.get(2).map_or(Path::new("."), Path::new)))
     } else if way_in == Some("__layout") {
         output::print(format!("{}\n", ask::layout()).as_bytes());
         ExitCode::SUCCESS
@@ -144,6 +148,7 @@ fn run(cli: &Cli) -> ExitCode {
             asked(&|place| ask::upgrade(place, &binary.clone().unwrap_or_else(own_image), *quiet))
         }
         Some(Command::Check { file }) => load::check(file),
+        Some(Command::Completions { shell }) => Ok(manual::completions(*shell)),
         Some(Command::Up { file, quiet }) => {
             let Instance { name, run_dir, take_over, report_dir } = cli.instance.clone();
             load::config(file, &Over { name, run_dir, report_dir, quiet: *quiet })

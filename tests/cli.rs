@@ -211,7 +211,9 @@ fn help_of_every_command_has_examples_and_exit_codes() {
 #[test]
 fn version_is_told() {
     let output = run(osps(&["--version"]));
-    assert_eq!(output.stdout, concat!("osps ", env!("CARGO_PKG_VERSION"), "\n").as_bytes());
+    let layout = osps_heart::segment::layout::VERSION;
+    let expected = format!("osps {} (segment layout {layout})\n", env!("CARGO_PKG_VERSION"));
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), expected);
 }
 
 // --------------------------------------------------------------------------------------- refusals

@@ -50,6 +50,7 @@ const OSPS: [(&str, &[&str]); 15] = [
     ("pair", &["error", "instance", "pair", "policy", "service", "sys"]),
     ("config", &["error", "instance", "pair", "policy", "prober", "service", "sys", "watchdog"]),
     ("cli", &["config", "drill", "error", "policy", "service"]),
+    ("manual", &["cli", "error", "sys"]),
     ("lib", &[]),
     ("main", &[]),
 ];
