@@ -34,6 +34,7 @@ const EXAMPLES: &str = "\
 Examples:
   osps --hang-timeout 4s                  the built-in pair on ports 2222 and 2223
   osps status                             who runs, and when each last beat
+  osps top                                the same live, with hearts, threads and events
   osps list                               which instances run
   kill -STOP PID                          freeze a server and watch it being replaced
   osps run --hang-timeout 4s -- ./robot   supervise a program of your own that beats
@@ -158,6 +159,19 @@ Examples:
 
 With `stacks` (a key of osps.toml, --stacks of `osps run`) a report holds the stacks of all threads.
 Exit codes: 0 shown, 1 there is nothing to show.";
+const TOP_EXAMPLES: &str = "\
+Keys: up and down (j, k) select a server, enter shows it alone, r restarts it, p pauses or resumes
+it, s stops or starts it (each asks first), o changes the order, ? helps, q leaves.
+
+Examples:
+  osps top
+  osps top --name shop
+  NO_COLOR=1 osps top                     without colours; in a locale without UTF-8: ASCII only
+  watch osps top --once                   where a terminal can do nothing else
+
+Works without a living watchdog, since it only reads the segment; only what changes something asks
+one. Where another osps of that name starts, it goes on with that. Exit codes: 0 left, 1 failure, 3
+not running; with --once those of `osps status`.";
 
 const LIST_EXAMPLES: &str = "\
 Examples:
@@ -476,6 +490,12 @@ pub enum Command {
         /// Only this service, or this instance of one
         #[arg(value_name = "SERVICE", value_parser = service)]
         service: Option<String>,
+    /// Show all of it live on a terminal: states, hearts, threads, events; restart, pause, stop
+    #[command(after_help = TOP_EXAMPLES)]
+    Top {
+        /// One table, as `osps status` prints it; so too where standard output is no terminal
+        #[arg(long, visible_alias = "plain")]
+        once: bool,
     },
     /// List the instances that run, of all users for root
     #[command(after_help = LIST_EXAMPLES)]
@@ -785,6 +805,8 @@ impl Cli {
                 | Command::Page { .. },
                 | Command::Completions { .. }
                 | Command::Logs { .. },
+                | Command::Logs { .. }
+                | Command::Top { .. },
             ) => false,
         }
     }

@@ -10,6 +10,8 @@
 //! (`prober`), telling (`view`), supervising (`watchdog`), trying it out (`drill`), the built-in
 //! pair (`pair`), what the operator wants (`config`, `cli`), and what
 //! is handed out beside the binary (`manual`).
+//! (`prober`), telling (`view`, live in `top`), supervising (`watchdog`), the built-in pair
+//! (`pair`), and what the operator wants (`config`, `cli`).
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("osps supports Linux only: it supervises through pidfds, signalfd and /proc.");
@@ -31,6 +33,8 @@ pub mod program;
 pub mod report;
 #[doc(hidden)]
 pub mod service;
+#[doc(hidden)]
+pub mod top;
 #[doc(hidden)]
 pub mod view;
 #[doc(hidden)]

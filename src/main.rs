@@ -24,6 +24,7 @@ use osps::prober;
 use osps::report::{helper, show};
 use osps::service::Inheritance;
 use osps::sys::output;
+use osps::top;
 use osps::view::status::{self, Wanted};
 use osps::view::{events, health, list, logs, metrics};
 use osps::watchdog;
@@ -110,6 +111,7 @@ fn run(cli: &Cli) -> ExitCode {
             let (name, directory) = (cli.instance.name(), cli.instance.report_dir.as_deref());
             show::main(place, name, directory, &wanted, *json)
         }),
+        Some(Command::Top { once }) => asked(&|place| top::main(place, *once)),
         Some(Command::List { json }) => list::main(*json),
         Some(Command::Drill { services, fault, rounds, idle, yes, json, .. }) => asked(&|place| {
             let (services, rounds) = (services.clone(), usize::from(*rounds));

@@ -45,6 +45,7 @@ const OSPS: [(&str, &[&str]); 15] = [
     ),
     ("cli", &["config", "error", "policy", "service"]),
     ("view", &["error", "instance", "policy", "sys", "view"]),
+    ("top", &["error", "instance", "policy", "sys", "top", "view"]),
     ("watchdog", &["error", "instance", "policy", "service", "sys", "view", "watchdog"]),
     ("drill", &["drill", "error", "instance", "policy", "service", "sys", "view"]),
     ("pair", &["error", "instance", "pair", "policy", "service", "sys"]),

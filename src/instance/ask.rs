@@ -60,8 +60,29 @@ pub fn stop(place: &Place, quiet: bool) -> Result<ExitCode, Error> {
     Err(why.into())
 }
 
+/// A line of an answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Said {
+    /// How it goes, or how it ended: well.
+    Progress(String),
+    /// What is wrong with what was asked for.
+    Problem(String),
+}
+
 /// Asks for something else, and returns when it is done: the last line says how that went.
 pub fn ask(place: &Place, wish: &Wish, quiet: bool) -> Result<ExitCode, Error> {
+    hear(place, wish, &mut |said| match said {
+        Said::Problem(text) => log::error!("{text}"),
+        Said::Progress(text) if !quiet => {
+            output::print(format!("{text}\n").as_bytes());
+        }
+        Said::Progress(_) => {}
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The same, where somebody else shows what is said.
+pub fn hear(place: &Place, wish: &Wish, tell: &mut dyn FnMut(Said)) -> Result<(), Error> {
     let mut talk = Talk::begin(place, wish)?;
     while let Some(line) = talk.line()? {
         if let Some(why) = line.strip_prefix(b"error ") {
@@ -71,15 +92,13 @@ pub fn ask(place: &Place, wish: &Wish, quiet: bool) -> Result<ExitCode, Error> {
             return Err(Refusal::CameOut(shown(how)).into());
         }
         if let Some(what) = line.strip_prefix(b"problem ") {
-            log::error!("{}", shown(what));
+            tell(Said::Problem(shown(what)));
             continue;
         }
         let end = line.strip_prefix(b"ok ");
-        if !quiet {
-            show(end.unwrap_or(&line));
-        }
+        tell(Said::Progress(shown(end.unwrap_or(&line))));
         if end.is_some() {
-            return Ok(ExitCode::SUCCESS);
+            return Ok(());
         }
     }
     Err(Refusal::HungUp.into())

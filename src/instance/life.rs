@@ -25,7 +25,7 @@ use crate::sys::process::Process;
 use crate::sys::procfs::{self, start_time};
 
 /// A living watchdog beats at least every second; a little more, for a loaded machine.
-const MOVES: Duration = Duration::from_millis(1500);
+pub const MOVES: Duration = Duration::from_millis(1500);
 
 /// What is known of the life of a watchdog.
 #[derive(Debug)]
@@ -208,7 +208,7 @@ pub fn stays_frozen(segment: &Segment) -> bool {
 }
 
 /// Whether its last beat was long ago, by its stamp and our clock.
-fn is_stale(segment: &Segment) -> bool {
+pub fn is_stale(segment: &Segment) -> bool {
     watchdog_age(segment, SystemClock.now()).is_none_or(|age| age >= WATCHDOG_STALE)
 }
 

@@ -80,6 +80,38 @@ pub fn look(pid: u32) -> Option<Look> {
     })
 }
 
+/// One thread, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Task {
+    /// Thread id.
+    pub tid: u32,
+    /// Its name, as it is shown.
+    pub name: String,
+    /// State letter.
+    pub state: char,
+    /// Time on a processor so far.
+    pub cpu: Duration,
+    /// The kernel function that it sleeps in; empty if it does not, or we may not know.
+    pub wait_channel: String,
+}
+
+/// The threads of a process, the leader first, and how many there are.
+pub fn tasks(pid: u32) -> (Vec<Task>, usize) {
+    let Ok(entries) = std::fs::read_dir(format!("/proc/{pid}/task")) else {
+        return (Vec::new(), 0);
+    };
+    let tids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let mut tids: Vec<u32> = tids.collect();
+    let total = tids.len();
+    tids.sort_unstable_by_key(|tid| (*tid != pid, *tid));
+    let task = |tid| {
+        let ThreadStat { state, cpu, .. } = thread(pid, tid)?;
+        let name = name_in(&format!("/proc/{pid}/task/{tid}/comm"))?;
+        Some(Task { tid, name, state, cpu, wait_channel: wait_channel(pid, tid) })
+    };
+    (tids.into_iter().take(THREADS_MAX).filter_map(task).collect(), total)
+}
+
 /// The kernel function that a thread sleeps in; empty if it does not, or we may not know.
 fn wait_channel(pid: u32, tid: u32) -> String {
     let channel = read(&format!("/proc/{pid}/task/{tid}/wchan"));
@@ -246,7 +278,11 @@ pub fn state(pid: u32) -> Option<char> {
 
 /// The command's short name, as it is shown.
 pub fn name(pid: u32) -> Option<String> {
-    let name = read_bytes(&format!("/proc/{pid}/comm"), BYTES_MAX)?;
+    name_in(&format!("/proc/{pid}/comm"))
+}
+
+fn name_in(file: &str) -> Option<String> {
+    let name = read_bytes(file, BYTES_MAX)?;
     Some(Shown(OsStr::from_bytes(name.trim_ascii_end())).to_string())
 }
 

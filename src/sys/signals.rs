@@ -97,6 +97,81 @@ impl AsFd for Signals {
     }
 }
 
+/// What a program with a screen is told by signals.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// Leave.
+    Leave,
+    /// Give the terminal back, and stop.
+    Suspend,
+    /// It runs again.
+    Continue,
+    /// The terminal has another size.
+    Resize,
+}
+
+/// The signals of a program with a screen, as values: it restores its terminal before it obeys.
+#[derive(Debug)]
+pub struct OfTerminal(SignalFd);
+
+/// What it is told.
+const TOLD: [(Signal, Told); 7] = [
+    (Signal::SIGINT, Told::Leave),
+    (Signal::SIGTERM, Told::Leave),
+    (Signal::SIGHUP, Told::Leave),
+    (Signal::SIGQUIT, Told::Leave),
+    (Signal::SIGTSTP, Told::Suspend),
+    (Signal::SIGCONT, Told::Continue),
+    (Signal::SIGWINCH, Told::Resize),
+];
+
+impl OfTerminal {
+    /// Blocks these, and the one that stops whoever touches a terminal that is not his: he looks
+    /// first. Before any thread is started, since threads inherit the mask. A hang-up that was
+    /// ignored stays so.
+    pub fn block() -> Result<OfTerminal, Failed> {
+        let ignored = procfs::is_ignored(Signal::SIGHUP as u32);
+        let told = TOLD.into_iter().map(|(signal, _)| signal);
+        let told = told.filter(|signal| *signal != Signal::SIGHUP || !ignored);
+        let set: SigSet = told.chain([Signal::SIGTTOU]).collect();
+        set.thread_block().map_err(Failed::to("block", "signals"))?;
+        let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
+        let fd = SignalFd::with_flags(&set, flags).map_err(Failed::to("open", "signalfd"))?;
+        Ok(OfTerminal(fd))
+    }
+
+    /// What came since the last look.
+    pub fn take(&mut self) -> Vec<Told> {
+        let mut came = Vec::new();
+        while let Ok(Some(info)) = self.0.read_signal() {
+            let is_it =
+                |known: &(Signal, Told)| u32::try_from(known.0 as i32) == Ok(info.ssi_signo);
+            came.extend(TOLD.into_iter().find(is_it).map(|(_, told)| told));
+        }
+        came
+    }
+
+    /// Stops as the terminal's stop key stops, and returns when it is continued: the whole process
+    /// group, or this process alone. Where nobody could continue it, the kernel does nothing.
+    pub fn stop(&self, group: bool) {
+        use rustix::process::{Signal, getpid, kill_current_process_group, kill_process};
+        let stop: SigSet = [nix::sys::signal::Signal::SIGTSTP].into_iter().collect();
+        let _ = stop.thread_unblock();
+        let _ = if group {
+            kill_current_process_group(Signal::TSTP)
+        } else {
+            kill_process(getpid(), Signal::TSTP)
+        };
+        let _ = stop.thread_block();
+    }
+}
+
+impl AsFd for OfTerminal {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
 /// Unblocks everything: what a server must not inherit.
 pub fn reset() -> Result<(), Failed> {
     raw::mask_signals(0).map(drop).map_err(Failed::to("unblock", "signals"))

@@ -11,6 +11,7 @@
 //! health     a look as one line and an exit code: `osps health`
 //! gaps       the hearts of a server, and their silences
 //! metrics    for Prometheus: `osps metrics`
+//! looker     looks again and again, cheaply and without waiting: `osps top`
 //! advice     what limits the gaps between beats suggest: `osps status --advice`
 //! log        a record as a line of the log; the watchdog's status line
 //! ```
@@ -25,6 +26,7 @@ pub mod log;
 pub mod logs;
 pub mod look;
 pub mod metrics;
+pub mod looker;
 pub mod snapshot;
 pub mod status;
 pub mod table;

@@ -18,6 +18,8 @@ use osps_heart::pulse::{Sample, is_limit};
 use osps_heart::segment::gaps::{Gaps, Name, OWN};
 use osps_heart::segment::layout::{HeartCells, ServerCells, SlotCells};
 use osps_heart::segment::slot::{Identity, load_set};
+use osps_heart::pulse::Sample;
+use osps_heart::segment::layout::{ServerCells, SlotCells};
 use osps_heart::segment::{Segment, text};
 use osps_heart::shown::Shown;
 use osps_heart::sync::{Ordering, Word};
@@ -261,33 +263,42 @@ pub enum Health {
 impl Snapshot {
     /// A look at a segment.
     pub fn of(segment: &Segment, run_dir: &Path, now: Monotonic) -> Snapshot {
+        Snapshot::through(segment, run_dir, now, &mut Once)
+    }
+
+    /// The same, where the kernel is asked by somebody who may remember what it said.
+    pub fn through(
+        segment: &Segment,
+        run_dir: &Path,
+        now: Monotonic,
+        eyes: &mut dyn Eyes,
+    ) -> Snapshot {
         let header = segment.header();
         let owner = segment.owner().current();
         let area = segment.area_cells();
-        let life = Life::of(segment, run_dir);
-        let left_elsewhere = !life.is_alive() && !is_comparable(run_dir);
-        let elsewhere = life.is_elsewhere() || left_elsewhere && has_members(run_dir);
+        let standing = eyes.standing(segment, run_dir);
         // By another clock start times mean as little as pids.
         let start_time = get(&header.watchdog_start_time);
-        let shifted = life.process().is_some_and(|process| process.start_time() != start_time);
-        let pids = match elsewhere || shifted {
+        let shifted = standing.process.is_some_and(|(_, started)| started != start_time);
+        let pids = match standing.elsewhere || shifted {
             true => Pids::Believed,
-            false if left_elsewhere => Pids::Strange,
+            false if standing.left_elsewhere => Pids::Strange,
             false => Pids::Seen,
         };
         let slots = 0..segment.slots().len();
         // A page without a name is free: room for what a reload brings.
         let taken = slots.filter(|slot| get(&segment.slots()[*slot].server.name[0]) != 0);
-        let servers: Vec<_> = taken.map(|slot| Server::of(segment, slot, now, pids)).collect();
+        let servers: Vec<_> =
+            taken.map(|slot| Server::of(segment, slot, now, pids, eyes)).collect();
         Snapshot {
             name: text::load(&header.name),
             run_dir: run_dir.to_owned(),
             watchdog: Watchdog {
                 pid: get(&header.watchdog_pid),
-                alive: life.is_alive(),
-                elsewhere,
-                pid_here: life.process().map(Process::pid),
-                frozen: life.is_alive() && is_frozen(segment),
+                alive: standing.alive,
+                elsewhere: standing.elsewhere,
+                pid_here: standing.process.map(|(pid, _)| pid),
+                frozen: standing.alive && eyes.is_frozen(segment, now),
                 beat_age: watchdog_age(segment, now),
                 since: now.since(Monotonic(get(&header.started_ns))),
                 started_unix_ms: get(&header.started_unix_ns) / 1_000_000,
@@ -416,6 +427,58 @@ fn distance(state: Option<State>) -> u8 {
         Some(State::Backoff) => 8,
         Some(State::Failed) => 9,
         None => 10,
+/// What a look asks the kernel.
+pub trait Eyes {
+    /// Who watches there.
+    fn standing(&mut self, segment: &Segment, run_dir: &Path) -> Standing;
+    /// Whether a watchdog that lives does nothing.
+    fn is_frozen(&mut self, segment: &Segment, now: Monotonic) -> bool;
+    /// Whether this process lives.
+    fn lives(&mut self, pid: u32, start_time: u64) -> bool;
+}
+
+/// How a watchdog is found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// It lives.
+    pub alive: bool,
+    /// It, or its servers, live in another pid namespace.
+    pub elsewhere: bool,
+    /// It is dead, and lived in another pid namespace.
+    pub left_elsewhere: bool,
+    /// Pid and start time of its process, if that can be seen from here.
+    pub process: Option<(u32, u64)>,
+}
+
+impl Standing {
+    /// As the kernel says now.
+    pub fn of(segment: &Segment, run_dir: &Path) -> (Standing, Life) {
+        let life = Life::of(segment, run_dir);
+        let left_elsewhere = !life.is_alive() && !is_comparable(run_dir);
+        let standing = Standing {
+            alive: life.is_alive(),
+            elsewhere: life.is_elsewhere() || left_elsewhere && has_members(run_dir),
+            left_elsewhere,
+            process: life.process().map(|process| (process.pid(), process.start_time())),
+        };
+        (standing, life)
+    }
+}
+
+/// Of somebody who looks once: remembers nothing, and watches a silent watchdog for a while.
+struct Once;
+
+impl Eyes for Once {
+    fn standing(&mut self, segment: &Segment, run_dir: &Path) -> Standing {
+        Standing::of(segment, run_dir).0
+    }
+
+    fn is_frozen(&mut self, segment: &Segment, _: Monotonic) -> bool {
+        is_frozen(segment)
+    }
+
+    fn lives(&mut self, pid: u32, start_time: u64) -> bool {
+        Process::find(pid, start_time).is_some()
     }
 }
 
@@ -431,17 +494,20 @@ enum Pids {
 }
 
 impl Server {
-    fn of(segment: &Segment, slot: usize, now: Monotonic, pids: Pids) -> Server {
+    fn of(
+        segment: &Segment,
+        slot: usize,
+        now: Monotonic,
+        pids: Pids,
+        eyes: &mut dyn Eyes,
+    ) -> Server {
         let SlotCells { server, activity } = &segment.slots()[slot];
         let sample = segment.hearts()[slot].sample();
         let identity = server.identity();
-        let pid = identity.map(|identity| identity.pid).filter(|_| {
-            let seen = |known: Identity| Process::find(known.pid, known.start_time).is_some();
-            match pids {
-                Pids::Seen => identity.is_some_and(seen),
-                Pids::Believed => true,
-                Pids::Strange => false,
-            }
+        let pid = identity.map(|identity| identity.pid).filter(|_| match pids {
+            Pids::Seen => identity.is_some_and(|known| eyes.lives(known.pid, known.start_time)),
+            Pids::Believed => true,
+            Pids::Strange => false,
         });
         let beaten = sample.count != get(&server.baseline);
         let credible = beaten && is_credible(sample, now);

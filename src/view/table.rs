@@ -123,8 +123,20 @@ fn further(heart: &Heart) -> String {
     row.trim_end().to_owned()
 }
 
-/// What it is doing, and who beats for it if that is not the leader.
+/// What it is doing, and what is said of it.
 fn doing(server: &Server) -> String {
+    let said = remarks(server).into_iter().chain(server.activity.clone()).collect::<Vec<_>>();
+    if said.is_empty() { "-".to_owned() } else { said.join(", ") }
+}
+
+/// What is said of it beside its state, most important first.
+pub fn remarks(server: &Server) -> Vec<String> {
+    let (news, habits) = news_and_habits(server);
+    news.into_iter().chain(habits).collect()
+}
+
+/// The same in two: what may be of interest now, and what is so all the time.
+pub fn news_and_habits(server: &Server) -> (Vec<String>, Vec<String>) {
     let beater = match (server.pid, server.heart_pid) {
         (Some(leader), Some(pid)) if leader != pid => Some(format!("pid {pid} beats")),
         (Some(_), None)
@@ -139,16 +151,16 @@ fn doing(server: &Server) -> String {
         .then(|| "osps does not hold its sockets".to_owned());
     let waits = server.blocked_by.as_ref().map(|by| format!("waits for {by}"));
     let paused = server.paused.map(|left| format!("paused for {} more", ago(left)));
-    let said = [waits, paused, beater, alone, stays, server.activity.clone()];
-    let said = said.into_iter().flatten().collect::<Vec<_>>();
-    if said.is_empty() { "-".to_owned() } else { said.join(", ") }
+    let all = |said: [Option<String>; 2]| said.into_iter().flatten().collect();
+    (all([waits, paused]), [beater, alone, stays].into_iter().flatten().collect())
 }
 
-fn age(span: Option<Duration>) -> String {
+/// An age, or that there is none.
+pub fn age(span: Option<Duration>) -> String {
     span.map_or("-".to_owned(), ago)
 }
 
 /// Whole milliseconds, as in JSON: both faces show the same number.
-fn ago(span: Duration) -> String {
+pub fn ago(span: Duration) -> String {
     Short(Duration::from_millis(u64::try_from(span.as_millis()).unwrap_or(u64::MAX))).to_string()
 }
