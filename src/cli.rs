@@ -490,6 +490,7 @@ pub enum Command {
         /// Only this service, or this instance of one
         #[arg(value_name = "SERVICE", value_parser = service)]
         service: Option<String>,
+    },
     /// Show all of it live on a terminal: states, hearts, threads, events; restart, pause, stop
     #[command(after_help = TOP_EXAMPLES)]
     Top {
@@ -562,6 +563,7 @@ pub enum Command {
         /// A further name that the page may be asked for by, as a proxy in front of it does
         #[arg(long = "host", value_name = "NAME")]
         hosts: Vec<String>,
+    },
     /// Print what lets a shell complete the words of osps
     #[command(after_help = COMPLETIONS_EXAMPLES)]
     Completions {
@@ -690,6 +692,8 @@ fn words(text: &str) -> Result<Words, String> {
         return Err("a program to run is needed".to_owned());
     }
     Ok(Words(words.into_iter().map(OsString::from).collect()))
+}
+
 /// A shell that completes words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Shell {
@@ -802,10 +806,8 @@ impl Cli {
                 | Command::Health { .. }
                 | Command::Report { .. }
                 | Command::Logs { .. }
-                | Command::Page { .. },
+                | Command::Page { .. }
                 | Command::Completions { .. }
-                | Command::Logs { .. },
-                | Command::Logs { .. }
                 | Command::Top { .. },
             ) => false,
         }

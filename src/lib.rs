@@ -4,14 +4,10 @@
 //! beat uses the crate `osps-heart`. The folder names are the architecture (docs/architecture.md):
 //! what is decided (`policy`), what touches Linux (`sys`), the file that a command executes
 //! (`program`), one supervised program (`service`), who lives here (`instance`), beating for others
-//! (`prober`), what was seen of who had to go (`report`), telling (`view`), supervising
-//! (`watchdog`), the page of an instance (`page`), the built-in pair (`pair`), and what the
-//! operator wants (`config`, `cli`).
-//! (`prober`), telling (`view`), supervising (`watchdog`), trying it out (`drill`), the built-in
-//! pair (`pair`), what the operator wants (`config`, `cli`), and what
-//! is handed out beside the binary (`manual`).
-//! (`prober`), telling (`view`, live in `top`), supervising (`watchdog`), the built-in pair
-//! (`pair`), and what the operator wants (`config`, `cli`).
+//! (`prober`), what was seen of who had to go (`report`), telling (`view`, live in `top` and in a
+//! browser by `page`), supervising (`watchdog`), trying it out (`drill`), the built-in pair
+//! (`pair`), what the operator wants (`config`, `cli`), and what is handed out beside the binary
+//! (`manual`).
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("osps supports Linux only: it supervises through pidfds, signalfd and /proc.");

@@ -25,8 +25,7 @@ const HEART: [(&str, &[&str]); 15] = [
     ("example", &["clock", "heart", "ids", "segment", "sync", "time"]),
     ("lib", &[]),
 ];
-const OSPS: [(&str, &[&str]); 16] = [
-const OSPS: [(&str, &[&str]); 15] = [
+const OSPS: [(&str, &[&str]); 19] = [
     ("policy", &["policy"]),
     ("sys", &["sys"]),
     ("error", &["sys"]),
@@ -36,20 +35,15 @@ const OSPS: [(&str, &[&str]); 15] = [
     ("prober", &["error", "prober", "sys"]),
     ("report", &["error", "instance", "report", "sys"]),
     ("view", &["error", "instance", "policy", "report", "sys", "view"]),
-    ("watchdog", &["error", "instance", "policy", "report", "service", "sys", "view", "watchdog"]),
+    ("top", &["error", "instance", "policy", "report", "sys", "top", "view"]),
     ("page", &["error", "instance", "page", "report", "service", "sys", "view"]),
+    ("watchdog", &["error", "instance", "policy", "report", "service", "sys", "view", "watchdog"]),
+    ("drill", &["drill", "error", "instance", "policy", "service", "sys", "view"]),
     ("pair", &["error", "instance", "pair", "policy", "service", "sys"]),
     (
         "config",
         &["error", "instance", "pair", "policy", "prober", "report", "service", "sys", "watchdog"],
     ),
-    ("cli", &["config", "error", "policy", "service"]),
-    ("view", &["error", "instance", "policy", "sys", "view"]),
-    ("top", &["error", "instance", "policy", "sys", "top", "view"]),
-    ("watchdog", &["error", "instance", "policy", "service", "sys", "view", "watchdog"]),
-    ("drill", &["drill", "error", "instance", "policy", "service", "sys", "view"]),
-    ("pair", &["error", "instance", "pair", "policy", "service", "sys"]),
-    ("config", &["error", "instance", "pair", "policy", "prober", "service", "sys", "watchdog"]),
     ("cli", &["config", "drill", "error", "policy", "service"]),
     ("manual", &["cli", "error", "sys"]),
     ("lib", &[]),

@@ -40,7 +40,6 @@ use crate::error::{Error, Invalid, Refusal};
 use crate::instance::place::{Place, RunDir, started_name};
 use crate::service::Service;
 use crate::sys::output;
-use crate::view::advice::is_meant;
 use crate::view::snapshot::{Health, Server, Snapshot};
 
 /// What shall be drilled.
@@ -135,13 +134,13 @@ fn subjects(
     names: &[String],
 ) -> Result<Vec<Subject>, Refusal> {
     let all = &snapshot.servers;
-    if let Some(name) = names.iter().find(|name| !all.iter().any(|one| is_meant(one, name))) {
+    if let Some(name) = names.iter().find(|name| !all.iter().any(|one| one.is_called(name))) {
         let known = all.iter().map(|server| server.name.clone()).collect();
         return Err(Refusal::NoService { name: name.clone(), known });
     }
     let debug = segment.header().flags.load(Ordering::Relaxed) & flag::ALLOW_DEBUG != 0;
     let meant =
-        |server: &&Server| names.is_empty() || names.iter().any(|name| is_meant(server, name));
+        |server: &&Server| names.is_empty() || names.iter().any(|name| server.is_called(name));
     let subject = |server: &Server| {
         let slot = u8::try_from(server.slot).map(SlotId).ok();
         let started = slot.and_then(|slot| run_dir.read::<Started>(&started_name(slot)));

@@ -18,15 +18,15 @@
 
 pub mod advice;
 pub mod events;
-pub mod health;
 pub mod gaps;
+pub mod health;
 pub mod json;
 pub mod list;
 pub mod log;
 pub mod logs;
 pub mod look;
-pub mod metrics;
 pub mod looker;
+pub mod metrics;
 pub mod snapshot;
 pub mod status;
 pub mod table;

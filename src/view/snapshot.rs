@@ -17,9 +17,7 @@ use osps_heart::orphan::watchdog_age;
 use osps_heart::pulse::{Sample, is_limit};
 use osps_heart::segment::gaps::{Gaps, Name, OWN};
 use osps_heart::segment::layout::{HeartCells, ServerCells, SlotCells};
-use osps_heart::segment::slot::{Identity, load_set};
-use osps_heart::pulse::Sample;
-use osps_heart::segment::layout::{ServerCells, SlotCells};
+use osps_heart::segment::slot::load_set;
 use osps_heart::segment::{Segment, text};
 use osps_heart::shown::Shown;
 use osps_heart::sync::{Ordering, Word};
@@ -427,6 +425,9 @@ fn distance(state: Option<State>) -> u8 {
         Some(State::Backoff) => 8,
         Some(State::Failed) => 9,
         None => 10,
+    }
+}
+
 /// What a look asks the kernel.
 pub trait Eyes {
     /// Who watches there.
