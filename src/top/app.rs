@@ -263,10 +263,7 @@ impl Question {
             Request::Start => {
                 (format!("Start {server}?"), "it shall run again, whatever became of it")
             }
-            Request::Restart => (
-                format!("Restart {server}?"),
-                "it is told to go, and comes back; connections are cut",
-            ),
+            Request::Restart => (format!("Restart {server}?"), "it is told to go, and comes back"),
             Request::Reload => (format!("Reload {server}?"), ""),
         }
     }

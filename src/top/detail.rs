@@ -1,14 +1,16 @@
 //! What is told of the selected server: process, hearts, threads, the last report, what happened.
 
+use osps_heart::segment::gaps::Gaps;
 use osps_heart::words::HeartSource;
 use ratatui_core::style::{Color, Modifier, Style};
 use ratatui_core::text::{Line, Span};
 
 use super::app::{App, Taste, ago};
-use super::draw::histogram;
-use super::look::{Closer, Heart, Thread};
+use super::draw::{histogram, since};
+use super::look::{Closer, Thread};
 use super::model::Row;
-use crate::view::snapshot;
+use crate::policy::advice::quantile;
+use crate::view::snapshot::{Heart, Server};
 use crate::view::table;
 
 /// Columns of the labels at the left.
@@ -21,7 +23,7 @@ pub(super) fn lines(app: &App, row: &Row, room: Option<usize>) -> Vec<Line<'stat
     let taste = app.taste;
     let mut lines = section("process", vec![process(row)]);
     let closer = app.closer();
-    let mut hearts = hearts(taste, row, closer);
+    let mut hearts = hearts(taste, &row.server);
     let threads = closer.map(|closer| threads(taste, closer)).unwrap_or_default();
     let happenings = closer.map(|closer| happenings(app, closer)).unwrap_or_default();
     if let Some(room) = room {
@@ -62,6 +64,8 @@ fn process(row: &Row) -> Line<'static> {
         Some(pid) => format!("pid {pid}, generation {}", server.generation),
         None => format!("none, generation {}", server.generation),
     }];
+    said.extend(server.up.map(|span| format!("up for {}", since(span))));
+    said.extend(server.due.map(|span| format!("starts in {}", table::ago(span))));
     said.extend(server.listen.as_ref().map(|listen| format!("listens on {listen}")));
     said.extend(row.owns.then(|| "writes the data".to_owned()));
     said.extend(server.last_cause.as_ref().map(|last| format!("last {last}")));
@@ -71,12 +75,7 @@ fn process(row: &Row) -> Line<'static> {
 }
 
 /// Its own heart on two lines, each further one on one.
-fn hearts(taste: Taste, row: &Row, closer: Option<&Closer>) -> Vec<Line<'static>> {
-    let server = &row.server;
-    let known = |name: Option<&str>| {
-        let mut all = closer.iter().flat_map(|closer| &closer.hearts);
-        all.find(|heart| heart.name.as_deref() == name)
-    };
+fn hearts(taste: Taste, server: &Server) -> Vec<Line<'static>> {
     let mut own = vec![match (server.heart, table::heart(server)) {
         (Some(HeartSource::None), _) => "none: only its death is noticed".to_owned(),
         (source, word) => match source.map(HeartSource::word) {
@@ -85,38 +84,27 @@ fn hearts(taste: Taste, row: &Row, closer: Option<&Closer>) -> Vec<Line<'static>
         },
     }];
     own.extend(server.beat_age.map(|age| format!("beat {} ago", table::ago(age))));
-    let mut lines = Vec::new();
-    match known(None) {
-        Some(heart) => {
-            own.push(format!("limit {}", table::ago(heart.limit)));
-            lines.push(Line::raw(own.join(", ")));
-            lines.push(gaps(taste, heart));
-        }
-        None => lines.push(Line::raw(own.join(", "))),
-    }
-    lines.extend(server.hearts.iter().map(|heart| further(taste, heart, known(Some(&heart.name)))));
+    own.extend(server.limit.map(|limit| format!("limit {}", table::ago(limit))));
+    let mut lines = vec![Line::raw(own.join(", "))];
+    lines.extend(server.gaps.as_ref().map(|counted| gaps(taste, counted)));
+    lines.extend(server.hearts.iter().map(|heart| further(taste, heart)));
     lines
 }
 
-fn gaps(taste: Taste, heart: &Heart) -> Line<'static> {
-    let total = heart.gaps.total();
-    let mut spans = vec![Span::raw("gaps ")];
-    if total == 0 {
-        spans.push(Span::raw(histogram(taste, &heart.gaps)));
-        return Line::from(spans);
-    }
-    spans.push(Span::styled(histogram(taste, &heart.gaps), taste.colour(Color::Cyan)));
-    spans.push(Span::raw(format!(", 99.9 % below {}", table::ago(heart.usual))));
-    if heart.gaps.near_misses > 0 {
-        spans.push(Span::styled(
-            format!(", {} near misses", heart.gaps.near_misses),
-            taste.colour(Color::Yellow),
-        ));
+fn gaps(taste: Taste, gaps: &Gaps) -> Line<'static> {
+    let mut spans = vec![
+        Span::raw("gaps "),
+        Span::styled(histogram(taste, gaps), taste.colour(Color::Cyan)),
+        Span::raw(format!(", 99.9 % below {}", table::ago(quantile(gaps, 999)))),
+    ];
+    if gaps.near_misses > 0 {
+        let text = format!(", {} near misses", gaps.near_misses);
+        spans.push(Span::styled(text, taste.colour(Color::Yellow)));
     }
     Line::from(spans)
 }
 
-fn further(taste: Taste, heart: &snapshot::Heart, known: Option<&Heart>) -> Line<'static> {
+fn further(taste: Taste, heart: &Heart) -> Line<'static> {
     let mut said = vec![format!("{}: pid {}", heart.name, heart.pid)];
     if heart.parked {
         said.push("parked".to_owned());
@@ -124,9 +112,9 @@ fn further(taste: Taste, heart: &snapshot::Heart, known: Option<&Heart>) -> Line
     said.extend(heart.beat_age.map(|age| format!("beat {} ago", table::ago(age))));
     said.extend(heart.limit.map(|limit| format!("limit {}", table::ago(limit))));
     let mut line = Line::raw(said.join(", "));
-    if let Some(known) = known {
+    if let Some(counted) = &heart.gaps {
         line.spans.push(Span::raw(", "));
-        line.spans.extend(gaps(taste, known).spans);
+        line.spans.extend(gaps(taste, counted).spans);
     }
     line
 }

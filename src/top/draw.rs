@@ -343,7 +343,7 @@ fn watchdog(snapshot: &Snapshot) -> String {
 }
 
 /// A long time, roughly.
-fn since(span: Duration) -> String {
+pub(super) fn since(span: Duration) -> String {
     let seconds = span.as_secs();
     match seconds {
         0..60 => format!("{seconds}s"),

@@ -3,19 +3,17 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TryRecvError, TrySendError};
 use std::time::Duration;
 
 use osps_heart::clock::SystemClock;
 use osps_heart::ids::SlotId;
-use osps_heart::segment::gaps::{Gaps, OWN};
-use osps_heart::segment::{Segment, text};
-use osps_heart::sync::Ordering;
+use osps_heart::segment::Segment;
 use osps_heart::time::{Clock, Monotonic};
 
 use super::bell::Bell;
 use crate::instance::place::Place;
-use crate::policy::advice::quantile;
+use crate::report::store::Store;
 use crate::sys::procfs::{self, Task};
 use crate::view::log;
 use crate::view::looker::{Looker, Sight};
@@ -49,8 +47,6 @@ pub(super) struct Look {
 pub(super) struct Closer {
     /// Its name.
     pub server: String,
-    /// What is known of its hearts, its own first.
-    pub hearts: Vec<Heart>,
     /// Its threads, the leader first, then by what they do.
     pub threads: Vec<Thread>,
     /// How many there are.
@@ -59,18 +55,6 @@ pub(super) struct Closer {
     pub happenings: Vec<(Monotonic, String)>,
     /// Its last report.
     pub report: Option<Report>,
-}
-
-/// The gaps of a heart so far.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Heart {
-    /// Its name; `None` = the server's own.
-    pub name: Option<String>,
-    pub limit: Duration,
-    /// What 99.9 % of them stay below.
-    pub usual: Duration,
-    /// All of them, if any were counted.
-    pub gaps: Gaps,
 }
 
 /// A thread.
@@ -96,6 +80,16 @@ struct Eye {
     closer: Option<Monotonic>,
     /// Processor times of threads then.
     cpu: HashMap<u32, Duration>,
+    reports: Reports,
+}
+
+/// The last report that was read.
+struct Reports {
+    place: Place,
+    read: Option<Report>,
+    /// One that is being read, by a thread of its own: their directory is somebody's home, and may
+    /// hang.
+    reading: Option<Receiver<Report>>,
 }
 
 /// Looks until nobody listens any more.
@@ -106,7 +100,8 @@ pub(super) fn run(
     bell: &Arc<Bell>,
 ) {
     let looker = Looker::new(&place.path);
-    let mut eye = Eye { looker, selected: None, closer: None, cpu: HashMap::new() };
+    let reports = Reports { place: place.clone(), read: None, reading: None };
+    let mut eye = Eye { looker, selected: None, closer: None, cpu: HashMap::new(), reports };
     let mut due = SystemClock.now();
     loop {
         let now = SystemClock.now();
@@ -145,11 +140,11 @@ impl Eye {
             && let Some(segment) = self.looker.segment()
         {
             let span = self.closer.map(|last| now.since(last));
+            let report = self.reports.of(&snapshot.name, server);
             closer = Some(Closer {
                 server: name.clone(),
-                hearts: hearts(segment, server),
                 happenings: happenings(segment, server),
-                report: None,
+                report,
                 ..threads(snapshot, server, &mut self.cpu, span)
             });
             self.closer = Some(now);
@@ -158,31 +153,34 @@ impl Eye {
     }
 }
 
-/// The gaps of its hearts: its own, and those that have a name.
-fn hearts(segment: &Segment, server: &Server) -> Vec<Heart> {
-    let all = segment.gaps().iter().filter(|cells| cells.is_of(&server.name));
-    let mut found: Vec<_> = all
-        .filter_map(|cells| {
-            let gaps = cells.read().ok()?;
-            let name = (!cells.is_of_heart(OWN)).then(|| text::load(&cells.heart));
-            Some(Heart { name, limit: gaps.limit, usual: quantile(&gaps, 999), gaps })
-        })
-        .collect();
-    if !found.iter().any(|heart| heart.name.is_none()) {
-        let line = &segment.hearts()[server.slot];
-        let limit = Duration::from_nanos(line.limit_ns.load(Ordering::Relaxed));
-        let gaps = Gaps {
-            buckets: [0; _],
-            worst: Duration::ZERO,
-            near_misses: 0,
-            limit,
-            since: Monotonic(0),
-            last: Monotonic(0),
-        };
-        found.push(Heart { name: None, limit, usual: Duration::ZERO, gaps });
+impl Reports {
+    /// The last one about a server, as soon as it was read.
+    fn of(&mut self, instance: &str, server: &Server) -> Option<Report> {
+        let wanted = server.reports.last?;
+        match self.reading.as_ref().map(Receiver::try_recv) {
+            None | Some(Err(TryRecvError::Empty)) => {}
+            Some(Ok(read)) => (self.read, self.reading) = (Some(read), None),
+            Some(Err(TryRecvError::Disconnected)) => self.reading = None,
+        }
+        let found = self.read.clone().filter(|read| read.number == wanted);
+        if found.is_none() && self.reading.is_none() {
+            self.begin(instance.to_owned(), wanted);
+        }
+        found
     }
-    found.sort_by(|one, other| one.name.cmp(&other.name));
-    found
+
+    fn begin(&mut self, instance: String, number: u64) {
+        let (tell, told) = mpsc::sync_channel(1);
+        let place = self.place.clone();
+        let read = move || {
+            let report = Store::of(&place, &instance).and_then(|store| store.read(number));
+            let sentence = report.map(|report| report.summary.sentence);
+            let sentence = sentence.unwrap_or_else(|| "cannot be read from here".to_owned());
+            let _ = tell.send(Report { number, sentence });
+        };
+        let thread = std::thread::Builder::new().name("report".to_owned()).spawn(read);
+        self.reading = thread.is_ok().then_some(told);
+    }
 }
 
 /// What happened to a server, newest first.

@@ -231,3 +231,40 @@ fn reopened(fd: BorrowedFd<'_>) -> Result<OwnedFd, Failed> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+    use std::io::Read;
+
+    /// What the guard does is what a panic does to it: the hook first, then the unwinding.
+    #[test]
+    fn a_panic_gives_the_terminal_back_once() {
+        let near = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
+        grantpt(&near).unwrap();
+        unlockpt(&near).unwrap();
+        let path = ptsname(&near, Vec::new()).unwrap();
+        let flags = libc::O_NOCTTY | libc::O_CLOEXEC;
+        let mut open = File::options();
+        open.read(true).write(true).custom_flags(flags);
+        let far = open.open(path.to_str().unwrap()).unwrap();
+        let before = format!("{:?}", tcgetattr(&far).unwrap());
+        let panicked = std::panic::catch_unwind(|| {
+            let keys = far.as_fd().try_clone_to_owned().unwrap();
+            let mut screen = Screen::take(keys, far.as_fd()).unwrap();
+            screen.draw(Buffer::empty(screen.size()));
+            assert_ne!(format!("{:?}", tcgetattr(&far).unwrap()), before);
+            restore();
+            panic!("as told");
+        });
+        assert!(panicked.is_err());
+        assert_eq!(format!("{:?}", tcgetattr(&far).unwrap()), before);
+        let mut written = [0; 4096];
+        let length = File::from(near).read(&mut written).unwrap();
+        let written = String::from_utf8_lossy(&written[..length]).into_owned();
+        assert!(written.starts_with("\x1b[?1049h"), "{written:?}");
+        assert!(written.ends_with("\x1b[?1049l"), "{written:?}");
+        assert_eq!(written.matches("\x1b[?1049l").count(), 1, "{written:?}");
+    }
+}
