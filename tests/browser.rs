@@ -40,6 +40,7 @@ fn a_person_sees_what_is_so() {
     let mut look = Command::new("node");
     look.arg(root.join("tests/browser/look.js")).arg(url.trim()).arg(osps.pid(1).to_string());
     look.arg(osps.watchdog_pid().to_string()).arg(&pictures).env("NODE_PATH", modules);
+    look.env("REPORTS", "1");
     let output = look.stdin(Stdio::null()).output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));

@@ -6,6 +6,7 @@ use std::fmt::{self, Display, Write};
 
 use super::graph::{Graph, Kind};
 use super::model::{Face, LOOKS, Model, PERIOD_MS, Row, Told};
+use crate::report::{Report, Summary};
 
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
@@ -90,6 +91,21 @@ fn write(html: &mut String, model: &Model, nonce: &str, token: Option<&str>) -> 
          seconds.</p></noscript>\n<script type=\"application/json\" id=\"first\">{whole}</script>\n\
          <script nonce=\"{nonce}\">{SCRIPT}</script>\n</body>\n</html>\n",
         env!("CARGO_PKG_VERSION")
+    )
+}
+
+/// A whole report, as `osps report` shows it.
+pub(super) fn report(report: &Report, nonce: &str) -> String {
+    let Summary { number, service, sentence, .. } = &report.summary;
+    let (service, sentence, text) = (Text(service), Text(sentence), Text(report.text()));
+    format!(
+        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<meta \
+         name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<meta \
+         name=\"color-scheme\" content=\"light dark\">\n<title>report {number} \u{b7} \
+         {service}</title>\n<link rel=\"icon\" href=\"{ICON}\">\n<style \
+         nonce=\"{nonce}\">{STYLE}</style>\n</head>\n<body>\n<header>\n<h1>{service}</h1>\n<p \
+         id=\"summary\">report {number}</p>\n<p id=\"about\">{sentence}</p>\n</header>\n\
+         <main><pre tabindex=\"0\">{text}</pre></main>\n</body>\n</html>\n"
     )
 }
 

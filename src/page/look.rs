@@ -17,8 +17,10 @@ use osps_heart::time::{Clock, Monotonic, nanos};
 use tokio::sync::mpsc;
 
 use super::graph;
-use super::model::{Face, Look, Model, PERIOD_MS, Pulse, Row};
+use super::model::{Face, Look, Model, PERIOD_MS, Pulse, Row, Summary};
 use crate::instance::place::Place;
+use crate::report::store::Store;
+use crate::report::{self, Report};
 use crate::sys::poll::sleep;
 use crate::sys::raw;
 use crate::view::snapshot::{Health, Server, Snapshot};
@@ -49,6 +51,8 @@ struct Inner {
     /// The first message of a stream that begins now, once somebody wanted it.
     whole: Option<Bytes>,
     looked: Option<Monotonic>,
+    /// Where reports are kept.
+    store: Option<Store>,
 }
 
 /// How the instance is, for a probe.
@@ -70,7 +74,8 @@ impl Board {
         let mut next = SystemClock.now();
         loop {
             let scrapers = std::mem::take(&mut self.inner().scrapers);
-            let (look, status) = looker.look(&self.place.path);
+            let (look, status) = looker.look(&self.place);
+            self.inner().store.clone_from(&looker.store);
             self.take(look, status);
             if let Some(figures) = looker.figures().filter(|_| !scrapers.is_empty()) {
                 let figures = Bytes::from(figures);
@@ -130,6 +135,25 @@ impl Board {
         Some(text)
     }
 
+    /// A whole report, rendered like this. `None` = there is none of this number. It is read by a
+    /// thread of its own: the disk may be slow.
+    pub(super) fn report(
+        &self,
+        number: u64,
+        render: impl FnOnce(&Report) -> String + Send + 'static,
+    ) -> Option<mpsc::Receiver<Bytes>> {
+        let inner = self.inner();
+        inner.model.reports.iter().find(|known| known.number == number)?;
+        let store = inner.store.clone()?;
+        let (to, text) = mpsc::channel(1);
+        let read = move || {
+            let whole = store.read(number).map(|report| Bytes::from(render(&report)));
+            whole.map(|whole| to.try_send(whole))
+        };
+        std::thread::Builder::new().name("reader".to_owned()).spawn(read).ok()?;
+        Some(text)
+    }
+
     /// Asks something of what is known.
     pub(super) fn with<T>(&self, ask: impl FnOnce(&Model) -> T) -> T {
         ask(&self.inner().model)
@@ -170,10 +194,15 @@ struct Looker {
     /// The next record.
     next: u64,
     drawn: Drawn,
+    /// Where reports are kept, and those that are.
+    store: Option<Store>,
+    reports: Vec<u64>,
+    looks: u64,
 }
 
 impl Looker {
-    fn look(&mut self, run_dir: &Path) -> (Look, Option<(String, Health)>) {
+    fn look(&mut self, place: &Place) -> (Look, Option<(String, Health)>) {
+        let run_dir = &*place.path;
         let (now, at) = (SystemClock.now(), unix_ns() / 1_000_000);
         let path = run_dir.join(FILE_NAME);
         let same = |segment: &Segment| segment.is_file(std::fs::metadata(&path));
@@ -202,11 +231,34 @@ impl Looker {
             records: since.records,
             afresh,
             graph,
-            reports: None,
+            reports: self.reports(place, &snapshot.name),
         };
         let status = (json::render(&snapshot), snapshot.health());
         self.snapshot = Some(snapshot);
         (look, Some(status))
+    }
+
+    /// Reports in a line each, if there are others than at the last look, once a second.
+    fn reports(&mut self, place: &Place, name: &str) -> Option<Vec<Summary>> {
+        self.looks += 1;
+        if self.looks % (1000 / PERIOD_MS) != 1 {
+            return None;
+        }
+        self.store = Store::of(place, name);
+        let mut numbers = self.store.as_ref().map(Store::numbers).unwrap_or_default();
+        numbers.sort_unstable();
+        if numbers == self.reports {
+            return None;
+        }
+        self.reports = numbers;
+        let all = self.store.as_ref().map(Store::list).unwrap_or_default();
+        let line = |report: report::Summary| Summary {
+            number: report.number,
+            at: report.at / 1_000_000,
+            service: report.service,
+            sentence: report.sentence,
+        };
+        Some(all.into_iter().map(line).collect())
     }
 
     /// The last look for Prometheus.

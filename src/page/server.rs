@@ -26,6 +26,7 @@ use tokio::time::{Instant, Sleep};
 use super::ask::{Asked, Refused, Route, Rules};
 use super::look::{Board, STREAMS};
 use super::{html, random};
+use crate::report::Report;
 
 /// Connections at a time; more are told so and closed.
 pub(super) const CONNECTIONS: usize = STREAMS + 200;
@@ -34,7 +35,7 @@ const HEAD: usize = 16 << 10;
 /// Its headers.
 const HEADERS: usize = 64;
 /// A request has so long to arrive, and a connection to make the next one.
-const ARRIVAL: Duration = Duration::from_secs(10);
+const ARRIVAL: Duration = Duration::from_secs(5);
 /// Whoever takes nothing for so long is let go.
 const STALL: Duration = Duration::from_secs(10);
 /// Bytes that the kernel keeps for one who does not read.
@@ -150,21 +151,46 @@ impl Server {
                 Some(figures) => with_type(StatusCode::OK, FIGURES, figures),
                 None => self.not_running(),
             },
-            Route::Report(_) | Route::RawReport(_) => refusal(Refused {
-                status: StatusCode::NOT_FOUND,
-                why: "there is no such report (any more)",
-            }),
+            Route::Report(number) => self.report(number),
+            Route::RawReport(number) => {
+                let json = |report: &Report| {
+                    // Only a map with keys that are no texts could fail.
+                    serde_json::to_string(report).unwrap_or_default() + "\n"
+                };
+                match self.board.report(number, json).map(Answer::Stream) {
+                    Some(report) => with_type(StatusCode::OK, JSON, report),
+                    None => refusal(NO_REPORT),
+                }
+            }
         }
     }
 }
 
 impl Server {
+    fn report(&self, number: u64) -> Response<Answer> {
+        let Ok(nonce) = random() else {
+            let (status, why) = (StatusCode::INTERNAL_SERVER_ERROR, "no random number");
+            return refusal(Refused { status, why });
+        };
+        let policy = HeaderValue::from_str(&policy(&nonce));
+        let render = move |report: &Report| html::report(report, &nonce);
+        let Some(report) = self.board.report(number, render) else { return refusal(NO_REPORT) };
+        let kind = "text/html; charset=utf-8";
+        let mut response = with_type(StatusCode::OK, kind, Answer::Stream(report));
+        if let Ok(policy) = policy {
+            response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy);
+        }
+        response
+    }
+
     fn not_running(&self) -> Response<Answer> {
         let text = self.board.condition().text + "\n";
         whole(StatusCode::SERVICE_UNAVAILABLE, TEXT, text)
     }
 }
 
+const NO_REPORT: Refused =
+    Refused { status: StatusCode::NOT_FOUND, why: "there is no such report (any more)" };
 const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
 const FIGURES: &str = "text/plain; version=0.0.4; charset=utf-8";

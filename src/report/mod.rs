@@ -238,6 +238,11 @@ pub struct Stacks {
 }
 
 impl Report {
+    /// For people.
+    pub fn text(&self) -> String {
+        text::render(self)
+    }
+
     /// As it stands in its file, in at most [`BYTES_MAX`] bytes: what is longest is cut first.
     pub fn bytes(&self) -> Vec<u8> {
         let mut report = self.clone();
