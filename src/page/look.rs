@@ -80,7 +80,8 @@ impl Board {
             if let Some(figures) = looker.figures().filter(|_| !scrapers.is_empty()) {
                 let figures = Bytes::from(figures);
                 // One who is gone meanwhile is not waited for.
-                for one in &scrapers {
+                // Each text ends with its sender, and so before the next look.
+                for one in scrapers {
                     let _ = one.try_send(figures.clone());
                 }
             }
