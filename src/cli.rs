@@ -38,6 +38,7 @@ Examples:
   osps list                               which instances run
   kill -STOP PID                          freeze a server and watch it being replaced
   osps run --hang-timeout 4s -- ./robot   supervise a program of your own that beats
+  osps up                                 the services of osps.toml
   osps client requetetype2 SET k v        a write through a secondary; GET k reads it back
   osps stop                               stop everything in order; returns when all is gone
 
@@ -112,6 +113,26 @@ Examples:
   osps reload web                         web's own way to take up its configuration
 
 Exit codes: 0 done, 1 nothing was changed, or something does not come up.";
+
+const START_EXAMPLES: &str = "\
+Examples:
+  osps start mail
+  osps start web-1 web-2                  two instances of a service
+
+It returns when they are up. Exit codes: 0 done, 1 refused, or something does not come up.";
+
+const RESTART_EXAMPLES: &str = "\
+Examples:
+  osps restart web                        its instances one after the other
+  osps restart db web
+
+It returns when they are up. Exit codes: 0 done, 1 refused, or something does not come up.";
+
+const RESUME_EXAMPLES: &str = "\
+Example:
+  osps resume web                         before `osps pause web --for 10m` is over
+
+Exit codes: 0 done, 1 refused.";
 
 const PAUSE_EXAMPLES: &str = "\
 Examples:
@@ -247,14 +268,50 @@ fn version() -> &'static str {
     })
 }
 
+/// The commands as the help lists them: what runs something, what shows it, what changes it, what
+/// tries it out, and the rest.
+const ORDER: [&str; 23] = [
+    "run",
+    "up",
+    "check",
+    "status",
+    "top",
+    "list",
+    "events",
+    "logs",
+    "report",
+    "health",
+    "metrics",
+    "page",
+    "start",
+    "stop",
+    "restart",
+    "reload",
+    "pause",
+    "resume",
+    "upgrade",
+    "drill",
+    "client",
+    "beat",
+    "completions",
+];
+
+fn in_order(command: clap::Command) -> clap::Command {
+    let place = ORDER.iter().position(|name| *name == command.get_name());
+    command.display_order(place.unwrap_or(ORDER.len()))
+}
+
 /// The whole command line.
 #[derive(Debug, Parser)]
 #[command(name = "osps", version = version(), about = ABOUT)]
-#[command(long_about = LONG_ABOUT, after_help = EXAMPLES)]
+#[command(long_about = LONG_ABOUT, after_help = EXAMPLES, mut_subcommands = in_order)]
 pub struct Cli {
     /// Which instance.
     #[command(flatten)]
     pub instance: Instance,
+    /// What if it runs already.
+    #[command(flatten)]
+    pub start: Start,
     /// Options of the watchdog.
     #[command(flatten)]
     pub watch: Watch,
@@ -276,14 +333,27 @@ pub struct Instance {
     /// [default: $RUNTIME_DIRECTORY/NAME, else /dev/shm/osps-UID/NAME]
     #[arg(long, global = true, help_heading = "Which instance", value_name = "DIR")]
     pub run_dir: Option<PathBuf>,
+}
+
+/// For commands that start an instance.
+#[derive(Args, Clone, Debug, Default)]
+pub struct Start {
     /// If it runs already: become its watchdog's next binary; if that is frozen: kill it, and go on
     /// with its servers
-    #[arg(long, global = true, help_heading = "Which instance")]
+    #[arg(long, help_heading = "Which instance")]
     pub take_over: bool,
+    /// Where its reports are.
+    #[command(flatten)]
+    pub reports: Reports,
+}
+
+/// For commands that write or read reports.
+#[derive(Args, Clone, Debug, Default)]
+pub struct Reports {
     /// Where reports of hangs are kept, the newest 50; none = nowhere
     /// [default: $XDG_STATE_HOME/osps/NAME, else ~/.local/state/osps/NAME; for root
     /// /var/lib/osps/NAME]
-    #[arg(long, global = true, help_heading = "Which instance", value_name = "DIR")]
+    #[arg(long, help_heading = "Which instance", value_name = "DIR")]
     pub report_dir: Option<PathBuf>,
 }
 
@@ -326,6 +396,7 @@ pub struct Watch {
 
 /// Options of the built-in pair.
 #[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "The built-in pair")]
 pub struct Pair {
     /// Number of secondary servers, at most 32 [default: 1]
     #[arg(long, value_name = "N")]
@@ -371,6 +442,9 @@ pub enum Command {
         /// The file
         #[arg(default_value = FILE, value_name = "FILE")]
         file: PathBuf,
+        /// What if it runs already.
+        #[command(flatten)]
+        start: Start,
         /// No status lines, and of the log only warnings and errors (RUST_LOG still decides if set)
         #[arg(long, short)]
         quiet: bool,
@@ -388,7 +462,7 @@ pub enum Command {
     /// key `reload` says.
     #[command(after_help = RELOAD_EXAMPLES)]
     Reload(Those),
-    /// Let a running osps become this binary, or another one: no server is restarted
+    /// Let a running osps become this binary; no server is restarted
     ///
     /// It stays the same process, with the same options; its file of services is read again.
     #[command(after_help = UPGRADE_EXAMPLES)]
@@ -401,10 +475,12 @@ pub enum Command {
         quiet: bool,
     },
     /// Start services that were stopped or gave up
+    #[command(after_help = START_EXAMPLES)]
     Start(These),
     /// Restart services, one after the other, each as soon as the last one is up
+    #[command(after_help = RESTART_EXAMPLES)]
     Restart(These),
-    /// Judge nobody of these for a while; a death is noticed all the same
+    /// Let services be silent for a while; a death is noticed all the same
     #[command(after_help = PAUSE_EXAMPLES)]
     Pause {
         /// Which services, or instances of them
@@ -414,7 +490,8 @@ pub enum Command {
         #[arg(long = "for", value_name = "TIME", value_parser = duration)]
         span: Duration,
     },
-    /// Judge these again: their limits run from now
+    /// End a pause: limits run again, from now
+    #[command(after_help = RESUME_EXAMPLES)]
     Resume(These),
     /// Show what services wrote into their logs, each line with its service
     #[command(after_help = LOGS_EXAMPLES)]
@@ -445,6 +522,9 @@ pub enum Command {
         /// How this service is now: nothing is stopped, signalled or traced
         #[arg(long, value_name = "SERVICE", conflicts_with_all = ["number", "list"])]
         now: Option<String>,
+        /// Where they are.
+        #[command(flatten)]
+        reports: Reports,
         /// For tools: one JSON value
         #[arg(long)]
         json: bool,
@@ -538,7 +618,7 @@ pub enum Command {
     /// Stop everything in order, or some services; returns when all that is gone
     #[command(after_help = STOP_EXAMPLES)]
     Stop(Those),
-    /// Beat once: for a script that runs under `osps run`
+    /// Beat once, from a script that osps runs
     #[command(after_help = BEAT_EXAMPLES)]
     Beat {
         /// A further heart of this name, which the script has from then on
@@ -564,14 +644,14 @@ pub enum Command {
         #[arg(long = "host", value_name = "NAME")]
         hosts: Vec<String>,
     },
-    /// Print what lets a shell complete the words of osps
+    /// Print completions for a shell
     #[command(after_help = COMPLETIONS_EXAMPLES)]
     Completions {
         /// For this shell
         #[arg(value_name = "SHELL")]
         shell: Shell,
     },
-    /// Ask the servers: `osps client requetetype2 SET k v`
+    /// Ask the servers of the built-in pair
     ///
     /// With requetetype1 (read) or requetetype2 (read and write) in front, the primary names a
     /// secondary's port and the command goes there; without, the primary itself answers. What a
@@ -631,6 +711,9 @@ pub struct Those {
 /// Options of `osps run`.
 #[derive(Args, Debug)]
 pub struct Run {
+    /// What if it runs already.
+    #[command(flatten)]
+    pub start: Start,
     /// Options of the watchdog.
     #[command(flatten)]
     pub watch: Watch,
@@ -697,11 +780,11 @@ fn words(text: &str) -> Result<Words, String> {
 /// A shell that completes words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Shell {
-    /// GNU bash.
+    /// GNU bash
     Bash,
-    /// zsh.
+    /// Z shell
     Zsh,
-    /// fish.
+    /// Fish shell
     Fish,
 }
 
@@ -740,6 +823,14 @@ impl Run {
 }
 
 impl Cli {
+    /// What is said of an instance that is to be started by the command line.
+    pub fn start(&self) -> &Start {
+        match &self.command {
+            Some(Command::Run(run)) => &run.start,
+            _ => &self.start,
+        }
+    }
+
     /// What the operator wants to run, if the command is to run something.
     pub fn config(&self) -> Result<Config, Invalid> {
         let standard = Config::default();
@@ -761,7 +852,7 @@ impl Cli {
         let config = Config {
             name: self.instance.name().to_owned(),
             run_dir: self.instance.run_dir.clone(),
-            report_dir: self.instance.report_dir.clone(),
+            report_dir: self.start().reports.report_dir.clone(),
             hang_timeout: watch.hang_timeout.unwrap_or(standard.hang_timeout),
             check_interval: watch.check_interval.unwrap_or(standard.check_interval),
             beat_interval: watch.beat_interval,
@@ -820,11 +911,9 @@ impl Cli {
         let (watch, pair) = (&self.watch, &self.pair);
         // A script beats in its own instance. Its further hearts are --named.
         let beats = matches!(self.command, Some(Command::Beat { .. }));
-        let reports = matches!(self.command, Some(Command::Report { .. }));
-        let starts = matches!(self.command, Some(Command::Run(_) | Command::Up { .. }));
         [
-            ("--take-over", !starts && self.instance.take_over),
-            ("--report-dir", !starts && !reports && self.instance.report_dir.is_some()),
+            ("--take-over", self.start.take_over),
+            ("--report-dir", self.start.reports.report_dir.is_some()),
             ("--name", beats && self.instance.name.is_some()),
             ("--run-dir", beats && self.instance.run_dir.is_some()),
             ("--hang-timeout", watch.hang_timeout.is_some()),

@@ -101,14 +101,14 @@ fn run(cli: &Cli) -> ExitCode {
             asked(&|place| events::main(place, &wanted))
         }
         Some(Command::Health { service }) => Ok(health::main(place(), service.as_deref())),
-        Some(Command::Report { number, list, now, json }) => asked(&|place| {
+        Some(Command::Report { number, list, now, reports, json }) => asked(&|place| {
             let wanted = match (now, list, number) {
                 (Some(service), _, _) => show::Wanted::Now(service.clone()),
                 (None, true, _) => show::Wanted::List,
                 (None, false, Numbered::Last) => show::Wanted::Last,
                 (None, false, Numbered::Number(number)) => show::Wanted::Number(*number),
             };
-            let (name, directory) = (cli.instance.name(), cli.instance.report_dir.as_deref());
+            let (name, directory) = (cli.instance.name(), reports.report_dir.as_deref());
             show::main(place, name, directory, &wanted, *json)
         }),
         Some(Command::Top { once }) => asked(&|place| top::main(place, *once)),
@@ -151,10 +151,11 @@ fn run(cli: &Cli) -> ExitCode {
         }
         Some(Command::Check { file }) => load::check(file),
         Some(Command::Completions { shell }) => Ok(manual::completions(*shell)),
-        Some(Command::Up { file, quiet }) => {
-            let Instance { name, run_dir, take_over, report_dir } = cli.instance.clone();
+        Some(Command::Up { file, start, quiet }) => {
+            let Instance { name, run_dir } = cli.instance.clone();
+            let report_dir = start.reports.report_dir.clone();
             load::config(file, &Over { name, run_dir, report_dir, quiet: *quiet })
-                .and_then(|config| supervise(&config, take_over))
+                .and_then(|config| supervise(&config, start.take_over))
         }
         Some(Command::Beat { named, activity }) => {
             beat::main(named.as_deref(), activity.as_deref())
@@ -169,7 +170,7 @@ fn run(cli: &Cli) -> ExitCode {
             client::main(place, &client::Request { address, timeout, words })
         }),
         None | Some(Command::Run(_)) => {
-            let take_over = cli.instance.take_over;
+            let take_over = cli.start().take_over;
             cli.config().map_err(Error::from).and_then(|config| supervise(&config, take_over))
         }
     })

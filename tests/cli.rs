@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use clap::CommandFactory;
 use osps::sys::process::Process;
 use osps_heart::orphan::{WATCHDOG_STALE, watchdog_age};
 use osps_heart::segment::{Access, Segment};
@@ -200,11 +201,16 @@ fn help_has_examples_and_exit_codes() {
 
 #[test]
 fn help_of_every_command_has_examples_and_exit_codes() {
-    for command in ["run", "status", "list", "stop", "client", "beat", "drill"] {
-        let help = help(&[command]);
+    let whole = osps::cli::Cli::command();
+    for command in whole.get_subcommands() {
+        let name = command.get_name();
+        let help = help(&[name]);
         for part in ["Example", "Exit code"] {
-            assert!(help.contains(part), "osps {command} --help: no {part}:\n{help}");
+            assert!(help.contains(part), "osps {name} --help: no {part}:\n{help}");
         }
+        // One line of the list of commands, without a full stop.
+        let about = command.get_about().unwrap().to_string();
+        assert!(about.len() <= 76 && !about.ends_with('.'), "osps {name}: {about}");
     }
 }
 
