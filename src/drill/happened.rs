@@ -1,6 +1,9 @@
 //! What the event ring tells of one fault.
 
+use std::time::Duration;
+
 use osps_heart::ids::{Generation, SlotId};
+use osps_heart::segment::text::Text;
 use osps_heart::segment::{Record, What};
 use osps_heart::time::Monotonic;
 use osps_heart::words::{Cause, Class};
@@ -12,6 +15,10 @@ pub struct Trace {
     pub verdict: Option<Monotonic>,
     /// In which way it was silent.
     pub class: Option<Class>,
+    /// The limit that it was convicted by; `None` = not told.
+    pub limit: Option<Duration>,
+    /// Name of the further heart that fell silent; empty = its own.
+    pub heart: Text<4>,
     /// Its death was confirmed.
     pub died: Option<Monotonic>,
     /// Nobody follows it.
@@ -35,6 +42,7 @@ impl Trace {
                 What::Spared { .. } if own => trace.excused = true,
                 What::Verdict { cause: Cause::Frozen, class, .. } if own => {
                     (trace.verdict, trace.class) = (Some(record.time), class);
+                    (trace.limit, trace.heart) = (record.limit, record.heart);
                 }
                 What::Died { .. } | What::Backoff { .. } if own => trace.died = Some(record.time),
                 What::Failed { .. } | What::Done { .. } if own => {
@@ -62,8 +70,6 @@ impl Trace {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use osps_heart::segment::Death;
 
     use super::*;

@@ -193,27 +193,20 @@ impl<'a> Drill<'a> {
             true if trace.verdict.is_none() => {
                 return Ok(Outcome::Missed("it died, and was not convicted".to_owned()));
             }
-            true => self.silence(step, made, noticed, &hearts),
+            true => self.silence(step, made, &trace, &hearts),
         };
         let class = trace.class;
         Ok(Outcome::Taken(Round { notice, back: up.since(made), promise, class }))
     }
 
     /// How long a convicted process was silent, and what is promised for that heart.
-    fn silence(
-        &self,
-        step: &Step,
-        made: Monotonic,
-        noticed: Monotonic,
-        hearts: &[Line],
-    ) -> (Duration, Promise) {
-        let (limit, start) = self.limits(step);
-        let slot = self.subject(step).slot;
-        // Its own has no name.
-        let convicted = text::load(&self.segment.slots()[slot].server.last_heart);
+    fn silence(&self, step: &Step, made: Monotonic, trace: &Trace, hearts: &[Line]) -> Silence {
+        let (standard, start) = self.limits(step);
+        let noticed = trace.verdict.unwrap_or(made);
+        let convicted = trace.heart.to_string();
         let line = hearts.iter().find(|line| line.name == convicted);
-        let limit = line.and_then(|line| line.limit).unwrap_or(limit);
-        let promise = Promise::within(step.fault, limit, start);
+        let chosen = trace.limit.or(line.and_then(|line| line.limit));
+        let promise = Promise::within(step.fault, chosen.unwrap_or(standard), start);
         match line.map(|line| line.sample.stamp) {
             Some(stamp) if stamp.0 != 0 && stamp <= noticed => (noticed.since(stamp), promise),
             _ => (noticed.since(made), promise.counted(self.look_gap())),
@@ -326,6 +319,9 @@ struct Pending {
     until: Monotonic,
     limit: Duration,
 }
+
+/// How long it was, and what is promised for that.
+type Silence = (Duration, Promise);
 
 /// A heart, as it stood.
 struct Line {
