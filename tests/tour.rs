@@ -418,7 +418,7 @@ fn options_in(text: &str) -> Vec<&str> {
 #[test]
 fn every_command_and_option_of_the_readme_is_known() {
     let readme = readme();
-    let commands = ["run", "status", "client", "up", "pause", "logs"];
+    let commands = ["run", "status", "client", "up", "pause", "logs", "drill"];
     let known = commands.iter().fold(help(&[]), |known, command| known + &help(&[command]));
     let known = options_in(&known);
     // What a file of services starts has options of its own.
