@@ -322,6 +322,28 @@ fn it_follows_the_instance_over_deaths_freezes_and_starts() {
     assert!(page.get("/").body.contains("nothing runs in"));
 }
 
+/// A look watched a silent watchdog for a second and a half: traces came to a halt just when
+/// somebody looked at them.
+#[test]
+fn traces_go_on_while_the_watchdog_is_frozen() {
+    let osps = pair();
+    let page = Page::of(&osps);
+    page.assert_well();
+    let mut stream = page.follow();
+    osps.stop_watchdog();
+    let is_frozen = |event: &Value| event["face"]["summary"] == "frozen";
+    let mut last = stream.find("a frozen watchdog", is_frozen)["at"].as_u64().unwrap();
+    let mut gaps: Vec<_> = (0..10)
+        .map(|_| {
+            let before = std::mem::replace(&mut last, stream.next()["at"].as_u64().unwrap());
+            last - before
+        })
+        .collect();
+    gaps.sort_unstable();
+    assert!(gaps[5] < 1000, "{gaps:?} ms between two looks");
+    osps.signal_watchdog(common::Signal::CONT);
+}
+
 #[test]
 fn a_page_may_be_there_before_its_instance() {
     let dir = tempfile::tempdir_in("/dev/shm").unwrap();

@@ -36,7 +36,7 @@ const OSPS: [(&str, &[&str]); 19] = [
     ("report", &["error", "instance", "report", "sys"]),
     ("view", &["error", "instance", "policy", "report", "sys", "view"]),
     ("top", &["error", "instance", "policy", "report", "sys", "top", "view"]),
-    ("page", &["error", "instance", "page", "report", "service", "sys", "view"]),
+    ("page", &["error", "instance", "page", "report", "sys", "view"]),
     ("watchdog", &["error", "instance", "policy", "report", "service", "sys", "view", "watchdog"]),
     ("drill", &["drill", "error", "instance", "policy", "service", "sys", "view"]),
     ("pair", &["error", "instance", "pair", "policy", "service", "sys"]),

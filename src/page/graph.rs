@@ -1,28 +1,15 @@
 //! Services as a graph: who needs whom, and where each stands when it is drawn.
 //!
-//! Edges stand in the files that a watchdog leaves for the next one (`started-SLOT` in the run
-//! directory). What is needed stands left of who needs it. Names without a file have no edges.
+//! What is needed stands left of who needs it. Names that nobody has are no edges.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
-use osps_heart::ids::SlotId;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
-use crate::instance::place::{RunDir, started_name};
-use crate::service::Needs;
+use crate::view::snapshot::Server;
 
-/// What is read of a file.
-#[derive(Debug, Deserialize)]
-struct Started {
-    service: Needing,
-}
-
-#[derive(Debug, Deserialize)]
-struct Needing {
-    name: String,
-    needs: Needs,
-}
+/// A service, and whom it needs: up, done, and to go down with.
+type Needing<'a> = (&'a str, [&'a [String]; 3]);
 
 /// How one needs another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -59,30 +46,23 @@ pub(super) struct Graph {
     pub(super) edges: Vec<Edge>,
 }
 
-/// The edges of these services, as far as the run directory tells.
-pub(super) fn read(run_dir: &Path, services: &[(SlotId, String)]) -> Graph {
-    let Ok(dir) = RunDir::visit(run_dir) else { return Graph::default() };
-    let needs = services.iter().filter_map(|(slot, name)| {
-        let started: Started = dir.read(&started_name(*slot))?;
-        // Of another service that had the slot before.
-        (started.service.name == *name).then(|| (name.clone(), started.service.needs))
-    });
-    let needs: BTreeMap<_, _> = needs.collect();
-    let names: Vec<_> = services.iter().map(|(_, name)| name.as_str()).collect();
-    Graph::of(&names, &needs)
-}
-
 impl Graph {
+    /// Of these servers.
+    pub(super) fn of(servers: &[Server]) -> Graph {
+        let mut needing: Vec<Needing<'_>> = Vec::new();
+        for one in servers {
+            needing.push((&one.name, [&one.depends_on, &one.after_done, &one.restart_with]));
+        }
+        Graph::between(&needing)
+    }
+
     /// Columns by the longest way, rows in the order of the names.
-    fn of(names: &[&str], needs: &BTreeMap<String, Needs>) -> Graph {
+    fn between(services: &[Needing<'_>]) -> Graph {
         let mut edges = Vec::new();
-        for (to, name) in names.iter().enumerate() {
-            let Some(needs) = needs.get(*name) else { continue };
-            let kinds =
-                [(&needs.up, Kind::Up), (&needs.done, Kind::Done), (&needs.with, Kind::With)];
-            for (others, kind) in kinds {
-                for other in others {
-                    let from = names.iter().position(|known| known == other);
+        for (to, (_, needs)) in services.iter().enumerate() {
+            for (others, kind) in needs.iter().zip([Kind::Up, Kind::Done, Kind::With]) {
+                for other in *others {
+                    let from = services.iter().position(|(known, _)| known == other);
                     edges.extend(from.map(|from| Edge { from, to, kind }));
                 }
             }
@@ -91,20 +71,21 @@ impl Graph {
         edges.sort_by_key(|edge| (edge.from, edge.to, std::cmp::Reverse(edge.kind)));
         edges.dedup_by_key(|edge| (edge.from, edge.to));
         edges.retain(|edge| edge.from != edge.to);
-        let mut columns = vec![0; names.len()];
+        let mut columns = vec![0; services.len()];
         // A circle cannot be, but a file may say anything: as many rounds as there are names.
-        for _ in names {
+        for _ in services {
             for edge in &edges {
-                columns[edge.to] = columns[edge.to].max((columns[edge.from] + 1).min(names.len()));
+                columns[edge.to] =
+                    columns[edge.to].max((columns[edge.from] + 1).min(services.len()));
             }
         }
         let mut rows = BTreeMap::new();
-        let place = |(name, column): (&&str, usize)| {
+        let place = |((name, _), column): (&Needing<'_>, usize)| {
             let row = rows.entry(column).or_insert(0);
             *row += 1;
             Node { name: (*name).to_owned(), column, row: *row - 1 }
         };
-        let nodes = names.iter().zip(columns).map(place).collect();
+        let nodes = services.iter().zip(columns).map(place).collect();
         Graph { nodes, edges }
     }
 }
@@ -114,17 +95,14 @@ mod tests {
     use super::*;
 
     fn graph(names: &[&str], edges: &[(&str, &str, Kind)]) -> Graph {
-        let mut needs: BTreeMap<String, Needs> = BTreeMap::new();
-        for (who, whom, kind) in edges {
-            let needs = needs.entry((*who).to_owned()).or_default();
-            let list = match kind {
-                Kind::Up => &mut needs.up,
-                Kind::Done => &mut needs.done,
-                Kind::With => &mut needs.with,
-            };
-            list.push((*whom).to_owned());
-        }
-        Graph::of(names, &needs)
+        let needs = |name: &str, wanted: Kind| -> Vec<String> {
+            let edges = edges.iter().filter(|(who, _, kind)| *who == name && *kind == wanted);
+            edges.map(|(_, whom, _)| (*whom).to_owned()).collect()
+        };
+        let all = |name: &str| [Kind::Up, Kind::Done, Kind::With].map(|kind| needs(name, kind));
+        let lists: Vec<_> = names.iter().map(|name| all(name)).collect();
+        let lists = lists.iter().map(|[up, done, with]| [&**up, &**done, &**with]);
+        Graph::between(&names.iter().copied().zip(lists).collect::<Vec<_>>())
     }
 
     fn columns(graph: &Graph) -> Vec<(usize, usize)> {

@@ -1,6 +1,5 @@
 //! The one who looks: four times a second, for all who follow. A thread of its own, since a look
-//! may wait for the kernel; it maps the segment read-only and goes over to a new one when there is
-//! one. Nobody who follows can hold it up.
+//! asks the kernel about processes. Nobody who follows can hold it up.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,20 +8,18 @@ use std::time::Duration;
 use hyper::body::Bytes;
 use osps_heart::clock::{SystemClock, unix_ns};
 use osps_heart::ids::SlotId;
-use osps_heart::segment::mapping::FILE_NAME;
-use osps_heart::segment::{Access, AttachError, Segment};
+use osps_heart::segment::Segment;
 use osps_heart::shown::Shown;
-use osps_heart::sync::Ordering;
 use osps_heart::time::{Clock, Monotonic, nanos};
 use tokio::sync::mpsc;
 
-use super::graph;
+use super::graph::Graph;
 use super::model::{Face, Look, Model, PERIOD_MS, Pulse, Row, Summary};
 use crate::instance::place::Place;
 use crate::report::store::Store;
 use crate::report::{self, Report};
 use crate::sys::poll::sleep;
-use crate::sys::raw;
+use crate::view::looker::{Looker, Sight};
 use crate::view::snapshot::{Health, Server, Snapshot};
 use crate::view::{json, metrics, table};
 
@@ -70,14 +67,14 @@ impl Board {
 
     /// Looks for ever.
     pub(super) fn watch(self: &Arc<Board>) {
-        let mut looker = Looker::default();
+        let mut eye = Eye::new(&self.place.path);
         let mut next = SystemClock.now();
         loop {
             let scrapers = std::mem::take(&mut self.inner().scrapers);
-            let (look, status) = looker.look(&self.place);
-            self.inner().store.clone_from(&looker.store);
+            let (look, status) = eye.look(&self.place);
+            self.inner().store.clone_from(&eye.store);
             self.take(look, status);
-            if let Some(figures) = looker.figures().filter(|_| !scrapers.is_empty()) {
+            if let Some(figures) = eye.figures().filter(|_| !scrapers.is_empty()) {
                 let figures = Bytes::from(figures);
                 // One who is gone meanwhile is not waited for.
                 // Each text ends with its sender, and so before the next look.
@@ -183,56 +180,62 @@ fn event(data: &str) -> Bytes {
     Bytes::from(format!("data: {data}\n\n"))
 }
 
-/// Slots, names and generations, as the graph was read for them.
-type Drawn = Vec<(SlotId, String, u32)>;
-
 /// Looks again and again.
-#[derive(Debug, Default)]
-struct Looker {
-    segment: Option<Segment>,
-    /// What was seen in it last.
+#[derive(Debug)]
+struct Eye {
+    looker: Looker,
+    /// What was seen last.
     snapshot: Option<Snapshot>,
-    /// The next record.
+    /// The segment that the next record is of, by its number, and the number of that.
+    segment: u64,
     next: u64,
-    drawn: Drawn,
     /// Where reports are kept, and those that are.
     store: Option<Store>,
     reports: Vec<u64>,
     looks: u64,
 }
 
-impl Looker {
-    fn look(&mut self, place: &Place) -> (Look, Option<(String, Health)>) {
-        let run_dir = &*place.path;
-        let (now, at) = (SystemClock.now(), unix_ns() / 1_000_000);
-        let path = run_dir.join(FILE_NAME);
-        let same = |segment: &Segment| segment.is_file(std::fs::metadata(&path));
-        let mut afresh = false;
-        if !self.segment.as_ref().is_some_and(same) {
-            afresh = true;
-            self.next = 0;
-            self.segment = None;
-            self.snapshot = None;
-            match open(run_dir) {
-                Ok(segment) => self.segment = Some(segment),
-                Err(why) => return (nothing(run_dir, at, why), None),
-            }
+impl Eye {
+    fn new(run_dir: &Path) -> Eye {
+        Eye {
+            looker: Looker::new(run_dir),
+            snapshot: None,
+            segment: 0,
+            next: 0,
+            store: None,
+            reports: Vec::new(),
+            looks: 0,
         }
-        let Some(segment) = &self.segment else { return (nothing(run_dir, at, None), None) };
-        let snapshot = Snapshot::of(segment, run_dir, now);
+    }
+
+    fn look(&mut self, place: &Place) -> (Look, Option<(String, Health)>) {
+        let (now, at) = (SystemClock.now(), unix_ns() / 1_000_000);
+        self.snapshot = None;
+        let snapshot = match self.looker.look(now) {
+            Sight::There(snapshot) => *snapshot,
+            Sight::Nothing => return (nothing(&place.path, at, None), None),
+            Sight::Unreadable(why) => return (nothing(&place.path, at, Some(why)), None),
+        };
+        let reports = self.reports(place, &snapshot.name);
+        let Some(segment) = self.looker.segment() else {
+            return (nothing(&place.path, at, None), None);
+        };
+        let afresh = self.segment != self.looker.opened();
+        if afresh {
+            (self.segment, self.next) = (self.looker.opened(), 0);
+        }
         let since = segment.events().since(self.next);
         self.next = since.next;
-        let graph = redraw(&mut self.drawn, run_dir, &snapshot);
         let (rows, pulses) = hearts(segment, &snapshot, now);
         let look = Look {
             at,
-            face: Face { rows, ..face(segment, &snapshot) },
+            face: Face { rows, ..face(&snapshot) },
             pulses,
             watchdog_age: snapshot.watchdog.beat_age.map(millis),
             records: since.records,
             afresh,
-            graph,
-            reports: self.reports(place, &snapshot.name),
+            graph: Some(Graph::of(&snapshot.servers)),
+            reports,
         };
         let status = (json::render(&snapshot), snapshot.health());
         self.snapshot = Some(snapshot);
@@ -264,33 +267,8 @@ impl Looker {
 
     /// The last look for Prometheus.
     fn figures(&self) -> Option<String> {
-        Some(metrics::render(self.segment.as_ref()?, self.snapshot.as_ref()?))
+        Some(metrics::render(self.looker.segment()?, self.snapshot.as_ref()?))
     }
-}
-
-/// The graph, if it may be another one than the one that was read for these.
-fn redraw(drawn: &mut Drawn, run_dir: &Path, snapshot: &Snapshot) -> Option<graph::Graph> {
-    let slot = |server: &Server| u8::try_from(server.slot).ok().map(SlotId);
-    let one = |server: &Server| Some((slot(server)?, server.name.clone(), server.generation));
-    let now: Drawn = snapshot.servers.iter().filter_map(one).collect();
-    if now == *drawn {
-        return None;
-    }
-    *drawn = now;
-    let names = drawn.iter().map(|(slot, name, _)| (*slot, name.clone()));
-    Some(graph::read(run_dir, &names.collect::<Vec<_>>()))
-}
-
-/// The segment of an instance; the text says why there is none that can be read.
-fn open(run_dir: &Path) -> Result<Segment, Option<String>> {
-    let segment = Segment::open(run_dir, Access::ReadOnly).map_err(|error| match error {
-        AttachError::Io { answer, .. } if answer.kind() == std::io::ErrorKind::NotFound => None,
-        error => Some(error.to_string()),
-    })?;
-    // Whoever cuts the file short under us shall not end us.
-    let range = segment.addresses();
-    let _ = raw::survive_bus_errors(range.start, range.end);
-    Ok(segment)
 }
 
 /// What there is to see where nothing is.
@@ -299,13 +277,13 @@ fn nothing(run_dir: &Path, at: u64, why: Option<String>) -> Look {
     let name = run_dir.file_name().map(|name| Shown(name).to_string()).unwrap_or_default();
     let (summary, advice) = match why {
         None => ("not running", format!("nothing runs in {shown}: start it, and it appears here")),
-        Some(why) => ("cannot tell", format!("{shown}: {why}")),
+        Some(why) => ("cannot tell", why),
     };
     let face = Face { name, run_dir: shown, summary, advice: Some(advice), ..Face::default() };
-    Look { at, face, afresh: true, graph: Some(graph::Graph::default()), ..Look::default() }
+    Look { at, face, afresh: true, graph: Some(Graph::default()), ..Look::default() }
 }
 
-fn face(segment: &Segment, snapshot: &Snapshot) -> Face {
+fn face(snapshot: &Snapshot) -> Face {
     let watchdog = &snapshot.watchdog;
     let standing = match (watchdog.alive, watchdog.frozen) {
         (true, false) => "alive",
@@ -320,7 +298,7 @@ fn face(segment: &Segment, snapshot: &Snapshot) -> Face {
         well,
         advice: (!watchdog.alive || watchdog.frozen).then(|| table::verdict(snapshot)),
         watchdog: Some((watchdog.pid_here.map_or(watchdog.pid, u64::from), standing)),
-        since_ms: segment.header().started_unix_ns.load(Ordering::Relaxed) / 1_000_000,
+        since_ms: snapshot.watchdog.started_unix_ms,
         rows: Vec::new(),
     }
 }
@@ -330,10 +308,9 @@ fn hearts(segment: &Segment, snapshot: &Snapshot, now: Monotonic) -> (Vec<Row>, 
     let mut all = Vec::new();
     for server in &snapshot.servers {
         let name = &server.name;
-        let line = &segment.hearts()[server.slot];
         let key = format!("{}/{name}", server.slot);
         let pulse = Pulse { key, count: server.beats, age: server.beat_age.map(millis) };
-        let limit_ms = line.chosen_limit().map(millis);
+        let limit_ms = server.limit.map(millis);
         all.push((Row { limit_ms, ..row(server) }, pulse));
         if server.pid.is_some() {
             all.extend(further(segment, server, now));

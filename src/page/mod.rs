@@ -3,7 +3,7 @@
 //! ```text
 //! model    what is shown, and what is new of it
 //! look     the one who looks, for all who follow; they never hold him up
-//! graph    who needs whom, from the run directory
+//! graph    who needs whom, and where it is drawn
 //! ask      what a request may: pure
 //! html     the page, complete without its script;  page.css  page.js
 //! server   connections and their limits

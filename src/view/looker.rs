@@ -40,6 +40,7 @@ pub enum Sight {
 pub struct Looker {
     run_dir: PathBuf,
     segment: Option<Segment>,
+    opened: u64,
     memory: Memory,
 }
 
@@ -68,7 +69,8 @@ struct Watchdog {
 impl Looker {
     /// Of this run directory. Nothing is opened yet.
     pub fn new(run_dir: &Path) -> Looker {
-        Looker { run_dir: run_dir.to_owned(), segment: None, memory: Memory::default() }
+        let (segment, memory) = (None, Memory::default());
+        Looker { run_dir: run_dir.to_owned(), segment, opened: 0, memory }
     }
 
     /// Looks.
@@ -90,6 +92,11 @@ impl Looker {
     /// The segment that was looked at last.
     pub fn segment(&self) -> Option<&Segment> {
         self.segment.as_ref()
+    }
+
+    /// Segments that were opened so far: where it grew, numbers of events mean others.
+    pub fn opened(&self) -> u64 {
+        self.opened
     }
 
     /// Looks for a segment other than the one that was open, if there was one. A name that is gone
@@ -118,6 +125,7 @@ impl Looker {
         let range = found.addresses();
         let _ = raw::survive_bus_errors(range.start, range.end);
         self.segment = Some(found);
+        self.opened += 1;
         None
     }
 
