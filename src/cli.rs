@@ -156,7 +156,9 @@ Examples:
       mv /var/lib/node_exporter/osps.prom.new /var/lib/node_exporter/osps.prom
 
 Reads the segment alone, so it works beside a frozen watchdog and after a dead one. The names are
-listed in docs/operations.md, rules for alerts in docs/examples.";
+listed in docs/operations.md, rules for alerts in docs/examples.
+
+Exit codes: 0 printed, 1 there is nothing to read.";
 
 const STATUS_EXAMPLES: &str = "\
 Examples:
@@ -506,7 +508,7 @@ pub enum Command {
         #[arg(long, short = 'n', value_name = "N", default_value_t = 20)]
         lines: usize,
     },
-    /// Show what was seen of a program when it had to go: the newest report, or another one
+    /// Show what was seen of a program when it had to go
     ///
     /// A report is taken between the verdict and the kill, and kept outside of the run directory,
     /// the newest 50. With --now: how a service is at this moment, without disturbing it; that
@@ -529,7 +531,9 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Print the figures of a look for Prometheus: for the textfile collector of node_exporter
+    /// Print the figures of a look for Prometheus
+    ///
+    /// As a file for the textfile collector of node_exporter.
     #[command(after_help = METRICS_EXAMPLES)]
     Metrics,
     /// Show who runs, and when each server last beat
@@ -571,7 +575,9 @@ pub enum Command {
         #[arg(value_name = "SERVICE", value_parser = service)]
         service: Option<String>,
     },
-    /// Show all of it live on a terminal: states, hearts, threads, events; restart, pause, stop
+    /// Show all of it live on a terminal
+    ///
+    /// States, hearts, threads, events; keys restart, pause and stop, and ask first.
     #[command(after_help = TOP_EXAMPLES)]
     Top {
         /// One table, as `osps status` prints it; so too where standard output is no terminal
