@@ -231,7 +231,7 @@ fn what_was_tried_for_stacks_is_told_with_why_it_gave_none() {
 
 #[test]
 fn of_a_jvm_the_threads_are_asked_by_jcmd() {
-    if !has("java") || !has("jcmd") {
+    if !has("java") || !has("javac") {
         return skip("it needs a JDK");
     }
     let program = "public class Main { static void stuckHere() throws Exception { \

@@ -194,8 +194,8 @@ pub fn has(program: &str) -> bool {
 /// Where what tests need comes from: `.ci/run` does all of this.
 const INSTALL: &str = "\
     as root: apt-get install gcc g++ gdb python3 python3-pip redis-tools util-linux nodejs npm \
-    systemd prometheus chromium ruby php-cli default-jdk-headless golang-go e2fsprogs strace\n\
-    systemd ruby php-cli default-jdk-headless golang-go e2fsprogs strace man-db zsh fish\n\
+    systemd prometheus chromium ruby php-cli default-jdk-headless golang-go e2fsprogs strace \
+    man-db zsh fish\n\
     and beside the build: python3 -m pip install --target target/clients/python redis\n\
     npm install --prefix target/clients/node ioredis redis playwright-core";
 
