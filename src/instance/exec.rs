@@ -88,7 +88,7 @@ fn prepare(slot: SlotId, generation: Generation) -> Result<Option<Birth>, Error>
     let Some((_, sockets)) = socket::receive_descriptors(std::io::stdin())? else {
         return Ok(None);
     };
-    rustix::stdio::dup2_stdin(null()?).map_err(Failed::to("replace", "standard input"))?;
+    rustix::stdio::dup2_stdin(process::null()?).map_err(Failed::to("replace", "standard input"))?;
     signals::reset()?;
     Ok(Some(Birth { run_dir: path.into(), slot, generation, sockets, members }))
 }
@@ -97,7 +97,8 @@ fn prepare(slot: SlotId, generation: Generation) -> Result<Option<Birth>, Error>
 /// spare, and its opening is a restart. Returns only if it will not open, or if that fails.
 fn become_program() -> Result<(), Error> {
     rustix::process::setsid().map_err(Failed::to("start", "session"))?;
-    let null = fcntl_dupfd_cloexec(null()?, high()).map_err(Failed::to("keep", "/dev/null"))?;
+    let null =
+        fcntl_dupfd_cloexec(process::null()?, high()).map_err(Failed::to("keep", "/dev/null"))?;
     raw::default_signals();
     signals::reset()?;
     // As far as its limits allow: else it is slower.
@@ -120,11 +121,6 @@ fn join(run_dir: &Path) -> Result<OwnedFd, Error> {
     let low = run_dir.join()?;
     // The share is given up when the last descriptor is closed: keep one.
     Ok(fcntl_dupfd_cloexec(&low, high()).map_err(Failed::to("keep", "members"))?)
-}
-
-fn null() -> Result<OwnedFd, Failed> {
-    rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(Failed::to("open", "/dev/null"))
 }
 
 /// The lowest number for what is kept: [`HIGH`], or less where so many are not allowed.

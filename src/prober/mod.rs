@@ -31,7 +31,6 @@ use osps_heart::shown::Shown;
 use osps_heart::sync::Ordering;
 use osps_heart::time::{Clock, Monotonic};
 use osps_heart::words::env;
-use rustix::fs::{Mode, OFlags};
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
 use rustix::net::{RecvFlags, recv};
 
@@ -43,7 +42,7 @@ use self::target::Target;
 use crate::error::{Error, Invalid, Refusal};
 use crate::sys::poll::{Interest, Poll, Ready};
 use crate::sys::process::{self, Report};
-use crate::sys::{Failed, raw, signals, socket};
+use crate::sys::{Failed, socket};
 
 /// Longest time between two beats of its own.
 const TURN: Duration = Duration::from_millis(100);
@@ -106,14 +105,7 @@ fn prepare(
     let Some((_, mut handed)) = socket::receive_descriptors(std::io::stdin())? else {
         return Ok(None);
     };
-    let null = rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(Failed::to("open", "/dev/null"))?;
-    rustix::stdio::dup2_stdin(&null).map_err(Failed::to("replace", "standard input"))?;
-    drop(null);
-    signals::reset()?;
-    // What is inherited as ignored would keep a TERM from us and a status from our commands. A
-    // broken pipe stays ignored, as Rust wants it.
-    (1..=libc::SIGRTMAX()).filter(|signal| *signal != libc::SIGPIPE).for_each(raw::default_signal);
+    process::settle_helper()?;
     // Its commands expect no more descriptors than a server's program.
     if let Some(limit) = std::env::var(env::DESCRIPTORS).ok().and_then(|text| text.parse().ok()) {
         process::lower_descriptor_limit(limit);

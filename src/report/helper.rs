@@ -34,7 +34,7 @@ use super::stacks::{self, Target, Wanted, become_tool, end_below};
 use super::store::Store;
 use super::{Extent, Report, SCHEMA, sentence};
 use crate::error::{Error, Refusal};
-use crate::sys::{Failed, process, raw, signals, socket};
+use crate::sys::{Failed, process, socket};
 
 /// The byte that comes with a verdict.
 pub const VERDICT: u8 = b'v';
@@ -120,12 +120,7 @@ pub fn main(args: &[OsString]) -> Result<ExitCode, Error> {
     let Some((_, handed)) = socket::receive_descriptors(&gate)? else {
         return Ok(ExitCode::SUCCESS);
     };
-    let null = rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(Failed::to("open", "/dev/null"))?;
-    rustix::stdio::dup2_stdin(&null).map_err(Failed::to("replace", "standard input"))?;
-    drop(null);
-    signals::reset()?;
-    (1..=libc::SIGRTMAX()).filter(|signal| *signal != libc::SIGPIPE).for_each(raw::default_signal);
+    process::settle_helper()?;
     // What a tool leaves behind comes to us.
     process::inherit_orphans()?;
     let task: Option<Task> = handed.into_iter().next().and_then(unpack);

@@ -16,6 +16,7 @@ use std::process::{Child, Command, Stdio};
 use osps_heart::segment::Death;
 use osps_heart::words::env as names;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{
     Pid, PidfdFlags, PidfdGetfdFlags, Resource, Rlimit, Signal, WaitId, WaitIdOptions, getrlimit,
@@ -23,7 +24,7 @@ use rustix::process::{
 };
 
 use super::standing::as_others;
-use super::{Failed, manager, procfs, raw, socket};
+use super::{Failed, manager, procfs, raw, signals, socket};
 
 /// A process of ours, or one that a predecessor left behind.
 #[derive(Debug)]
@@ -43,6 +44,22 @@ impl Gate {
         let sent = socket::send_descriptors(&self.0, b'g', sockets);
         (Report(self.0), sent)
     }
+}
+
+/// An empty standard input, for whatever is behind its gate.
+pub fn null() -> Result<OwnedFd, Failed> {
+    rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(Failed::to("open", "/dev/null"))
+}
+
+/// What a helper that goes on as osps does behind its gate: standard input is not the gate any
+/// more, and signals are as for a fresh program: what is inherited as ignored would keep a TERM
+/// from it and a status from its commands. A broken pipe stays ignored, as Rust wants it.
+pub fn settle_helper() -> Result<(), Failed> {
+    rustix::stdio::dup2_stdin(null()?).map_err(Failed::to("replace", "standard input"))?;
+    signals::reset()?;
+    (1..=libc::SIGRTMAX()).filter(|signal| *signal != libc::SIGPIPE).for_each(raw::default_signal);
+    Ok(())
 }
 
 /// What the trampoline says if it cannot become what it should: a failure of ours and not of the

@@ -8,7 +8,7 @@ use osps_heart::segment::{Access, AttachError, Segment};
 use osps_heart::shown::Shown;
 
 use super::snapshot::Health;
-use crate::error::Refusal;
+use crate::error::{Error, Refusal};
 use crate::instance::place::Place;
 
 /// Why an instance cannot be looked at.
@@ -37,6 +37,15 @@ impl fmt::Display for Unseen {
             Unseen::CannotTell(path, error) => {
                 write!(f, "cannot tell: {}: {error}", Shown(path))
             }
+        }
+    }
+}
+
+impl From<Unseen> for Error {
+    fn from(unseen: Unseen) -> Error {
+        match unseen {
+            Unseen::NotRunning(refusal) => refusal.into(),
+            Unseen::CannotTell(path, why) => Error::Segment { path, why },
         }
     }
 }

@@ -6,19 +6,18 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::io::ErrorKind;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use osps_heart::clock::SystemClock;
+use osps_heart::segment::Segment;
 use osps_heart::segment::gaps::{Gaps, end_of};
-use osps_heart::segment::layout::{GAP_BUCKETS, HeaderCells, ServerCells, VERSION};
-use osps_heart::segment::{Access, AttachError, Segment};
-use osps_heart::sync::{Ordering, Word};
+use osps_heart::segment::layout::{GAP_BUCKETS, VERSION};
 use osps_heart::time::Clock;
 use osps_heart::words::{Cause, Class, State};
 
 use super::gaps::{self, HeartGaps};
+use super::look;
 use super::snapshot::{Server, Snapshot};
 use crate::error::Error;
 use crate::instance::place::Place;
@@ -111,14 +110,8 @@ const fn counter(name: &'static str, labels: Labels, help: &'static str) -> Fami
 
 /// `osps metrics`: one look, printed.
 pub fn main(place: &Place) -> Result<ExitCode, Error> {
-    let path = &place.path;
-    let segment = Segment::open(path, Access::ReadOnly).map_err(|why| match why {
-        AttachError::Io { answer, .. } if answer.kind() == ErrorKind::NotFound => {
-            Error::from(place.not_running())
-        }
-        why => Error::Segment { path: path.clone(), why },
-    })?;
-    let snapshot = Snapshot::of(&segment, path, SystemClock.now());
+    let segment = look::open(place)?;
+    let snapshot = Snapshot::of(&segment, &place.path, SystemClock.now());
     output::print(render(&segment, &snapshot).as_bytes());
     Ok(ExitCode::SUCCESS)
 }
@@ -126,12 +119,9 @@ pub fn main(place: &Place) -> Result<ExitCode, Error> {
 /// A look, with what the segment counts beside it.
 pub fn render(segment: &Segment, snapshot: &Snapshot) -> String {
     let mut series = Series { instance: &snapshot.name, found: BTreeMap::new() };
-    series.watchdog(segment.header(), snapshot);
+    series.watchdog(snapshot);
     for server in &snapshot.servers {
         series.server(server);
-        if let Some(page) = segment.slots().get(server.slot) {
-            series.tally(server, &page.server);
-        }
         for heart in &gaps::of(segment, server) {
             series.gaps(heart);
         }
@@ -192,26 +182,24 @@ impl Series<'_> {
         text
     }
 
-    fn watchdog(&mut self, header: &HeaderCells, snapshot: &Snapshot) {
+    fn watchdog(&mut self, snapshot: &Snapshot) {
         let watchdog = &snapshot.watchdog;
         let layout = VERSION.to_string();
         self.put("osps_build_info", &[env!("CARGO_PKG_VERSION"), &layout], 1.0);
-        self.put("osps_up", &[], truth(watchdog.alive && !watchdog.frozen));
+        self.put("osps_up", &[], truth(snapshot.is_watched_over()));
         if let Some(age) = watchdog.beat_age {
             self.span("osps_watchdog_heartbeat_age_seconds", &[], age);
         }
         self.span("osps_watchdog_uptime_seconds", &[], watchdog.since);
-        let span = |word: &Word| Duration::from_nanos(get(word));
-        self.span("osps_watchdog_lag_seconds", &[], span(&header.lag_ns));
-        self.span("osps_watchdog_worst_lag_seconds", &[], span(&header.worst_lag_ns));
-        self.count("osps_watchdog_late_turns_total", &[], get(&header.late_turns));
-        self.count("osps_log_lines_dropped_total", &[], get(&header.dropped_lines));
+        self.span("osps_watchdog_lag_seconds", &[], watchdog.lag);
+        self.span("osps_watchdog_worst_lag_seconds", &[], watchdog.worst_lag);
+        self.count("osps_watchdog_late_turns_total", &[], watchdog.late_turns);
+        self.count("osps_log_lines_dropped_total", &[], watchdog.dropped_lines);
     }
 
     fn server(&mut self, server: &Server) {
         let name = server.name.as_str();
-        let up = server.pid.is_some() && server.state == Some(State::Up);
-        self.put("osps_service_up", &[name], truth(up || server.state == Some(State::Done)));
+        self.put("osps_service_up", &[name], truth(server.is_well()));
         for state in State::ALL {
             let is = truth(server.state == Some(state));
             self.put("osps_service_state", &[name, state.word()], is);
@@ -230,14 +218,10 @@ impl Series<'_> {
             let count = server.restarts.of(&[cause]);
             self.count("osps_restarts_total", &[name, cause.word()], count);
         }
-    }
-
-    fn tally(&mut self, server: &Server, page: &ServerCells) {
-        let name = server.name.as_str();
-        for (class, hangs) in Class::ALL.iter().zip(&page.hangs) {
-            self.count("osps_hangs_total", &[name, class.word()], get(hangs));
+        for class in Class::ALL {
+            self.count("osps_hangs_total", &[name, class.word()], server.hangs.of(class));
         }
-        self.count("osps_reports_total", &[name], get(&page.reports));
+        self.count("osps_reports_total", &[name], server.reports.count);
     }
 
     fn gaps(&mut self, heart: &HeartGaps) {
@@ -312,10 +296,6 @@ fn truth(holds: bool) -> f64 {
 #[expect(clippy::cast_precision_loss, reason = "a metric is a double, whatever it counts")]
 fn number(count: u64) -> f64 {
     count as f64
-}
-
-fn get(word: &Word) -> u64 {
-    word.load(Ordering::Relaxed)
 }
 
 #[cfg(test)]

@@ -585,7 +585,6 @@ impl Server {
     }
 
     /// Whether it is where it should be: up, or done.
-    /// Whether it is as it should be.
     pub fn is_well(&self) -> bool {
         self.pid.is_some() && self.state == Some(State::Up) || self.state == Some(State::Done)
     }
