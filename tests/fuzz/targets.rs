@@ -241,7 +241,7 @@ pub(crate) fn reply(bytes: &[u8]) {
 
 // ---- The segment ----
 
-/// The bytes are a small geometry, a length of the file and edits of its words, each a place (2
+/// The bytes are a small geometry, a length of the file and edits of its words, each a place (3
 /// bytes) and a value (8 bytes). Whatever a sound segment becomes by that: it is refused, or every
 /// look at it and every write to it ends, stays inside, and shows no more than it may.
 pub(crate) fn attach(bytes: &[u8]) {
@@ -255,7 +255,7 @@ pub(crate) fn attach(bytes: &[u8]) {
     drop(Segment::create(&file, &founding, |_| {}).unwrap());
 
     let cut = u16::from_le_bytes(take(&mut input));
-    let mut edits = input.as_chunks::<10>().0.to_vec();
+    let mut edits = input.as_chunks::<11>().0.to_vec();
     edit(&file, &founding.geometry, &mut edits);
     if cut != 0 {
         // Shorter, longer, or the same; what is longer than the segment reads as zeros.
@@ -302,17 +302,17 @@ fn take<const N: usize>(input: &mut &[u8]) -> [u8; N] {
 }
 
 /// Stores words over a file, at places modulo its size.
-fn edit(file: &File, geometry: &Geometry, edits: &mut [[u8; 10]]) {
-    let words = u16::try_from(geometry.total_size / 8).expect("a small geometry");
-    for [low, high, value @ ..] in edits {
-        let place = u16::from_le_bytes([*low, *high]) % words;
-        [*low, *high] = place.to_le_bytes();
+fn edit(file: &File, geometry: &Geometry, edits: &mut [[u8; 11]]) {
+    let words = u32::try_from(geometry.total_size / 8).expect("a small geometry");
+    for [low, middle, high, value @ ..] in edits {
+        let place = u32::from_le_bytes([*low, *middle, *high, 0]) % words;
+        [*low, *middle, *high, _] = place.to_le_bytes();
         file.write_all_at(value, u64::from(place) * 8).unwrap();
     }
 }
 
-fn is_header(edit: &[u8; 10]) -> bool {
-    usize::from(u16::from_le_bytes([edit[0], edit[1]])) < PAGE / 8
+fn is_header(edit: &[u8; 11]) -> bool {
+    u32::from_le_bytes([edit[0], edit[1], edit[2], 0]) < PAGE as u32 / 8
 }
 
 /// An empty file in memory, without a name.
