@@ -27,8 +27,8 @@ use std::time::Duration;
 
 use osps_heart::clock::SystemClock;
 use osps_heart::ids::SlotId;
+use osps_heart::segment::Segment;
 use osps_heart::segment::layout::flag;
-use osps_heart::segment::{Access, AttachError, Segment};
 use osps_heart::sync::Ordering;
 use osps_heart::time::{Clock, Short};
 use serde::Deserialize;
@@ -40,6 +40,7 @@ use crate::error::{Error, Invalid, Refusal};
 use crate::instance::place::{Place, RunDir, started_name};
 use crate::service::Service;
 use crate::sys::output;
+use crate::view::look;
 use crate::view::snapshot::{Health, Server, Snapshot};
 
 /// What shall be drilled.
@@ -73,12 +74,7 @@ pub fn main(place: &Place, request: &Request) -> Result<ExitCode, Error> {
         }
         other => other?,
     };
-    let segment = match Segment::open(&place.path, Access::ReadOnly) {
-        Err(AttachError::Io { answer, .. }) if answer.kind() == std::io::ErrorKind::NotFound => {
-            return Err(place.not_running().into());
-        }
-        other => other.map_err(|why| Error::Segment { path: place.path.clone(), why })?,
-    };
+    let segment = look::open(place)?;
     let snapshot = Snapshot::of(&segment, &place.path, SystemClock.now());
     fit(&snapshot).map_err(Refusal::NoDrill)?;
     let subjects = subjects(&segment, &run_dir, &snapshot, &request.services)?;
@@ -133,20 +129,14 @@ fn subjects(
     snapshot: &Snapshot,
     names: &[String],
 ) -> Result<Vec<Subject>, Refusal> {
-    let all = &snapshot.servers;
-    if let Some(name) = names.iter().find(|name| !all.iter().any(|one| one.is_called(name))) {
-        let known = all.iter().map(|server| server.name.clone()).collect();
-        return Err(Refusal::NoService { name: name.clone(), known });
-    }
+    let meant = snapshot.called(names)?;
     let debug = segment.header().flags.load(Ordering::Relaxed) & flag::ALLOW_DEBUG != 0;
-    let meant =
-        |server: &&Server| names.is_empty() || names.iter().any(|name| server.is_called(name));
     let subject = |server: &Server| {
         let slot = u8::try_from(server.slot).map(SlotId).ok();
         let started = slot.and_then(|slot| run_dir.read::<Started>(&started_name(slot)));
         Subject::of(server, started.map(|started| started.service), debug)
     };
-    Ok(all.iter().filter(meant).map(subject).collect())
+    Ok(meant.into_iter().map(subject).collect())
 }
 
 /// Says what will happen, and asks.

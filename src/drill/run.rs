@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use osps_heart::clock::SystemClock;
 use osps_heart::ids::SlotId;
-use osps_heart::pulse::{Sample, late_after};
+use osps_heart::orphan::watchdog_beat;
+use osps_heart::pulse::{RENEWALS_MAX, Sample, late_after};
 use osps_heart::segment::layout::TALLY;
 use osps_heart::segment::{Segment, text};
 use osps_heart::sync::{Ordering, Word};
@@ -18,6 +19,7 @@ use super::strike::{Struck, Victim};
 use super::{Request, fit, pace};
 use crate::error::Error;
 use crate::instance::place::RunDir;
+use crate::policy::advice::look_gap;
 use crate::sys::poll::{Interest, Poll};
 use crate::sys::signals::{Came, Signals};
 use crate::view::snapshot::Snapshot;
@@ -27,8 +29,8 @@ use crate::view::snapshot::Snapshot;
 const LOOK: Duration = Duration::from_millis(20);
 /// How much later than promised something may come and still be measured, as late.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// A host that is late is forgiven so many limits (docs/verdicts.md).
-const RENEWALS: u32 = 6;
+/// A host that is late is given its limit again so often, after the first one (docs/verdicts.md).
+const RENEWALS: u32 = RENEWALS_MAX as u32 + 1;
 /// Those that restart with a service have so long to be up again, beside their start timeout.
 const BACK: Duration = Duration::from_secs(30);
 /// A wait that is longer than the idle time by more than this is told.
@@ -106,7 +108,7 @@ impl<'a> Drill<'a> {
         loop {
             let look = self.look();
             let Err(why) = fit(&look) else { return Ok(()) };
-            if !look.watchdog.alive || look.watchdog.frozen || SystemClock.now() >= until {
+            if !look.is_watched_over() || SystemClock.now() >= until {
                 return Err(why);
             }
             if let Some(lost) =
@@ -236,7 +238,7 @@ impl<'a> Drill<'a> {
             }
             before = hearts;
             let look = self.look();
-            if !look.watchdog.alive || look.watchdog.frozen {
+            if !look.is_watched_over() {
                 return Err("the watchdog is dead or frozen".to_owned());
             }
             let grace = if trace.excused { pending.limit * RENEWALS } else { Duration::ZERO };
@@ -301,13 +303,8 @@ impl<'a> Drill<'a> {
     fn look_gap(&self) -> Duration {
         let header = self.segment.header();
         let span = |word: &Word| Duration::from_nanos(get(word));
-        let gaps = [
-            span(&header.check_interval_ns),
-            Duration::from_secs(1),
-            span(&header.orphan_timeout_ns) / 4,
-            late_after(span(&header.hang_timeout_ns)),
-        ];
-        gaps.into_iter().min().unwrap_or_default()
+        let beat = watchdog_beat(span(&header.orphan_timeout_ns));
+        look_gap(span(&header.check_interval_ns), beat, span(&header.hang_timeout_ns))
     }
 }
 

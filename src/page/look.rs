@@ -7,10 +7,9 @@ use std::time::Duration;
 
 use hyper::body::Bytes;
 use osps_heart::clock::{SystemClock, unix_ns};
-use osps_heart::ids::SlotId;
-use osps_heart::segment::Segment;
 use osps_heart::shown::Shown;
 use osps_heart::time::{Clock, Monotonic, nanos};
+use osps_heart::words::HeartSource;
 use tokio::sync::mpsc;
 
 use super::graph::Graph;
@@ -226,7 +225,7 @@ impl Eye {
         }
         let since = segment.events().since(self.next);
         self.next = since.next;
-        let (rows, pulses) = hearts(segment, &snapshot, now);
+        let (rows, pulses) = hearts(&snapshot);
         let look = Look {
             at,
             face: Face { rows, ..face(&snapshot) },
@@ -296,7 +295,7 @@ fn face(snapshot: &Snapshot) -> Face {
         run_dir: Shown(&snapshot.run_dir).to_string(),
         summary: snapshot.summary(),
         well,
-        advice: (!watchdog.alive || watchdog.frozen).then(|| table::verdict(snapshot)),
+        advice: (!snapshot.is_watched_over()).then(|| table::verdict(snapshot)),
         watchdog: Some((watchdog.pid_here.map_or(watchdog.pid, u64::from), standing)),
         since_ms: snapshot.watchdog.started_unix_ms,
         rows: Vec::new(),
@@ -304,17 +303,14 @@ fn face(snapshot: &Snapshot) -> Face {
 }
 
 /// A row for every heart, and its pulse.
-fn hearts(segment: &Segment, snapshot: &Snapshot, now: Monotonic) -> (Vec<Row>, Vec<Pulse>) {
+fn hearts(snapshot: &Snapshot) -> (Vec<Row>, Vec<Pulse>) {
     let mut all = Vec::new();
     for server in &snapshot.servers {
         let name = &server.name;
         let key = format!("{}/{name}", server.slot);
         let pulse = Pulse { key, count: server.beats, age: server.beat_age.map(millis) };
-        let limit_ms = server.limit.map(millis);
-        all.push((Row { limit_ms, ..row(server) }, pulse));
-        if server.pid.is_some() {
-            all.extend(further(segment, server, now));
-        }
+        all.push((row(server), pulse));
+        all.extend(further(server));
     }
     all.into_iter().unzip()
 }
@@ -332,7 +328,7 @@ fn row(server: &Server) -> Row {
         doing: doing(server),
         listen: server.listen.clone(),
         source: table::heart(server),
-        limit_ms: None,
+        limit_ms: server.limit.map(millis),
         beats: server.beat_age.is_some(),
     }
 }
@@ -347,23 +343,8 @@ fn doing(server: &Server) -> Option<String> {
 }
 
 /// The further hearts of a server.
-fn further(
-    segment: &Segment,
-    server: &Server,
-    now: Monotonic,
-) -> impl Iterator<Item = (Row, Pulse)> {
-    let own = segment.slots().len();
-    let mut hearts = server.hearts.iter();
-    let slot = u8::try_from(server.slot).map(SlotId);
-    let generation = osps_heart::ids::Generation(server.generation);
-    let lines = segment.hearts().iter().enumerate().skip(own);
-    lines.filter_map(move |(index, line)| {
-        slot.is_ok_and(|slot| line.claimed().is_of(slot, generation)).then_some(())?;
-        // As the look has it: the same lines, in the same order.
-        let heart = hearts.next()?;
-        let sample = line.sample();
-        let age = (!sample.is_parked()).then(|| heart.beat_age.map(millis)).flatten();
-        let age = age.or_else(|| (sample.stamp <= now).then(|| millis(now.since(sample.stamp))));
+fn further(server: &Server) -> impl Iterator<Item = (Row, Pulse)> {
+    server.hearts.iter().map(move |heart| {
         let row = Row {
             heart: Some(heart.name.clone()),
             doing: heart.parked.then(|| "parked".to_owned()),
@@ -371,11 +352,12 @@ fn further(
             restarts: 0,
             cause: None,
             listen: None,
+            source: heart.source.map_or("-", HeartSource::word),
             beats: !heart.parked,
             ..row(server)
         };
-        let key = format!("{}/{}/{index}/{}", server.slot, server.name, heart.name);
-        Some((row, Pulse { key, count: sample.count, age }))
+        let key = format!("{}/{}/{}/{}", server.slot, server.name, heart.line, heart.name);
+        (row, Pulse { key, count: heart.beats, age: heart.beat_age.map(millis) })
     })
 }
 

@@ -323,7 +323,7 @@ fn title(app: &App, width: u16) -> Line<'static> {
 fn health_style(taste: Taste, snapshot: &Snapshot) -> Style {
     let colour = match snapshot.health() {
         Health::AllUp => Color::Green,
-        Health::Degraded if snapshot.watchdog.alive && !snapshot.watchdog.frozen => Color::Yellow,
+        Health::Degraded if snapshot.is_watched_over() => Color::Yellow,
         Health::Degraded | Health::NotRunning | Health::CannotTell => Color::Red,
     };
     taste.colour(colour).add_modifier(Modifier::BOLD)
@@ -362,8 +362,7 @@ fn summary(app: &App) -> Vec<Line<'static>> {
         alarm(missing.clone());
     }
     let Some(snapshot) = &app.model.snapshot else { return lines };
-    let watched = snapshot.watchdog.alive && !snapshot.watchdog.frozen;
-    if app.model.missing.is_none() && (!watched || snapshot.watchdog.elsewhere) {
+    if app.model.missing.is_none() && (!snapshot.is_watched_over() || snapshot.watchdog.elsewhere) {
         alarm(table::verdict(snapshot));
     }
     let rows = &app.model.rows;

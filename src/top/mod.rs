@@ -271,6 +271,10 @@ impl<'a> Top<'a> {
 
     fn suspend(&mut self, group: bool) {
         self.screen.leave();
+        // Nobody draws meanwhile, so nobody would stop waiting for it.
+        if std::mem::take(&mut self.is_blocked) {
+            self.poll.remove(self.screen.out());
+        }
         self.is_ours = false;
         self.signals.stop(group);
         // Where nobody can stop us, no signal says that it goes on.

@@ -3,19 +3,15 @@
 
 use std::time::Duration;
 
-use osps_heart::pulse::is_limit;
 use osps_heart::segment::gaps::{Gaps, NoGaps, OWN};
 use osps_heart::segment::layout::GapCells;
 use osps_heart::segment::{Segment, text};
-use osps_heart::sync::Ordering;
 
 use super::snapshot::Server;
 
 /// What is known of one heart, or of several of one name: they do the same work.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeartGaps {
-    /// Its service.
-    pub service: String,
     /// Name of a further heart; `None` = the service's own.
     pub heart: Option<String>,
     /// The limit in force.
@@ -29,11 +25,9 @@ pub fn of(segment: &Segment, server: &Server) -> Vec<HeartGaps> {
     let (own, further) = segment.gaps().split_at(segment.slots().len());
     let own = &own[server.slot];
     let is_own = own.is_of(&server.name) && own.is_of_heart(OWN);
-    let limit = segment.hearts()[server.slot].limit_ns.load(Ordering::Relaxed);
     let mut all = vec![HeartGaps {
-        service: server.name.clone(),
         heart: None,
-        limit: Some(Duration::from_nanos(limit)).filter(|limit| is_limit(*limit)),
+        limit: server.limit,
         gaps: if is_own { own.read() } else { Err(NoGaps::Empty) },
     }];
     let mut named: Vec<(String, Result<Gaps, NoGaps>)> = Vec::new();
@@ -52,7 +46,6 @@ pub fn of(segment: &Segment, server: &Server) -> Vec<HeartGaps> {
     }
     named.sort_by(|(one, _), (other, _)| one.cmp(other));
     all.extend(named.into_iter().map(|(name, gaps)| HeartGaps {
-        service: server.name.clone(),
         heart: Some(name),
         limit: gaps.as_ref().ok().map(|gaps| gaps.limit),
         gaps,

@@ -2,15 +2,15 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use osps_heart::clock::SystemClock;
 use osps_heart::segment::{Access, Segment};
 use osps_heart::shown::Shown;
-use osps_heart::time::{Clock, Short};
+use osps_heart::time::Clock;
 use serde::Serialize;
 
 use super::snapshot::{self, Snapshot, Watchdog};
+use super::table;
 use crate::error::Error;
 use crate::instance::find;
 use crate::sys::output;
@@ -76,7 +76,7 @@ fn render(rows: &[Row]) -> String {
         line(
             row.name.as_deref().unwrap_or("-"),
             &pid.unwrap_or_else(none),
-            &watchdog.map_or_else(none, |watchdog| up(watchdog.since)),
+            &watchdog.map_or_else(none, |watchdog| table::ago(watchdog.since)),
             &row.user.map_or_else(none, |user| user.to_string()),
             row.state,
             &Shown(&row.run_dir).to_string(),
@@ -87,8 +87,4 @@ fn render(rows: &[Row]) -> String {
 
 fn line(name: &str, pid: &str, up: &str, user: &str, state: &str, dir: &str) -> String {
     format!("{name:<16} {pid:>9} {up:>9} {user:>7}  {state:<11} {dir}")
-}
-
-fn up(since: Duration) -> String {
-    Short(Duration::from_millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))).to_string()
 }

@@ -123,7 +123,7 @@ pub fn render(segment: &Segment, snapshot: &Snapshot) -> String {
     for server in &snapshot.servers {
         series.server(server);
         for heart in &gaps::of(segment, server) {
-            series.gaps(heart);
+            series.gaps(&server.name, heart);
         }
     }
     series.data(snapshot);
@@ -224,8 +224,8 @@ impl Series<'_> {
         self.count("osps_reports_total", &[name], server.reports.count);
     }
 
-    fn gaps(&mut self, heart: &HeartGaps) {
-        let labels = [heart.service.as_str(), heart.heart.as_deref().unwrap_or_default()];
+    fn gaps(&mut self, service: &str, heart: &HeartGaps) {
+        let labels = [service, heart.heart.as_deref().unwrap_or_default()];
         if let Some(limit) = heart.limit {
             self.span("osps_heartbeat_limit_seconds", &labels, limit);
         }
@@ -266,7 +266,7 @@ impl Series<'_> {
 /// The further hearts that are judged, each name once: of several, the age of the most silent one.
 fn oldest(server: &Server) -> BTreeMap<&str, Duration> {
     let mut ages = BTreeMap::new();
-    for heart in server.hearts.iter().filter(|heart| !heart.parked && !heart.name.is_empty()) {
+    for heart in server.hearts.iter().filter(|heart| !heart.name.is_empty()) {
         if let Some(age) = heart.beat_age {
             let known = ages.entry(heart.name.as_str()).or_insert(age);
             *known = age.max(*known);

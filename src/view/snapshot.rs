@@ -202,6 +202,12 @@ pub struct Server {
 pub struct Heart {
     /// What its claimant calls it.
     pub name: String,
+    /// Its line among the hearts of the segment.
+    #[serde(skip)]
+    pub line: usize,
+    /// Beats so far.
+    #[serde(skip)]
+    pub beats: u64,
     /// Pid of its claimant, as that process sees it.
     pub pid: u32,
     /// Whether it waits for work and is not judged.
@@ -628,6 +634,8 @@ fn further(
         let sample = line.sample();
         Heart {
             name: text::load(&line.name),
+            line: number,
+            beats: sample.count,
             pid: line.claimed().pid,
             parked: sample.is_parked(),
             beat_age: is_credible(sample, now).then(|| now.since(sample.stamp)),

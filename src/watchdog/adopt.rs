@@ -198,11 +198,15 @@ impl Left {
         let sockets = self.sockets.clone();
         let mut inherited = Inheritance { sockets, kept, ..Inheritance::default() };
         for survivor in &self.survivors {
-            if let Some(its) = self.started.get(&survivor.slot) {
-                its.take_from(&survivor.process, &mut inherited);
+            let Some(its) = self.started.get(&survivor.slot) else { continue };
+            its.take_from(&survivor.process, &mut inherited);
+            // Servers of osps's own keep those of the dead for each other.
+            if !its.service.launch.is_program() {
+                for any in self.started.values() {
+                    any.take_from(&survivor.process, &mut inherited);
+                }
             }
         }
-        self.find_kept(&mut inherited);
         for Started { service, bound } in self.started.values() {
             let is_its = |one: &Survivor| self.started[&one.slot].service.family == service.family;
             let lives = self.survivors.iter().any(is_its);
@@ -214,16 +218,6 @@ impl Left {
             }
         }
         inherited
-    }
-
-    /// Those of the dead that servers of osps's own keep for each other.
-    fn find_kept(&self, inherited: &mut Inheritance) {
-        let built_in = |slot| self.started.get(slot).filter(|one| !one.service.launch.is_program());
-        for survivor in self.survivors.iter().filter(|one| built_in(&one.slot).is_some()) {
-            for any in self.started.values() {
-                any.take_from(&survivor.process, inherited);
-            }
-        }
     }
 
     /// The sizes with which this can be gone on: the old ones, if the services of today have room
