@@ -182,6 +182,7 @@ Examples:
 
 With `stacks` (a key of osps.toml, --stacks of `osps run`) a report holds the stacks of all threads.
 Exit codes: 0 shown, 1 there is nothing to show.";
+
 const TOP_EXAMPLES: &str = "\
 Keys: up and down (j, k) select a server, enter shows it alone, r restarts it, p pauses or resumes
 it, s stops or starts it (each asks first), o changes the order, ? helps, q leaves.

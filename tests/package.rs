@@ -88,7 +88,7 @@ fn zsh_and_fish_take_their_scripts() {
     let zsh_text = std::fs::read_to_string(&zsh).unwrap();
     assert!(zsh_text.starts_with("#compdef osps"), "{zsh_text}");
     for name in commands() {
-        assert!(zsh_text.contains(&format!("(osps {name})")) || zsh_text.contains(&name), "{name}");
+        assert!(zsh_text.contains(&format!("\n'{name}:")), "{name}");
     }
     if has("zsh") {
         done(Command::new("zsh").args(["--no-rcs", "-n"]).arg(&zsh));

@@ -39,8 +39,6 @@ use crate::watchdog::Settings;
 
 /// Smallest cell: a key of 64 bytes, a few words of control, and a value worth the name.
 pub const CELL_MIN: u64 = 128;
-/// The directory of reports where none are kept.
-pub const NOWHERE: &str = "none";
 /// Largest cell: one cell is levelled in one loop turn.
 pub const CELL_MAX: u64 = 64 << 10;
 
@@ -89,7 +87,7 @@ pub struct Config {
     pub name: String,
     /// Run directory, if it was chosen by hand.
     pub run_dir: Option<PathBuf>,
-    /// Where reports of hangs are kept, if that was chosen by hand; [`NOWHERE`] = nowhere.
+    /// Where reports of hangs are kept, if that was chosen by hand; `none` = nowhere.
     pub report_dir: Option<PathBuf>,
     /// Silence that convicts.
     pub hang_timeout: Duration,
@@ -192,8 +190,7 @@ impl Config {
     /// Where reports of hangs are kept; `None` = nowhere.
     fn reports(&self) -> Option<PathBuf> {
         match &self.report_dir {
-            Some(path) if *path == *NOWHERE => None,
-            Some(path) => Some(std::path::absolute(path).unwrap_or(path.clone())),
+            Some(path) => store::chosen(path),
             None => store::default_directory(&self.name),
         }
     }

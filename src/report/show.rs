@@ -12,7 +12,7 @@ use osps_heart::words::HeartSource;
 
 use super::helper::fill;
 use super::look::Look;
-use super::store::Store;
+use super::store::{self, Store};
 use super::{Data, Extent, Heart, Report, SCHEMA, sentence, text};
 use crate::error::{Error, Refusal};
 use crate::instance::place::Place;
@@ -43,8 +43,10 @@ pub fn main(
     wanted: &Wanted,
     json: bool,
 ) -> Result<ExitCode, Error> {
-    let chosen = directory.map(|path| std::path::absolute(path).unwrap_or(path.to_owned()));
-    let store = chosen.map(Store::at).or_else(|| Store::of(place, name));
+    let store = match directory {
+        Some(path) => store::chosen(path).map(Store::at),
+        None => Store::of(place, name),
+    };
     if let Wanted::Now(service) = wanted {
         let mut report = now(place, service)?;
         let kept = store.as_ref().map(|store| store.keep(&mut report));

@@ -28,6 +28,14 @@ const NEW: &str = ".new-";
 /// Tries to find a number that nobody takes meanwhile.
 const TRIES: usize = 100;
 
+/// The directory of reports where none are kept.
+pub const NOWHERE: &str = "none";
+
+/// What somebody chose by hand; `None` = nowhere.
+pub fn chosen(path: &Path) -> Option<PathBuf> {
+    (path != Path::new(NOWHERE)).then(|| std::path::absolute(path).unwrap_or(path.to_owned()))
+}
+
 /// Where reports are kept, unless somebody says otherwise; `None` = there is no place.
 ///
 /// `$STATE_DIRECTORY/NAME` (its first path), else `$XDG_STATE_HOME/osps/NAME`, else
@@ -272,6 +280,13 @@ mod tests {
         let mut report = Report::default();
         report.summary.service = service.to_owned();
         report
+    }
+
+    /// `osps report --report-dir none` made a directory of that name.
+    #[test]
+    fn nowhere_is_no_directory() {
+        assert_eq!(chosen(Path::new(NOWHERE)), None);
+        assert!(chosen(Path::new("./none")).is_some_and(|path| path.is_absolute()));
     }
 
     #[test]

@@ -36,7 +36,13 @@ pub(super) fn render(report: &Report) -> String {
     stacks(report, &mut text);
     kernel(report, &mut text);
     rest(report, &mut text);
-    text
+    plain(&text)
+}
+
+/// A report is a file, and what it says was read from programs: nothing of it moves the cursor.
+/// Names that are escaped already stay as they are.
+fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && c != '\n' { '?' } else { c }).collect()
 }
 
 /// All of them, a line each.
@@ -278,6 +284,23 @@ mod tests {
     use super::*;
     use crate::report::{Data, Process};
     use osps_heart::words::{Cause, Class};
+
+    /// The path of a socket, which anybody may choose, went to the terminal as it was: by way of
+    /// the call that a thread sleeps in, and of the sentence.
+    #[test]
+    fn nothing_in_a_report_moves_the_cursor() {
+        let bad = "a\u{1b}[2J\r\u{9b}b";
+        let call = format!("read of socket {bad}");
+        let mut report = Report {
+            threads: vec![Thread { call, name: bad.to_owned(), ..Thread::default() }],
+            ..Report::default()
+        };
+        report.heart.source = bad.to_owned();
+        report.summary.sentence = bad.to_owned();
+        let text = render(&report);
+        assert!(text.contains("a?[2J??b"), "{text}");
+        assert!(text.chars().all(|c| !c.is_control() || c == '\n'), "{text:?}");
+    }
 
     #[test]
     fn the_first_screen_says_what_matters() {

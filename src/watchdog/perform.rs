@@ -18,6 +18,7 @@ use osps_heart::words::{Cause, Class, Desired, HeartSource, Role, env};
 use super::claimant::Claimant;
 use super::evidence::evidence;
 use super::outfit;
+use super::reports::Recent;
 use super::start::furnish_listen;
 use super::{CHILD, Child, Watchdog};
 use crate::error::Error;
@@ -426,6 +427,7 @@ impl Watchdog {
         // Until somebody beats, the stamp is free for the shim to say that it is there.
         line.stamp_ns.store(0, Ordering::Relaxed);
         child.claimant = Claimant::unclaimed(count);
+        child.recent = Recent::default();
         child.generation = generation;
         child.adopted = None;
         (child.before, child.after) = (None, None);

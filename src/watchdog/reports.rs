@@ -116,9 +116,9 @@ impl Recent {
 }
 
 impl Reports {
-    /// In this directory, if it can be used. An image that takes another one's place does not look:
-    /// nobody is watched meanwhile.
-    pub(super) fn new(directory: Option<PathBuf>, upgrade: bool) -> Reports {
+    /// In this directory, if it can be used. Whoever takes servers over does not look: nobody
+    /// watches them meanwhile.
+    pub(super) fn new(directory: Option<PathBuf>, takes_over: bool) -> Reports {
         let usable = |path: &PathBuf| match Store::at(path.clone()).check() {
             Ok(()) => true,
             Err(why) => {
@@ -126,7 +126,7 @@ impl Reports {
                 false
             }
         };
-        let directory = directory.filter(|path| upgrade || usable(path));
+        let directory = directory.filter(|path| takes_over || usable(path));
         Reports { directory, ..Reports::default() }
     }
 
@@ -611,6 +611,7 @@ impl Watchdog {
         self.drop_reports();
         let until = self.clock.now() + DYING;
         while self.clock.now() < until {
+            self.segment.header().watchdog_heart.beat(self.clock.now());
             self.unreaped.retain(|process| process.reap().is_none());
             if self.unreaped.is_empty() {
                 break;

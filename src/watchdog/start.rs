@@ -131,7 +131,7 @@ impl Watchdog {
             waiting: Vec::new(),
             stoppers: Vec::new(),
             hooks: Hooks::default(),
-            reports: Reports::new(settings.reports.clone(), upgrade.is_some()),
+            reports: Reports::new(settings.reports.clone(), upgrade.is_some() || lived_in),
         })
     }
 }

@@ -312,7 +312,7 @@ fn edit(file: &File, geometry: &Geometry, edits: &mut [[u8; 11]]) {
 }
 
 fn is_header(edit: &[u8; 11]) -> bool {
-    u32::from_le_bytes([edit[0], edit[1], edit[2], 0]) < PAGE as u32 / 8
+    u64::from(u32::from_le_bytes([edit[0], edit[1], edit[2], 0])) * 8 < PAGE as u64
 }
 
 /// An empty file in memory, without a name.
