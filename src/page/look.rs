@@ -2,6 +2,7 @@
 //! asks the kernel about processes. Nobody who follows can hold it up.
 
 use std::path::Path;
+use std::sync::mpsc::{Receiver, TryRecvError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -191,7 +192,36 @@ struct Eye {
     /// Where reports are kept, and those that are.
     store: Option<Store>,
     reports: Vec<u64>,
+    /// What is being read of that, by a thread of its own: the directory may be in somebody's home,
+    /// and hang.
+    reading: Option<Receiver<Kept>>,
     looks: u64,
+}
+
+/// What is kept.
+#[derive(Debug)]
+struct Kept {
+    store: Option<Store>,
+    numbers: Vec<u64>,
+    /// In a line each, if there are others than before.
+    lines: Option<Vec<Summary>>,
+}
+
+impl Kept {
+    fn read(place: &Place, name: &str, before: &[u64]) -> Kept {
+        let store = Store::of(place, name);
+        let mut numbers = store.as_ref().map(Store::numbers).unwrap_or_default();
+        numbers.sort_unstable();
+        let line = |report: report::Summary| Summary {
+            number: report.number,
+            at: report.at / 1_000_000,
+            service: report.service,
+            sentence: report.sentence,
+        };
+        let list = || store.as_ref().map(Store::list).unwrap_or_default();
+        let lines = (numbers != before).then(|| list().into_iter().map(line).collect());
+        Kept { store, numbers, lines }
+    }
 }
 
 impl Eye {
@@ -203,6 +233,7 @@ impl Eye {
             next: 0,
             store: None,
             reports: Vec::new(),
+            reading: None,
             looks: 0,
         }
     }
@@ -244,24 +275,23 @@ impl Eye {
     /// Reports in a line each, if there are others than at the last look, once a second.
     fn reports(&mut self, place: &Place, name: &str) -> Option<Vec<Summary>> {
         self.looks += 1;
-        if self.looks % (1000 / PERIOD_MS) != 1 {
-            return None;
+        let mut lines = None;
+        match self.reading.as_ref().map(Receiver::try_recv) {
+            Some(Ok(kept)) => {
+                (self.store, self.reports, lines) = (kept.store, kept.numbers, kept.lines);
+                self.reading = None;
+            }
+            Some(Err(TryRecvError::Disconnected)) => self.reading = None,
+            Some(Err(TryRecvError::Empty)) | None => {}
         }
-        self.store = Store::of(place, name);
-        let mut numbers = self.store.as_ref().map(Store::numbers).unwrap_or_default();
-        numbers.sort_unstable();
-        if numbers == self.reports {
-            return None;
+        if self.reading.is_none() && self.looks % (1000 / PERIOD_MS) == 1 {
+            let (tell, told) = std::sync::mpsc::sync_channel(1);
+            let (place, name, before) = (place.clone(), name.to_owned(), self.reports.clone());
+            let read = move || tell.send(Kept::read(&place, &name, &before));
+            let thread = std::thread::Builder::new().name("reports".to_owned()).spawn(read);
+            self.reading = thread.is_ok().then_some(told);
         }
-        self.reports = numbers;
-        let all = self.store.as_ref().map(Store::list).unwrap_or_default();
-        let line = |report: report::Summary| Summary {
-            number: report.number,
-            at: report.at / 1_000_000,
-            service: report.service,
-            sentence: report.sentence,
-        };
-        Some(all.into_iter().map(line).collect())
+        lines
     }
 
     /// The last look for Prometheus.
