@@ -91,7 +91,12 @@ fn lives_a_whole_life(command: &[String]) {
     osps.wait_log(&["-> killed (signal 9"]);
     osps.wait_all_up();
     let restarts = &osps.status()["servers"][0]["restarts"];
-    assert_eq!(restarts, &serde_json::json!({"dead": 1, "frozen": 1, "other": 0}));
+    let by_cause = serde_json::json!({
+        "exited": 0, "killed": 1, "frozen": 1, "start-timeout": 0, "dependency": 0,
+        "requested": 0, "out-of-memory": 0,
+    });
+    let expected = serde_json::json!({"dead": 1, "frozen": 1, "other": 0, "by_cause": by_cause});
+    assert_eq!(restarts, &expected);
 
     let last = osps.process(0);
     let stopped = osps.command(&["stop"]);
