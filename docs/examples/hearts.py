@@ -33,7 +33,7 @@ SERVER_BASELINE = 96
 AREA_SEQUENCE = 0
 TABLE_HEADER = 64  # Of the table in the data area, see docs/segment.md.
 KEY_MAX = 64
-TRIES = 1000
+PATIENCE = 10  # Seconds: a busy writer spoils thousands of copies before one meets a pause.
 
 STATES = ["down", "starting", "up", "late", "stopping", "backoff", "held", "failed"]
 
@@ -42,14 +42,16 @@ def consistent_copy(shared, words):
     """The data as of one commit, its number, and how many tries a further commit spoiled."""
     control, size = words[HEADER_DATA_OFFSET // 8], words[HEADER_DATA_SIZE // 8]
     sequence = (control + AREA_SEQUENCE) // 8
-    for retries in range(TRIES):
+    end, retries = time.monotonic() + PATIENCE, 0
+    while time.monotonic() < end:
         before = words[sequence]
         good = control + 4096 + (before & 1) * size
         data = shared[good : good + size]
         # x86-64 loads in program order. Elsewhere an acquire fence belongs here: use C or Rust.
         if words[sequence] == before:
             return data, before, retries
-    raise ValueError(f"commits spoiled {TRIES} tries to copy the data: try again")
+        retries += 1
+    raise ValueError(f"commits spoiled {retries} tries to copy the data: try again")
 
 
 def show_data(shared, words):
