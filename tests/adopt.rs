@@ -893,6 +893,8 @@ fn a_word_that_it_is_ready_may_be_lost_with_a_watchdog() {
          while True: say(b'WATCHDOG=1'); time.sleep(0.05)",
     );
     osps.wait_state("mail", State::Starting);
+    // Its gate is open: without that its process leaves with the watchdog.
+    osps.wait_happened("mail", Event::Started, 1);
     let before = osps.life("mail");
     osps.kill_watchdog();
     fs::write(osps.dir().join("told"), "").unwrap();
